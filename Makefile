@@ -1,0 +1,57 @@
+# Everything runs in .venv, made on first use from pyproject.toml and constraints.txt and made again when they change.
+#
+#   make demo        the bundled model on every rung, compared element by element
+#   make test        make check, then every test
+#   make check       formatting, lint, types, import contracts, generated tables
+#   make train-demo  train and quantize the bundled model again
+#   make clean       remove .venv, caches and build products
+
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m
+PIP := $(RUN) pip install -q -q --disable-pip-version-check -c constraints.txt
+STAMP := $(VENV)/.installed
+TRAIN_STAMP := $(VENV)/.installed-train
+PAGES := $(wildcard README.md */README.md)
+
+.PHONY: demo test check train-demo clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	@$(BIN)/hwq demo
+
+test: check
+	$(RUN) pytest -n auto --dist loadgroup
+
+check: $(STAMP)
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(BIN)/lint-imports
+	$(if $(PAGES),$(RUN) cogapp --check --diff --verbosity=1 -I . $(PAGES))
+
+train-demo: $(TRAIN_STAMP)
+	$(RUN) hwq.demo.train_digits
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .hwq-cache build dist *.egg-info
+	find hwq rtl sim boards tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "hwq needs Python 3.11 or newer: run make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@for cxx in "$${CXX:-c++}" g++ clang++; do command -v "$$cxx" >/dev/null && exit; done; \
+	    echo "hwq needs a C++ compiler for its simulator: install g++ or clang++" >&2; exit 1
+	@echo "Setting up $(VENV); the first time this takes a minute or two"
+	@$(PYTHON) -m venv $(VENV) || \
+	    { echo "Python could not make $(VENV): install its venv module (python3-venv on Debian and Ubuntu)" >&2; exit 1; }
+	@$(PIP) -e '.[sim,dev]' || \
+	    { echo "pip could not install what hwq needs: its message above says why; run make again once that is mended" >&2; exit 1; }
+	@touch $@
+
+$(TRAIN_STAMP): $(STAMP)
+	@$(PIP) -e '.[train]' || \
+	    { echo "pip could not install PyTorch and scikit-learn: its message above says why" >&2; exit 1; }
+	@touch $@
