@@ -1,0 +1,184 @@
+"""Sizes of one accelerator, declared once; the digest travels in every Program and in a hardware register.
+
+An architecture is a preset's name or a TOML or JSON file with the fields of `ArrayConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwq import isa
+from hwq.errors import ArchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayConfig:
+    """An output-stationary array of `rows` pixels by `cols` channels and its memories.
+
+    Members
+    -------
+    name : str
+        For messages and reports; not part of the digest.
+    rows : int
+        Output pixels computed at once, 1..64.
+    cols : int
+        Output channels computed at once, 1..64.
+    fetch_bytes : int
+        Bytes activation memory delivers a cycle, a power of two in 4..64.
+    lanes : int
+        Results written a cycle; divides `cols`, at most `fetch_bytes`.
+    act_bytes : int
+        Activation memory [byte], a multiple of `fetch_bytes`, at most 2**24.
+    weight_words : int
+        Weight memory [words of `cols` bytes], at most 2**20.
+    param_words : int
+        Parameter memory [words of `lanes` channels], at most 2**16.
+    slots : int
+        Descriptor slots of program memory, 2..4096.
+
+    Raises
+    ------
+    ArchError
+        On a value that breaks a rule; the message names field, value and rule.
+    """
+
+    name: str
+    rows: int
+    cols: int
+    fetch_bytes: int
+    lanes: int
+    act_bytes: int
+    weight_words: int
+    param_words: int
+    slots: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            wanted = str if field.name == "name" else int
+            if type(value) is not wanted:
+                raise ArchError(f"{field.name} must be {'a string' if wanted is str else 'an integer'}, not {value!r}")
+        self._require("rows", 1 <= self.rows <= 64, "in 1..64")
+        self._require("cols", 1 <= self.cols <= 64, "in 1..64")
+        power = self.fetch_bytes > 0 and self.fetch_bytes & (self.fetch_bytes - 1) == 0
+        self._require("fetch_bytes", power and 4 <= self.fetch_bytes <= 64, "a power of two in 4..64")
+        fits = 1 <= self.lanes <= self.fetch_bytes and self.cols % self.lanes == 0
+        self._require("lanes", fits, f"a divisor of cols ({self.cols}) and at most fetch_bytes ({self.fetch_bytes})")
+        whole = self.act_bytes % self.fetch_bytes == 0
+        limit = 1 << isa.ADDRESS_BITS
+        rule = f"a multiple of fetch_bytes in {4 * self.fetch_bytes}..{limit}"
+        self._require("act_bytes", whole and 4 * self.fetch_bytes <= self.act_bytes <= limit, rule)
+        self._require("weight_words", 2 <= self.weight_words <= 1 << 20, f"in 2..{1 << 20}")
+        self._require("param_words", 2 <= self.param_words <= 1 << 16, f"in 2..{1 << 16}")
+        self._require("slots", 2 <= self.slots <= 4096, "in 2..4096")
+
+    def _require(self, field: str, condition: bool, rule: str) -> None:
+        if not condition:
+            raise ArchError(f"arch {self.name!r}: {field} must be {rule}, not {getattr(self, field)!r}")
+
+    @property
+    def groups(self) -> int:
+        """Lane groups in a block of `cols` channels."""
+        return self.cols // self.lanes
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Multiply-accumulates a cycle at full rate."""
+        return self.rows * self.cols
+
+    @property
+    def residual_passes(self) -> int:
+        """Fetches of `fetch_bytes` that hold one pixel's block of second operands."""
+        return -(-self.cols // self.fetch_bytes)
+
+    @property
+    def weight_stride_bytes(self) -> int:
+        """Distance of weight memory words on the bus [byte], a power of two."""
+        return max(4, 1 << (self.cols - 1).bit_length())
+
+    @property
+    def param_stride_bytes(self) -> int:
+        """Distance of parameter memory words on the bus [byte], a power of two."""
+        return 1 << (4 * isa.PARAM_LANE_WORDS * self.lanes - 1).bit_length()
+
+    def digest(self) -> str:
+        """Return 64 hexadecimal digits that name every field but `name`, and the instruction set's layout."""
+        sizes = {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        layout = [dataclasses.astuple(field)[:5] for field in (*isa.DESCRIPTOR, *isa.PARAM)]
+        text = json.dumps([sizes, layout], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON or TOML."""
+        return dataclasses.asdict(self)
+
+
+KIB = 1024
+
+PRESETS: dict[str, ArrayConfig] = {
+    preset.name: preset
+    for preset in (
+        ArrayConfig(
+            name="sim-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
+            act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512,
+        ),
+        ArrayConfig(
+            name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
+            act_bytes=96 * KIB, weight_words=16 * KIB, param_words=512, slots=256,
+        ),
+        ArrayConfig(
+            name="sim-16x16", rows=16, cols=16, fetch_bytes=16, lanes=8,
+            act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512,
+        ),
+    )
+}  # fmt: skip
+"""Architectures known by name."""
+
+
+def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
+    """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
+
+    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem.
+
+    Raises
+    ------
+    ArchError
+        On a name that is neither preset nor file, a file that doesn't parse, an unknown, missing or bad field.
+    """
+    if isinstance(arch, ArrayConfig):
+        return arch
+    if str(arch) in PRESETS:
+        return PRESETS[str(arch)]
+    path = Path(arch)
+    if path.suffix not in (".toml", ".json"):
+        near = difflib.get_close_matches(str(arch), PRESETS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"presets are {', '.join(PRESETS)}"
+        raise ArchError(f"No architecture {str(arch)!r}; {hint} (an architecture file ends in .toml or .json)")
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise ArchError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ArchError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
+    if not isinstance(values, dict):
+        raise ArchError(f"{path}: must hold a table of fields, not {type(values).__name__}")
+    names = {field.name for field in dataclasses.fields(ArrayConfig)}
+    values = {"name": path.stem} | values
+    for key in values:
+        if key not in names:
+            raise ArchError(f"{path}: unknown field {key!r}; the fields are {', '.join(sorted(names))}")
+    missing = sorted(names - values.keys())
+    if missing:
+        raise ArchError(f"{path}: missing field {', '.join(missing)}")
+    try:
+        return ArrayConfig(**values)
+    except ArchError as error:
+        raise ArchError(f"{path}: {error}") from error

@@ -1,0 +1,37 @@
+"""Errors a user can act on: one sentence each, never a traceback at the command line."""
+
+
+class HwqError(Exception):
+    """Bad input: a file, a model, an architecture or an option that can't be used as given.
+
+    The message is one sentence naming what was wrong and, where there is one, the remedy. The command line prints
+    it and exits with status 2.
+    """
+
+
+class ModelError(HwqError):
+    """An ONNX file that can't be read or given a meaning; names the file and, where there is one, the node."""
+
+
+class ArchError(HwqError):
+    """An architecture description that is malformed or out of range; names the field, its value and the rule."""
+
+
+class CapacityError(HwqError):
+    """A layer or network that doesn't fit the chosen architecture; names the memory, what is needed and what is there."""
+
+
+class ProgramError(HwqError):
+    """A Program file that is damaged, or was compiled for another architecture."""
+
+
+class InputError(HwqError):
+    """Run-time inputs whose names, shapes or dtypes don't match the model's."""
+
+
+class MissingToolError(HwqError):
+    """An optional package or program isn't installed; the message holds the command that installs it."""
+
+
+class DeviceError(HwqError):
+    """The accelerator stopped with an error code; names the code, the descriptor and the program counter."""

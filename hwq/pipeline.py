@@ -1,0 +1,56 @@
+"""Register stages between the units of the core: the constants that the gateware is built from and `timing` adds up.
+
+All are in clock cycles. The gateware asserts that its components have these latencies, so a changed pipeline can't
+leave the cycle model behind.
+"""
+
+from __future__ import annotations
+
+from hwq.config import ArrayConfig
+
+READ_LATENCY = 3
+"""From an activation address to the cycle in which the rotated bytes are on the read port."""
+
+WRITE_LATENCY = 2
+"""From a result on the write port to the activation memory holding it."""
+
+ISSUE_TO_EDGE = 2
+"""From the cycle a mesh step is issued to its operands on the mesh's edge."""
+
+EDGE_TO_SHADOW = 5
+"""From a PE's operands on its inputs to its finished accumulator in the shadow register (operand register, two
+product registers, accumulator, shadow)."""
+
+REQUANTIZE_LATENCY = 13
+"""From an accumulator to its requantized byte."""
+
+ADD_LATENCY = 10
+"""From a requantized byte and its second operand to their sum."""
+
+WRITE_BACK = 1 + REQUANTIZE_LATENCY + ADD_LATENCY + WRITE_LATENCY
+"""From reading a result out of the mesh, or from a vector's last bytes on the read port, to memory holding it."""
+
+RESIDUAL_BUFFERS = 4
+"""Tiles whose second operands can wait between activation memory and the output path; a power of two."""
+
+DESCRIPTOR_LOAD = 26
+"""From one descriptor's start to the next one being ready: a word a cycle, the memory's latency, the decode."""
+
+
+def drain_skew(config: ArrayConfig) -> int:
+    """Cycles the first read of a tile's results waits for the skewed columns.
+
+    Results are read group by group of `lanes` columns, row by row within a group, one (group, row) a cycle, while
+    column c of row p finishes p + c cycles after the tile's first PE.
+    """
+    return config.lanes - 1 + max(0, (config.groups - 1) * (config.lanes - config.rows))
+
+
+def overwrite_margin(config: ArrayConfig) -> int:
+    """Cycles a tile's last group lags behind the column wave that overwrites it."""
+    return max(0, (config.groups - 1) * (config.rows - config.lanes))
+
+
+def first_read(config: ArrayConfig) -> int:
+    """Cycles from issuing a tile's last step to the first read of its results."""
+    return ISSUE_TO_EDGE + EDGE_TO_SHADOW + drain_skew(config)
