@@ -1,0 +1,189 @@
+"""The machine: what the instruction set means, word for word on memory images, in numpy.
+
+It knows nothing of ONNX. The gateware is compared with it byte for byte; `timing` says how long the gateware takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hwq import fixed, isa
+from hwq.config import ArrayConfig
+
+_CHUNK = (1 << 24) // (128 * 128)
+"""Products of two int8 that float32 adds exactly."""
+
+_BLOCK_ELEMENTS = 1 << 24
+"""Operands gathered at once, bounding memory."""
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run ended.
+
+    Members
+    -------
+    error : ErrorCode
+        ``NONE`` after HALT.
+    slot : int
+        The HALT, or the descriptor that failed.
+    """
+
+    error: isa.ErrorCode
+    slot: int
+
+
+class _Stop(Exception):
+    def __init__(self, error: isa.ErrorCode):
+        self.error = error
+
+
+class Machine:
+    """Memories of one accelerator and the meaning of its descriptors.
+
+    A descriptor reads all its operands before it writes: one whose output overlaps operands of later pixels is not
+    defined on hardware. A descriptor that fails writes nothing here; on hardware its output is undefined.
+
+    Members
+    -------
+    act : int8 (act_bytes,)
+    weights : int8 (weight_words, cols)
+    params : uint32 (param_words, lanes * PARAM_LANE_WORDS)
+    program : uint32 (slots * SLOT_WORDS,)
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self.config = config
+        self.act = np.zeros(config.act_bytes, np.int8)
+        self.weights = np.zeros((config.weight_words, config.cols), np.int8)
+        self.params = np.zeros((config.param_words, config.lanes * isa.PARAM_LANE_WORDS), np.uint32)
+        self.program = np.zeros(config.slots * isa.SLOT_WORDS, np.uint32)
+
+    def run(self, slot: int = 0, *, on_layer: Callable[[int], None] | None = None) -> Status:
+        """Execute from `slot` until HALT or an error; `on_layer` is called with each slot that has ended."""
+        while True:
+            try:
+                if self._step(slot):
+                    return Status(isa.ErrorCode.NONE, slot)
+            except _Stop as stop:
+                return Status(stop.error, slot)
+            if on_layer is not None:
+                on_layer(slot)
+            slot += 1
+
+    def _step(self, slot: int) -> bool:
+        """Execute one descriptor; True if it is HALT."""
+        d = self._decode(slot)
+        if d["opcode"] == isa.Opcode.HALT:
+            return True
+        pixels = _pixel_addresses(d, "ifm")
+        sums, words, lanes = self._conv(d, pixels) if d["opcode"] == isa.Opcode.CONV else self._vector(d, pixels)
+        if words.max() >= self.config.param_words:
+            raise _Stop(isa.ErrorCode.PARAM_RANGE)
+        parameters = self.params.reshape(self.config.param_words, self.config.lanes, isa.PARAM_LANE_WORDS)
+        chosen = parameters[words, lanes]
+        bias = chosen[:, 0].astype(np.int32)
+        field = {field.name: field for field in isa.PARAM}
+        mantissa = chosen[:, 1] & np.uint32(field["mantissa"].mask)
+        shift = (chosen[:, 1] & np.uint32(field["shift"].mask)) >> np.uint32(field["shift"].lsb)
+        acc = (sums + bias).astype(np.int32)
+        value = fixed.requantize(acc, mantissa, shift.astype(np.uint8), d["zero_point"], d["lo"], d["hi"])
+        channels = np.arange(len(words), dtype=np.int64)
+        second: npt.NDArray[np.int8] | int = 0
+        if d["residual"]:
+            second = self.act[self._checked(_pixel_addresses(d, "res"), channels)]
+        offset = (d["offset_high"] << 32) | d["offset_low"]
+        value = fixed.requantize_add(
+            value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
+        )
+        self.act[self._checked(_pixel_addresses(d, "ofm"), channels)] = value
+        return False
+
+    def _decode(self, slot: int) -> dict[str, int]:
+        if slot >= self.config.slots:
+            raise _Stop(isa.ErrorCode.PC_RANGE)
+        words = self.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS]
+        d = isa.decode(isa.DESCRIPTOR, words.tolist())
+        if d["opcode"] == isa.Opcode.HALT:
+            return d
+        if d["opcode"] not in (isa.Opcode.CONV, isa.Opcode.VECTOR):
+            raise _Stop(isa.ErrorCode.ILLEGAL_OPCODE)
+        masks = isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)
+        stray = any(int(word) & ~mask for word, mask in zip(words, masks, strict=True))
+        most = self.config.cols if d["opcode"] == isa.Opcode.CONV else self.config.lanes
+        zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)
+        if stray or zero or d["last_channels"] > most:
+            raise _Stop(isa.ErrorCode.ILLEGAL_FIELD)
+        return d
+
+    def _checked(self, addresses: Indices, run: Indices) -> Indices:
+        """Return the addresses of `run` consecutive bytes at each of `addresses`, all inside memory."""
+        if int(addresses.max()) + int(run[-1]) >= self.config.act_bytes:
+            raise _Stop(isa.ErrorCode.ACT_RANGE)
+        return addresses[:, None] + run
+
+    def _conv(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
+        """Return the sums (pixels, channels), and each channel's parameter word and lane."""
+        cols, lanes = self.config.cols, self.config.lanes
+        taps = _tap_offsets(d)
+        starts = (pixels[:, None] + taps) & _ADDRESS_MASK
+        if int(starts.max()) + d["span"] > self.config.act_bytes:
+            raise _Stop(isa.ErrorCode.ACT_RANGE)
+        depth = len(taps) * d["span"]
+        if d["weight_base"] + d["blocks"] * depth > self.config.weight_words:
+            raise _Stop(isa.ErrorCode.WEIGHT_RANGE)
+        channels = (d["blocks"] - 1) * cols + d["last_channels"]
+        weights = self.weights[d["weight_base"] :][: d["blocks"] * depth].reshape(d["blocks"], depth, cols)
+        matrix = weights.transpose(1, 0, 2).reshape(depth, d["blocks"] * cols)[:, :channels].astype(np.float32)
+        sums = np.empty((len(pixels), channels), np.int32)
+        span = np.arange(d["span"], dtype=np.int64)
+        batch = max(1, _BLOCK_ELEMENTS // depth)
+        for first in range(0, len(pixels), batch):
+            index = starts[first : first + batch, :, None] + span
+            operands = self.act[index.reshape(-1, depth)].astype(np.float32)
+            total = np.zeros((len(operands), channels), np.int64)
+            for k in range(0, depth, _CHUNK):
+                total += (operands[:, k : k + _CHUNK] @ matrix[k : k + _CHUNK]).astype(np.int64)
+            sums[first : first + batch] = total.astype(np.int32)
+        channel = np.arange(channels, dtype=np.int64)
+        block, column = channel // cols, channel % cols
+        return sums, d["param_base"] + block * self.config.groups + column // lanes, column % lanes
+
+    def _vector(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
+        """Return the reduced taps (pixels, channels), and each channel's parameter word and lane."""
+        lanes = self.config.lanes
+        channel = np.arange((d["blocks"] - 1) * lanes + d["last_channels"], dtype=np.int64)
+        result: npt.NDArray[np.int32] | None = None
+        for tap in _tap_offsets(d):
+            operands = self.act[self._checked((pixels + tap) & _ADDRESS_MASK, channel)].astype(np.int32)
+            if result is None:
+                result = operands
+            elif d["reduce"] == isa.Reduce.SUM:
+                result += operands
+            else:
+                np.maximum(result, operands, out=result)
+        assert result is not None
+        return result, d["param_base"] + channel // lanes * d["param_step"], channel % lanes
+
+
+_ADDRESS_MASK = (1 << isa.ADDRESS_BITS) - 1
+
+
+def _pixel_addresses(d: dict[str, int], which: str) -> Indices:
+    """Return the first byte address of every pixel of feature map `which` (ifm, res or ofm)."""
+    y, x = np.divmod(np.arange(d["pixels"], dtype=np.int64), d["row_pixels"])
+    x_step, y_step = d[f"{which}_x_step"], d[f"{which}_y_step"]
+    row_step = y_step + (d["row_pixels"] - 1) * x_step
+    return (d[f"{which}_base"] + x * x_step + y * row_step) & _ADDRESS_MASK
+
+
+def _tap_offsets(d: dict[str, int]) -> Indices:
+    """Return every tap's byte offset from its pixel."""
+    y, x = np.divmod(np.arange(d["taps_y"] * d["taps_x"], dtype=np.int64), d["taps_x"])
+    return x * d["tap_x_step"] + y * (d["tap_y_step"] + (d["taps_x"] - 1) * d["tap_x_step"])

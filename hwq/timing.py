@@ -1,0 +1,183 @@
+"""Exact cycle counts from descriptors alone, by the architecture's rules.
+
+A CONV layer is a recurrence over the parts that the fetch unit launches and the steps that the issue unit takes; see
+`rtl.fetch`, `rtl.issue` and `rtl.drain` for the hardware it mirrors. All tiles of a block of channels are alike, so
+once two neighbouring tiles end in the same relative state the rest of the block is known without walking it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hwq import isa, pipeline
+from hwq.config import ArrayConfig
+
+
+@dataclass(frozen=True)
+class LayerTiming:
+    """Cycles of one descriptor.
+
+    Members
+    -------
+    slot : int
+    cycles : int
+        From the end of the layer before to the end of this one, as `Region.PROFILE` counts them.
+    macs : int
+        Multiply-accumulates the mesh did for existing pixels and channels, 0 for VECTOR.
+    bound : str
+        ``mac``, ``fetch``, ``output`` or ``vector``: what sets the tile period.
+    """
+
+    slot: int
+    cycles: int
+    macs: int
+    bound: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Cycles of a program from start to done: its `layers` and the `total`, reading HALT included."""
+
+    layers: tuple[LayerTiming, ...]
+    total: int
+
+
+def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first_slot: int = 0) -> Timing:
+    """Return the cycles of `descriptors` (decoded, up to and including HALT) on `config`, from start to done."""
+    layers = []
+    go = pipeline.DESCRIPTOR_LOAD
+    ended = 0
+    for slot, d in enumerate(descriptors, first_slot):
+        if d["opcode"] == isa.Opcode.HALT:
+            break
+        start = go + 1
+        conv = d["opcode"] == isa.Opcode.CONV
+        end = start + (_conv_cycles(d, config) if conv else _vector_cycles(d))
+        macs = d["pixels"] * conv_depth(d) * conv_channels(d, config) if conv else 0
+        layers.append(LayerTiming(slot, end - ended, macs, bound(d, config)))
+        ended = end
+        go = max(end + 1, go + pipeline.DESCRIPTOR_LOAD)
+    return Timing(tuple(layers), go)
+
+
+def conv_depth(d: Mapping[str, int]) -> int:
+    """Return K, the mesh steps of one tile."""
+    return d["taps_y"] * d["taps_x"] * d["span"]
+
+
+def conv_channels(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Return the output channels of a CONV descriptor."""
+    return (d["blocks"] - 1) * config.cols + d["last_channels"]
+
+
+def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
+    """Return the lower bounds of a tile's period by cause; the largest one rules."""
+    parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
+    passes = parts + (config.residual_passes if d["residual"] else 0)
+    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config) + 1
+    return {
+        "mac": conv_depth(d),
+        "fetch": passes * config.rows,
+        "output": max(config.rows * config.groups, wave),
+    }
+
+
+def bound(d: Mapping[str, int], config: ArrayConfig) -> str:
+    """Return what sets the tile period: ``mac``, ``fetch``, ``output``, or ``vector``."""
+    if d["opcode"] != isa.Opcode.CONV:
+        return "vector"
+    periods = tile_period(d, config)
+    return max(periods, key=lambda cause: periods[cause])
+
+
+def _vector_cycles(d: Mapping[str, int]) -> int:
+    """Cycles from the start pulse to the end of a VECTOR layer."""
+    reads = d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
+    last_tap = reads - d["residual"]
+    return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
+
+
+def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Cycles from the start pulse to the end of a CONV layer."""
+    rows = config.rows
+    full, rest = divmod(d["span"], config.fetch_bytes)
+    tap = [config.fetch_bytes] * full + ([rest] if rest else [])
+    parts = tap * (d["taps_y"] * d["taps_x"])
+    tiles = -(-d["pixels"] // rows)
+    walk = _Walk(config, parts)
+    for block in range(d["blocks"]):
+        channels = d["last_channels"] if block == d["blocks"] - 1 else config.cols
+        slices = -(-channels // config.fetch_bytes) if d["residual"] else 0
+        drain_cycles = rows * -(-channels // config.lanes)
+        state, left = None, tiles
+        while left:
+            before = walk.last_step
+            walk.tile(slices, drain_cycles)
+            left -= 1
+            previous, state = state, walk.relative()
+            if state == previous:
+                walk.shift(left * (walk.last_step - before))
+                left = 0
+    return walk.free - 1 + pipeline.WRITE_BACK
+
+
+class _Walk:
+    """Event times of fetch, issue and drain, relative to the start pulse."""
+
+    def __init__(self, config: ArrayConfig, parts: list[int]):
+        self._rows = config.rows
+        self._parts = parts
+        self._first_read = pipeline.first_read(config)
+        self._slack = self._first_read_slack(config)
+        self.launch = 1  # earliest next pass
+        self.taken = 1  # when the waiting half was last taken
+        self.next_step = 1  # earliest next step
+        self.last_step = 0  # the last tile's last step
+        self.hold = 0  # earliest next last step
+        self.free = 0  # when the drain has read everything
+        self.drained = [0] * pipeline.RESIDUAL_BUFFERS  # when the last tiles' buffers came free
+
+    @staticmethod
+    def _first_read_slack(config: ArrayConfig) -> int:
+        return pipeline.overwrite_margin(config) - pipeline.ISSUE_TO_EDGE - pipeline.EDGE_TO_SHADOW + 1
+
+    def tile(self, slices: int, drain_cycles: int) -> None:
+        """Advance by one tile with `slices` passes of second operands."""
+        ready = 0
+        for _ in range(slices):
+            launch = max(self.launch, self.drained[0])
+            self.launch = launch + self._rows
+            ready = launch + self._rows + pipeline.READ_LATENCY
+        final = len(self._parts) - 1
+        for index, count in enumerate(self._parts):
+            launch = max(self.launch, self.taken)
+            self.launch = launch + self._rows
+            take = max(launch + pipeline.READ_LATENCY, self.next_step)
+            if index == final:
+                step = max(take + count - 1, self.hold, ready)
+                self.taken = step if count == 1 else take
+                self.next_step = step + 1
+            else:
+                self.taken = take
+                self.next_step = take + count
+        self.last_step = step
+        start_in = max(self._first_read, self.free - step)
+        self.hold = step + start_in + self._slack
+        self.free = step + start_in + drain_cycles
+        self.drained = [*self.drained[1:], self.free]
+
+    def relative(self) -> tuple[int, ...]:
+        """Return all that later tiles depend on, relative to the last step."""
+        events = (self.launch, self.taken, self.next_step, self.hold, self.free, *self.drained)
+        return tuple(event - self.last_step for event in events)
+
+    def shift(self, cycles: int) -> None:
+        """Move every event by `cycles`."""
+        self.launch += cycles
+        self.taken += cycles
+        self.next_step += cycles
+        self.last_step += cycles
+        self.hold += cycles
+        self.free += cycles
+        self.drained = [time + cycles for time in self.drained]

@@ -1,0 +1,116 @@
+"""Activation memory: reads and writes runs of bytes at any byte address."""
+
+from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hwq import pipeline
+from hwq.config import ArrayConfig
+from rtl.layouts import address_shape
+
+
+class ActRam(wiring.Component):
+    """`fetch_bytes` byte-wide banks; byte a lies in bank a mod F at index a // F, and a rotator lines the bytes up.
+
+    ``o_data[i] = memory[i_address + i]`` for i in 0..F-1; bytes past the end of memory are undefined.
+
+    Latency: `READ_LATENCY` from `i_address` to `o_data`; a write is in memory `WRITE_LATENCY` cycles after
+    `i_write`. Throughput: one read and one write a cycle, at any addresses; a read that meets the write of the same
+    byte returns either value. Bare signals; nothing pushes back.
+
+    Members
+    -------
+    i_read, i_address, i_count : a read whose first `i_count` bytes matter
+    o_data : the bytes, first one lowest
+    i_write, i_write_address, i_write_data : bytes to write, first one lowest
+    i_write_count, i_write_mask : extent of the write; which of its bytes are written
+    o_range : one cycle after a read or write that leaves the memory; such a write is dropped
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._fetch = config.fetch_bytes
+        self._bytes = config.act_bytes
+        self._depth = config.act_bytes // config.fetch_bytes
+        self.write_bytes = max(config.lanes, 4)
+        super().__init__(
+            {
+                "i_read": In(1),
+                "i_address": In(address_shape),
+                "i_count": In(range(self._fetch + 1)),
+                "o_range": Out(1),
+                "o_data": Out(data.ArrayLayout(8, self._fetch)),
+                "i_write": In(1),
+                "i_write_address": In(address_shape),
+                "i_write_data": In(data.ArrayLayout(8, self.write_bytes)),
+                "i_write_count": In(range(self.write_bytes + 1)),
+                "i_write_mask": In(self.write_bytes),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        assert pipeline.READ_LATENCY == 3 and pipeline.WRITE_LATENCY == 2
+        fetch, low = self._fetch, ceil_log2(self._fetch)
+        index_bits = max(1, ceil_log2(self._depth))
+
+        address = Signal(address_shape)
+        turn, turn_2 = Signal(low), Signal(low)
+        raw = Signal(data.ArrayLayout(8, fetch))
+        m.d.sync += [address.eq(self.i_address), turn.eq(address[:low]), turn_2.eq(turn)]
+
+        read_past, write_past = Signal(), Signal()
+        m.d.comb += [
+            read_past.eq(self.i_address + self.i_count > self._bytes),
+            write_past.eq(self.i_write_address + self.i_write_count > self._bytes),
+        ]
+        m.d.sync += self.o_range.eq((self.i_read & read_past) | (self.i_write & write_past))
+
+        given = [self.i_write_data[i] for i in range(self.write_bytes)]
+        write = Signal()
+        write_address = Signal(address_shape)
+        write_data = Signal(data.ArrayLayout(8, fetch))
+        write_mask = Signal(fetch)
+        m.d.sync += [
+            write.eq(self.i_write & ~write_past),
+            write_address.eq(self.i_write_address),
+            write_data.as_value().eq(_rotate_left(given, self.i_write_address[:low], fetch, 8)),
+            write_mask.eq(_rotate_left(list(self.i_write_mask), self.i_write_address[:low], fetch, 1)),
+        ]
+        for bank in range(fetch):
+            memory = Memory(shape=8, depth=self._depth, init=[])
+            m.submodules[f"bank_{bank}"] = memory
+            read_port, write_port = memory.read_port(), memory.write_port()
+            after = Signal(name=f"after_{bank}")
+            write_after = Signal(name=f"write_after_{bank}")
+            m.d.comb += [
+                after.eq(bank < address[:low]),
+                read_port.addr.eq((address[low:] + after)[:index_bits]),
+                write_after.eq(bank < write_address[:low]),
+                write_port.addr.eq((write_address[low:] + write_after)[:index_bits]),
+                write_port.data.eq(write_data[bank]),
+                write_port.en.eq(write & write_mask[bank]),
+            ]
+            m.d.sync += raw[bank].eq(read_port.data)
+        m.d.comb += self.o_data.as_value().eq(_rotate_right(raw, turn_2, fetch))
+        return m
+
+
+def _rotate_right(items, turn, count: int):
+    """Return the `count` bytes of `items` rotated so that the item at index `turn` comes first."""
+    current = [items[i] for i in range(count)]
+    for level in range(len(turn)):
+        distance = 1 << level
+        current = [Mux(turn[level], current[(i + distance) % count], current[i]) for i in range(count)]
+    return Cat(*current)
+
+
+def _rotate_left(items, turn, count: int, width: int):
+    """Return `items`, values of `width` bits, zero-extended to `count` and rotated so that the first is at `turn`."""
+    current = [*items, *(Const(0, width) for _ in range(count - len(items)))]
+    for level in range(len(turn)):
+        distance = 1 << level
+        current = [Mux(turn[level], current[(i - distance) % count], current[i]) for i in range(count)]
+    return Cat(*current)

@@ -1,0 +1,123 @@
+"""Drain unit: reads finished tiles out of the mesh's shadow registers, `lanes` results a cycle."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq import pipeline
+from hwq.config import ArrayConfig
+from rtl.layouts import address_shape, descriptor_layout
+from rtl.walker import WalkerControl
+
+
+class Drain(wiring.Component):
+    """Walk a tile group by group of `lanes` columns, row by row within a group, and give each result its address.
+
+    The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
+    was issued and the next tile may follow as soon as the read has ended.
+
+    Latency: `o_read` comes `first_read` cycles after `i_last`, or right after the previous tile's last. Throughput:
+    one (group, row) a cycle, ``rows * groups`` cycles a tile. Backpressure: none; the issuer keeps the distance.
+
+    Members
+    -------
+    i_start : begin with `i_descriptor`
+    i_clear : stop
+    i_last : a tile's last step is being issued
+    o_read : row `o_row`, group `o_group` is being read
+    o_valid : the row holds a pixel
+    o_final : the layer's last read
+    o_param : parameter word of the group
+    o_address, o_count : where the group's bytes go, and how many of them exist
+    o_buffer, o_residual_done : buffer of second operands in use; this is the last read from it
+    ofm : the output's pixel walker
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._config = config
+        super().__init__(
+            {
+                "i_start": In(1),
+                "i_clear": In(1),
+                "i_descriptor": In(descriptor_layout),
+                "i_last": In(1),
+                "o_read": Out(1),
+                "o_row": Out(range(config.rows)),
+                "o_group": Out(range(config.groups)),
+                "o_valid": Out(1),
+                "o_final": Out(1),
+                "o_param": Out(address_shape),
+                "o_address": Out(address_shape),
+                "o_count": Out(range(config.lanes + 1)),
+                "o_buffer": Out(range(pipeline.RESIDUAL_BUFFERS)),
+                "o_residual_done": Out(1),
+                "ofm": Out(WalkerControl()),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        config, d = self._config, self.i_descriptor
+        rows, lanes, cols = config.rows, config.lanes, config.cols
+
+        chain = Signal(pipeline.first_read(config))
+        m.d.sync += chain.eq((chain << 1) | self.i_last)
+        due, waiting, running = Signal(), Signal(), Signal()
+        m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | due | waiting)]
+
+        blocks_left, param_block = Signal(16), Signal(address_shape)
+        block_base = Signal(address_shape)
+        channels_left = Signal(range(cols + 1))
+        offset = Signal(range(cols))
+        last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_block.eq(blocks_left == 1),
+            offset.eq(self.o_group * lanes),
+            channels_left.eq(Mux(last_block, d.last_channels, cols) - offset),
+            group_end.eq(channels_left <= lanes),
+            row_end.eq(self.o_row == rows - 1),
+            tile_end.eq(self.o_read & row_end & group_end),
+            block_end.eq(tile_end & self.ofm.final),
+            self.o_count.eq(Mux(group_end, channels_left, lanes)),
+            self.o_valid.eq(self.ofm.valid),
+            self.o_final.eq(block_end & last_block),
+            self.o_param.eq(param_block + self.o_group),
+            self.o_address.eq(self.ofm.address + offset),
+            self.o_residual_done.eq(tile_end & d.residual),
+            self.ofm.start.eq(self.i_start | block_end),
+            self.ofm.base.eq(Mux(self.i_start, d.ofm_base, block_base + cols)),
+            self.ofm.step.eq(self.o_read),
+            self.ofm.rewind.eq(row_end & ~group_end),
+            self.ofm.commit.eq(row_end & group_end),
+        ]
+        with m.If(self.ofm.start):
+            m.d.sync += block_base.eq(self.ofm.base)
+
+        with m.If(self.o_read):
+            m.d.sync += [running.eq(~tile_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]
+            with m.If(row_end):
+                m.d.sync += self.o_group.eq(Mux(group_end, 0, self.o_group + 1))
+        with m.If(due & (running | waiting)):
+            m.d.sync += waiting.eq(1)
+        with m.Elif(waiting & ~running):
+            m.d.sync += waiting.eq(0)
+        with m.If(tile_end & d.residual):
+            m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
+        with m.If(block_end):
+            m.d.sync += [blocks_left.eq(blocks_left - 1), param_block.eq(self.o_param + 1)]
+
+        with m.If(self.i_clear):
+            m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0)]
+        with m.Elif(self.i_start):
+            m.d.sync += [
+                chain.eq(0),
+                running.eq(0),
+                waiting.eq(0),
+                blocks_left.eq(d.blocks),
+                param_block.eq(d.param_base),
+                self.o_row.eq(0),
+                self.o_group.eq(0),
+                self.o_buffer.eq(0),
+            ]
+        return m

@@ -1,0 +1,201 @@
+"""Fetch unit: which activation bytes each mesh row needs next, `rows` addresses a pass."""
+
+from amaranth import Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hwq import pipeline
+from hwq.config import ArrayConfig
+from rtl.layouts import address_shape, descriptor_layout
+from rtl.walker import WalkerControl
+
+RESIDUAL_BUFFERS = pipeline.RESIDUAL_BUFFERS
+
+
+def part_layout(config: ArrayConfig) -> data.StructLayout:
+    """Return what the issuer must know of a part: bytes, last of its tile, the tile's place in the layer."""
+    return data.StructLayout(
+        {
+            "count": unsigned(ceil_log2(config.fetch_bytes) + 1),
+            "tile_end": 1,
+            "block_end": 1,
+            "last_block": 1,
+        }
+    )
+
+
+class Fetch(wiring.Component):
+    """Split a CONV descriptor into passes and send their addresses, one row a cycle.
+
+    A *part* is up to `fetch_bytes` consecutive bytes of one tap of one pixel. A *pass* fetches the same part for the
+    `rows` pixels of a tile, row p in its p-th cycle, so that row p's bytes come exactly p cycles after row 0's, as the
+    mesh wants them. Parts run over inner taps, outer taps, tiles and blocks of channels, in this order from the
+    inside. With a second operand, a tile's passes are preceded by those that bring its block's bytes of it.
+
+    Latency: a launch sends row 0's address in the same cycle. Throughput: one pass every `rows` cycles.
+    Backpressure: a part waits until the serializers' waiting half is free (`i_free`), a pass of second operands until
+    one of `RESIDUAL_BUFFERS` buffers is (`i_residual_done` frees one).
+
+    Members
+    -------
+    i_start : begin with `i_descriptor`
+    i_clear : stop
+    i_free : the serializers' waiting half is free, or is being taken in this cycle
+    i_residual_done : a buffer of second operands has been used up
+    o_launch : row 0's address of a part is being sent; `o_part` describes it
+    o_read, o_address : read request to activation memory
+    o_row : mesh row of the request
+    o_count : bytes of the request that matter
+    o_residual, o_buffer, o_slice : the request is for the second operand: its buffer, the `fetch_bytes` slice of it
+    o_residual_end : the request completes a tile's second operands
+    ifm, res : the pixel walkers
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._config = config
+        count_bits = ceil_log2(config.fetch_bytes) + 1
+        super().__init__(
+            {
+                "i_start": In(1),
+                "i_clear": In(1),
+                "i_descriptor": In(descriptor_layout),
+                "i_free": In(1),
+                "i_residual_done": In(1),
+                "o_launch": Out(1),
+                "o_part": Out(part_layout(config)),
+                "o_read": Out(1),
+                "o_address": Out(address_shape),
+                "o_row": Out(range(config.rows)),
+                "o_count": Out(count_bits),
+                "o_residual": Out(1),
+                "o_buffer": Out(range(RESIDUAL_BUFFERS)),
+                "o_slice": Out(range(config.residual_passes)),
+                "o_residual_end": Out(1),
+                "ifm": Out(WalkerControl()),
+                "res": Out(WalkerControl()),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        config, d = self._config, self.i_descriptor
+        rows, fetch, cols = config.rows, config.fetch_bytes, config.cols
+
+        running, residual_phase = Signal(), Signal()
+        row = Signal(range(rows))
+        slices = Signal(range(config.residual_passes))
+        blocks_left = Signal(16)
+        span_left, taps_x_left, taps_y_left = Signal(16), Signal(12), Signal(12)
+        tap, offset = Signal(address_shape), Signal(address_shape)
+        credits = Signal(range(RESIDUAL_BUFFERS + 1))
+        buffer = Signal(range(RESIDUAL_BUFFERS))
+        res_base = Signal(address_shape)
+
+        # the pass about to be launched or under way
+        span_end, tap_row_end, tile_end, last_block = Signal(), Signal(), Signal(), Signal()
+        slice_offset = Signal(range(config.residual_passes * fetch))
+        slice_left = Signal(range(cols + 1))
+        slices_end, go, row_end = Signal(), Signal(), Signal()
+        m.d.comb += [
+            span_end.eq(span_left <= fetch),
+            tap_row_end.eq(span_end & (taps_x_left == 1)),
+            tile_end.eq(tap_row_end & (taps_y_left == 1)),
+            last_block.eq(blocks_left == 1),
+            slice_offset.eq(slices * fetch),
+            slice_left.eq(Mux(last_block, d.last_channels, cols) - slice_offset),
+            slices_end.eq(slice_left <= fetch),
+            go.eq(running & ((row != 0) | Mux(residual_phase, credits != 0, self.i_free))),
+            row_end.eq(row == rows - 1),
+            self.o_read.eq(go),
+            self.o_row.eq(row),
+            self.o_residual.eq(residual_phase),
+            self.o_buffer.eq(buffer),
+            self.o_slice.eq(slices),
+            self.o_launch.eq(go & (row == 0) & ~residual_phase),
+            self.o_part.count.eq(Mux(span_end, span_left, fetch)),
+            self.o_part.tile_end.eq(tile_end),
+            self.o_part.block_end.eq(self.ifm.left <= rows),
+            self.o_part.last_block.eq(last_block),
+        ]
+        with m.If(residual_phase):
+            m.d.comb += [
+                self.o_address.eq(self.res.address + slice_offset),
+                self.o_count.eq(Mux(slices_end, slice_left, fetch)),
+                self.o_residual_end.eq(go & row_end & slices_end),
+            ]
+        with m.Else():
+            m.d.comb += [
+                self.o_address.eq(self.ifm.address + offset),
+                self.o_count.eq(self.o_part.count),
+            ]
+
+        # walkers: rewind after every pass, go on after a tile's last, start again after a block's last
+        ifm_pass, res_pass = go & ~residual_phase, go & residual_phase
+        ifm_reload, res_reload = Signal(), Signal()
+        m.d.comb += [
+            ifm_reload.eq(ifm_pass & row_end & tile_end & self.ifm.final),
+            self.ifm.start.eq(self.i_start | ifm_reload),
+            self.ifm.base.eq(d.ifm_base),
+            self.ifm.step.eq(ifm_pass),
+            self.ifm.commit.eq(row_end & tile_end),
+            self.ifm.rewind.eq(row_end & ~tile_end),
+            res_reload.eq(res_pass & row_end & slices_end & self.res.final),
+            self.res.start.eq(self.i_start | res_reload),
+            self.res.base.eq(Mux(self.i_start, d.res_base, res_base + cols)),
+            self.res.step.eq(res_pass),
+            self.res.commit.eq(row_end & slices_end),
+            self.res.rewind.eq(row_end & ~slices_end),
+        ]
+        with m.If(self.res.start):
+            m.d.sync += res_base.eq(self.res.base)
+
+        with m.If(go):
+            m.d.sync += row.eq(Mux(row_end, 0, row + 1))
+        with m.If(res_pass & row_end):
+            m.d.sync += slices.eq(Mux(slices_end, 0, slices + 1))
+            with m.If(slices_end):
+                m.d.sync += [residual_phase.eq(0), buffer.eq(buffer + 1)]
+        with m.If(ifm_pass & row_end):
+            m.d.sync += [span_left.eq(span_left - fetch), offset.eq(offset + fetch)]
+            with m.If(span_end):
+                following = Signal(address_shape)
+                m.d.comb += following.eq(tap + Mux(taps_x_left == 1, d.tap_y_step, d.tap_x_step))
+                m.d.sync += [
+                    span_left.eq(d.span),
+                    tap.eq(following),
+                    offset.eq(following),
+                    taps_x_left.eq(taps_x_left - 1),
+                ]
+            with m.If(tap_row_end):
+                m.d.sync += [taps_x_left.eq(d.taps_x), taps_y_left.eq(taps_y_left - 1)]
+            with m.If(tile_end):
+                m.d.sync += [taps_y_left.eq(d.taps_y), tap.eq(0), offset.eq(0), residual_phase.eq(d.residual)]
+            with m.If(ifm_reload):
+                m.d.sync += [blocks_left.eq(blocks_left - 1), running.eq(~last_block)]
+
+        used = res_pass & row_end & slices_end
+        with m.If(used & ~self.i_residual_done):
+            m.d.sync += credits.eq(credits - 1)
+        with m.If(~used & self.i_residual_done):
+            m.d.sync += credits.eq(credits + 1)
+
+        with m.If(self.i_clear):
+            m.d.sync += running.eq(0)
+        with m.Elif(self.i_start):
+            m.d.sync += [
+                running.eq(1),
+                residual_phase.eq(d.residual),
+                row.eq(0),
+                slices.eq(0),
+                blocks_left.eq(d.blocks),
+                span_left.eq(d.span),
+                taps_x_left.eq(d.taps_x),
+                taps_y_left.eq(d.taps_y),
+                tap.eq(0),
+                offset.eq(0),
+                credits.eq(RESIDUAL_BUFFERS),
+                buffer.eq(0),
+            ]
+        return m

@@ -1,0 +1,135 @@
+"""Host port: the 32-bit bus's registers, counters and windows onto the memories."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq import isa, pipeline
+from hwq.config import ArrayConfig
+from rtl.bus import BusSignature
+
+COUNTERS = [register.name for register in isa.REGISTERS if register.name.startswith("cycles")]
+"""Registers that count cycles since the last start."""
+
+
+class HostPort(wiring.Component):
+    """Decode the bus. Windows onto memories answer while the core is idle; while it is busy they read 0 and drop writes.
+
+    Latency: a write is acknowledged one cycle after its request, a read `READ_LATENCY` + 2 cycles after. Throughput:
+    one transfer at a time. Backpressure: `ack`.
+
+    Members
+    -------
+    bus : the host
+    o_offset : byte offset in the window of the transfer
+    o_read, o_write : regions being read, written (one bit each)
+    o_data, o_mask : data and byte enables of the write
+    i_program, i_param, i_weight, i_profile : the memories' words, one cycle after the address
+    i_act : the activation word, `READ_LATENCY` cycles after the address
+    o_start, o_clear, o_pc, o_watchdog : control
+    i_busy, i_done, i_error, i_pc : status
+    i_count : one bit for each of `COUNTERS`, the cycle counts there
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._digest = int(config.digest()[:8], 16)
+        regions = len(isa.Region)
+        super().__init__(
+            {
+                "bus": In(BusSignature()),
+                "o_offset": Out(isa.REGION_SHIFT),
+                "o_read": Out(regions),
+                "o_write": Out(regions),
+                "o_data": Out(32),
+                "o_mask": Out(4),
+                "i_program": In(32),
+                "i_param": In(32),
+                "i_weight": In(32),
+                "i_profile": In(32),
+                "i_act": In(32),
+                "o_start": Out(1),
+                "o_clear": Out(1),
+                "o_pc": Out(16),
+                "o_watchdog": Out(32),
+                "i_busy": In(1),
+                "i_done": In(1),
+                "i_error": In(8),
+                "i_pc": In(16),
+                "i_count": In(len(COUNTERS)),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        bus = self.bus
+        request, waited = Signal(), Signal(range(pipeline.READ_LATENCY + 2))
+        region = bus.adr[isa.REGION_SHIFT - 2 :]
+        m.d.comb += [
+            request.eq(bus.cyc & bus.stb & ~bus.ack),
+            self.o_offset.eq(bus.adr << 2),
+            self.o_data.eq(bus.dat_w),
+            self.o_mask.eq(bus.sel),
+        ]
+        m.d.sync += bus.ack.eq(0)
+        with m.If(request):
+            with m.If(bus.we | (waited == pipeline.READ_LATENCY + 1)):
+                m.d.sync += [bus.ack.eq(1), waited.eq(0)]
+            with m.Else():
+                m.d.sync += waited.eq(waited + 1)
+        with m.If(request & ~self.i_busy & (region < len(isa.Region))):
+            with m.If(bus.we):
+                m.d.comb += self.o_write.bit_select(region, 1).eq(1)
+            with m.Else():
+                m.d.comb += self.o_read.bit_select(region, 1).eq(1)
+
+        index = isa.REGISTER_INDEX
+        register, is_csr = bus.adr[:8], region == isa.Region.CSR
+        write_csr = request & bus.we & is_csr
+        control = write_csr & (register == index["control"])
+        m.d.comb += [
+            self.o_start.eq(control & (bus.dat_w & isa.CONTROL_START).any()),
+            self.o_clear.eq(control & (bus.dat_w & isa.CONTROL_CLEAR).any()),
+        ]
+        with m.If(write_csr & (register == index["pc"])):
+            m.d.sync += self.o_pc.eq(bus.dat_w)
+        with m.If(write_csr & (register == index["watchdog"])):
+            m.d.sync += self.o_watchdog.eq(bus.dat_w)
+
+        status = (
+            Mux(self.i_busy, isa.STATUS_BUSY, 0)
+            | Mux(self.i_done, isa.STATUS_DONE, 0)
+            | (self.i_error << isa.STATUS_ERROR_SHIFT)
+        )
+        values = {
+            "id": isa.ID_VALUE,
+            "digest": self._digest,
+            "status": status,
+            "pc": self.i_pc,
+            "watchdog": self.o_watchdog,
+        }
+        for position, name in enumerate(COUNTERS):
+            values[name] = count = Signal(32, name=name)
+            with m.If(self.o_start & ~self.i_busy):
+                m.d.sync += count.eq(0)
+            with m.Elif(self.i_count[position]):
+                m.d.sync += count.eq(count + 1)
+
+        answer = Signal(32)
+        with m.Switch(region):
+            with m.Case(isa.Region.CSR):
+                with m.Switch(register):
+                    for name, value in values.items():
+                        with m.Case(index[name]):
+                            m.d.comb += answer.eq(value)
+            for case, word in (
+                (isa.Region.PROGRAM, self.i_program),
+                (isa.Region.PARAM, self.i_param),
+                (isa.Region.WEIGHT, self.i_weight),
+                (isa.Region.ACT, self.i_act),
+                (isa.Region.PROFILE, self.i_profile),
+            ):
+                with m.Case(case):
+                    m.d.comb += answer.eq(Mux(self.i_busy, 0, word))
+        m.d.sync += bus.dat_r.eq(answer)
+        return m

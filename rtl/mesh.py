@@ -1,0 +1,125 @@
+"""The systolic mesh: `rows` by `cols` multiply-accumulators that keep their own sums."""
+
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq import pipeline
+
+
+class PE(wiring.Component):
+    """One multiply-accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at 32 bits.
+
+    `i_a` and `i_w` go on to the right and downward one cycle later. The control bits come with the product, two
+    register stages after the operands; the mesh delays them.
+
+    Latency: `EDGE_TO_SHADOW` from the tile's last operands to `o_shadow`. Throughput: one product a cycle.
+
+    Members
+    -------
+    i_a, i_w : operands
+    o_a, o_w : the operands one cycle later
+    i_enable : add the product
+    i_first : start from zero
+    i_capture : copy the accumulator to the shadow register
+    o_shadow : the last tile's sum, until the next capture
+    """
+
+    i_a: In(signed(8))
+    i_w: In(signed(8))
+    o_a: Out(signed(8))
+    o_w: Out(signed(8))
+    i_enable: In(1)
+    i_first: In(1)
+    i_capture: In(1)
+    o_shadow: Out(signed(32))
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        product = Signal(signed(16), reset_less=True)
+        product_2 = Signal(signed(16), reset_less=True)
+        acc = Signal(signed(32), reset_less=True)
+        m.d.sync += [
+            self.o_a.eq(self.i_a),
+            self.o_w.eq(self.i_w),
+            product.eq(self.o_a * self.o_w),
+            product_2.eq(product),
+        ]
+        with m.If(self.i_enable):
+            m.d.sync += acc.eq(Mux(self.i_first, 0, acc) + product_2)
+        with m.If(self.i_capture):
+            m.d.sync += self.o_shadow.eq(acc)
+        return m
+
+
+class Mesh(wiring.Component):
+    """Output-stationary array: row p carries a pixel, column c a channel, both operands move one PE a cycle.
+
+    Row p's byte of a step must come p cycles after row 0's; the mesh itself delays column c's weight by c cycles,
+    so PE (p, c) meets step k's operands p + c cycles after PE (0, 0). The control bits come with row 0's operands and
+    run down a chain that the PEs of an anti-diagonal share. Bubbles (cycles without `i_valid`) are allowed anywhere.
+
+    Latency: ``EDGE_TO_SHADOW + p + c`` from the last step on the edge to PE (p, c)'s sum in `o_shadow`.
+    Throughput: one step, rows * cols products, a cycle. Bare signals; the issuer knows when a shadow is free.
+
+    Members
+    -------
+    i_a : one byte for each row, row p's p cycles late
+    i_w : one byte for each column
+    i_valid : row 0's operands are a step
+    i_first, i_last : the step is the tile's first, last
+    o_shadow : sum of PE (p, c) at index p * cols + c
+    """
+
+    def __init__(self, *, rows: int, cols: int):
+        self._rows, self._cols = rows, cols
+        super().__init__(
+            {
+                "i_a": In(data.ArrayLayout(signed(8), rows)),
+                "i_w": In(data.ArrayLayout(signed(8), cols)),
+                "i_valid": In(1),
+                "i_first": In(1),
+                "i_last": In(1),
+                "o_shadow": Out(data.ArrayLayout(signed(32), rows * cols)),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        rows, cols = self._rows, self._cols
+        operand_stages = pipeline.EDGE_TO_SHADOW - 2
+        depth = operand_stages + rows + cols
+        enable, first, last = Signal(depth), Signal(depth), Signal(depth)
+        m.d.sync += [
+            enable.eq((enable << 1) | self.i_valid),
+            first.eq((first << 1) | self.i_first),
+            last.eq((last << 1) | (self.i_valid & self.i_last)),
+        ]
+        pes = [[PE() for _ in range(cols)] for _ in range(rows)]
+        for c in range(cols):
+            weight = self.i_w[c]
+            for stage in range(c):
+                delayed = Signal(signed(8), name=f"weight_{c}_{stage}", reset_less=True)
+                m.d.sync += delayed.eq(weight)
+                weight = delayed
+            m.d.comb += pes[0][c].i_w.eq(weight)
+        for p in range(rows):
+            m.d.comb += pes[p][0].i_a.eq(self.i_a[p])
+            for c in range(cols):
+                pe = pes[p][c]
+                m.submodules[f"pe_{p}_{c}"] = pe
+                # chain[k] holds the control of the step that was on the edge k + 1 cycles ago
+                position = operand_stages - 1 + p + c
+                m.d.comb += [
+                    pe.i_enable.eq(enable[position]),
+                    pe.i_first.eq(first[position]),
+                    pe.i_capture.eq(last[position + 1]),
+                    self.o_shadow[p * cols + c].eq(pe.o_shadow),
+                ]
+                if p:
+                    m.d.comb += pe.i_w.eq(pes[p - 1][c].o_w)
+                if c:
+                    m.d.comb += pe.i_a.eq(pes[p][c - 1].o_a)
+        return m

@@ -1,0 +1,185 @@
+"""Sequencer: reads descriptors, checks them and starts the units, one layer after another."""
+
+from amaranth import Array, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq import isa, pipeline
+from hwq.config import ArrayConfig
+from rtl.layouts import descriptor_layout, field_slice
+
+
+class Sequencer(wiring.Component):
+    """Walk the descriptors of program memory until HALT or an error.
+
+    The next descriptor is read and checked while the current one runs; a unit is started when the one before has
+    written its last result. The first error is kept with its slot, every unit is cleared and the program stops.
+
+    Latency: `DESCRIPTOR_LOAD` cycles from a descriptor's start until the next one is ready; 2 cycles from a layer's
+    last write to the next layer's start, once the next descriptor is ready.
+
+    Members
+    -------
+    i_start, i_pc : begin at slot `i_pc`; ignored while busy
+    i_clear : abort; busy, done and error fall
+    i_watchdog, i_progress : cycles without `i_progress` until `ErrorCode.WATCHDOG`; 0 switches it off
+    i_act_range, i_weight_range, i_param_range : a unit's address has left its memory
+    i_layer_done : the running layer's last result has been written
+    o_address, i_word : program memory's read port, one cycle of latency
+    o_descriptor : the running layer
+    o_conv, o_vector : start pulses
+    o_loading : waiting for a descriptor
+    o_layer : a layer is running
+    o_retired : with `o_pc`, the layer in that slot has ended
+    o_abort : clear every unit
+    o_busy, o_done, o_error, o_pc : status
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._config = config
+        super().__init__(
+            {
+                "i_start": In(1),
+                "i_pc": In(16),
+                "i_clear": In(1),
+                "i_watchdog": In(32),
+                "i_progress": In(1),
+                "i_act_range": In(1),
+                "i_weight_range": In(1),
+                "i_param_range": In(1),
+                "i_layer_done": In(1),
+                "o_address": Out(range(config.slots * isa.SLOT_WORDS)),
+                "i_word": In(32),
+                "o_descriptor": Out(descriptor_layout),
+                "o_conv": Out(1),
+                "o_vector": Out(1),
+                "o_loading": Out(1),
+                "o_layer": Out(1),
+                "o_retired": Out(1),
+                "o_abort": Out(1),
+                "o_busy": Out(1),
+                "o_done": Out(1),
+                "o_error": Out(8),
+                "o_pc": Out(16),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        config = self._config
+        upcoming = Signal(descriptor_layout)
+        loading, loaded = Signal(), Signal()
+        next_pc = Signal(16)
+        word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
+        stray = Signal()
+        error = Signal(isa.ErrorCode)
+        idle_cycles = Signal(32)
+
+        # read: one word a cycle; `arrived` is the index of the word on i_word
+        reading, valid = Signal(), Signal()
+        m.d.comb += [
+            reading.eq(loading & (word != isa.DESCRIPTOR_WORDS)),
+            self.o_address.eq(next_pc * isa.SLOT_WORDS + word),
+        ]
+        m.d.sync += [arrived.eq(word), valid.eq(reading)]
+        with m.If(reading):
+            m.d.sync += word.eq(word + 1)
+        masks = Array(isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS))
+        with m.If(valid):
+            with m.If((self.i_word & ~masks[arrived]) != 0):
+                m.d.sync += stray.eq(1)
+            with m.Switch(arrived):
+                for index in range(isa.DESCRIPTOR_WORDS):
+                    with m.Case(index):
+                        fields = [field for field in isa.DESCRIPTOR if field.word == index]
+                        m.d.sync += [upcoming[f.name].eq(field_slice(f, self.i_word)) for f in fields]
+            with m.If(arrived == isa.DESCRIPTOR_WORDS - 1):
+                m.d.sync += [loading.eq(0), loaded.eq(1)]
+
+        # check: the opcode, then the counts
+        is_conv, is_vector = upcoming.opcode == isa.Opcode.CONV, upcoming.opcode == isa.Opcode.VECTOR
+        zero = [upcoming[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero]
+        most = Mux(is_conv, config.cols, config.lanes)
+        bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            halt.eq(upcoming.opcode == isa.Opcode.HALT),
+            bad_opcode.eq(~halt & ~is_conv & ~is_vector),
+            bad_field.eq((is_conv | is_vector) & (_any(zero) | stray | (upcoming.last_channels > most))),
+            go.eq(loaded & ~self.o_layer & self.o_busy),
+            self.o_loading.eq(self.o_busy & ~self.o_layer),
+        ]
+        m.d.sync += [self.o_conv.eq(0), self.o_vector.eq(0)]
+        with m.If(go):
+            m.d.sync += self.o_pc.eq(next_pc)
+            with m.If(halt):
+                m.d.sync += [self.o_busy.eq(0), self.o_done.eq(1), loaded.eq(0)]
+            with m.Elif(~bad_opcode & ~bad_field):
+                m.d.sync += [
+                    self.o_descriptor.eq(upcoming),
+                    self.o_layer.eq(1),
+                    self.o_conv.eq(is_conv),
+                    self.o_vector.eq(is_vector),
+                    next_pc.eq(next_pc + 1),
+                    loading.eq(1),
+                    loaded.eq(0),
+                    word.eq(0),
+                    stray.eq(0),
+                ]
+        m.d.comb += self.o_retired.eq(self.o_layer & self.i_layer_done)
+        with m.If(self.o_retired):
+            m.d.sync += self.o_layer.eq(0)
+
+        with m.If(~self.o_layer | self.i_progress):
+            m.d.sync += idle_cycles.eq(0)
+        with m.Else():
+            m.d.sync += idle_cycles.eq(idle_cycles + 1)
+
+        with m.If(go & bad_opcode):
+            m.d.comb += error.eq(isa.ErrorCode.ILLEGAL_OPCODE)
+        with m.Elif(go & bad_field):
+            m.d.comb += error.eq(isa.ErrorCode.ILLEGAL_FIELD)
+        with m.Elif(self.o_busy & ~self.o_layer & (next_pc >= config.slots)):
+            m.d.comb += error.eq(isa.ErrorCode.PC_RANGE)
+        with m.Elif(self.o_layer & self.i_act_range):
+            m.d.comb += error.eq(isa.ErrorCode.ACT_RANGE)
+        with m.Elif(self.o_layer & self.i_weight_range):
+            m.d.comb += error.eq(isa.ErrorCode.WEIGHT_RANGE)
+        with m.Elif(self.o_layer & self.i_param_range):
+            m.d.comb += error.eq(isa.ErrorCode.PARAM_RANGE)
+        with m.Elif(self.o_layer & (self.i_watchdog != 0) & (idle_cycles >= self.i_watchdog)):
+            m.d.comb += error.eq(isa.ErrorCode.WATCHDOG)
+        with m.If(error != isa.ErrorCode.NONE):
+            m.d.sync += [self.o_error.eq(error), self.o_busy.eq(0), self.o_layer.eq(0), loaded.eq(0), loading.eq(0)]
+        m.d.comb += self.o_abort.eq(self.i_clear | (error != isa.ErrorCode.NONE))
+
+        with m.If(self.i_clear):
+            m.d.sync += [
+                self.o_busy.eq(0),
+                self.o_done.eq(0),
+                self.o_error.eq(0),
+                self.o_layer.eq(0),
+                loading.eq(0),
+                loaded.eq(0),
+            ]
+        with m.Elif(self.i_start & ~self.o_busy):
+            m.d.sync += [
+                self.o_busy.eq(1),
+                self.o_done.eq(0),
+                self.o_error.eq(0),
+                next_pc.eq(self.i_pc),
+                self.o_pc.eq(self.i_pc),
+                loading.eq(1),
+                loaded.eq(0),
+                word.eq(0),
+                stray.eq(0),
+            ]
+        return m
+
+
+def _any(conditions):
+    """Return the disjunction of `conditions`."""
+    result = conditions[0]
+    for condition in conditions[1:]:
+        result = result | condition
+    return result

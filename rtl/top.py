@@ -1,0 +1,305 @@
+"""The accelerator: memories, mesh, output path, vector path, sequencer and host port."""
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hwq import isa, pipeline
+from hwq.config import ArrayConfig
+from rtl.act_ram import ActRam
+from rtl.bus import BusSignature
+from rtl.drain import Drain
+from rtl.fetch import Fetch
+from rtl.host_port import COUNTERS, HostPort
+from rtl.issue import Issue
+from rtl.layouts import param_layout
+from rtl.mesh import Mesh
+from rtl.post import Post
+from rtl.sequencer import Sequencer
+from rtl.serializer import Serializer
+from rtl.vector import Vector
+from rtl.walker import PixelWalker
+from rtl.window_ram import WindowRam
+
+
+class Accelerator(wiring.Component):
+    """A core of `config.rows` by `config.cols` multiply-accumulators, run over a 32-bit bus.
+
+    Members
+    -------
+    bus : the host; see `hwq.isa` for the memory map
+    irq : the program has stopped, done or with an error
+    """
+
+    bus: In(BusSignature())
+    irq: Out(1)
+
+    def __init__(self, config: ArrayConfig):
+        self.config = config
+        super().__init__()
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        config = self.config
+        rows, lanes = config.rows, config.lanes
+
+        m.submodules.host = host = HostPort(config)
+        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.act = act = ActRam(config)
+        m.submodules.weights = weights = WindowRam(word_bytes=config.cols, depth=config.weight_words)
+        m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
+        m.submodules.fetch = fetch = Fetch(config)
+        m.submodules.issue = issue = Issue(config)
+        m.submodules.mesh = mesh = Mesh(rows=rows, cols=config.cols)
+        m.submodules.drain = drain = Drain(config)
+        m.submodules.vector = vector = Vector(config)
+        m.submodules.post = post = Post(config)
+        descriptor = sequencer.o_descriptor
+        wiring.connect(m, wiring.flipped(self.bus), host.bus)
+
+        # host: memories and status
+        read, write, offset = host.o_read, host.o_write, host.o_offset
+        window = offset[2:]
+        m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[])
+        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[])
+        program_read, program_write = program.read_port(), program.write_port()
+        profile_read, profile_write = profile.read_port(), profile.write_port()
+        m.d.comb += [
+            program_read.addr.eq(Mux(read[isa.Region.PROGRAM], window, sequencer.o_address)),
+            program_write.addr.eq(window),
+            program_write.data.eq(host.o_data),
+            program_write.en.eq(write[isa.Region.PROGRAM] & (window < config.slots * isa.SLOT_WORDS)),
+            sequencer.i_word.eq(program_read.data),
+            host.i_program.eq(program_read.data),
+            profile_read.addr.eq(window),
+            host.i_profile.eq(profile_read.data),
+            host.i_param.eq(params.o_window),
+            host.i_weight.eq(weights.o_window),
+            host.i_act.eq(act.o_data.as_value()[:32]),
+            host.i_busy.eq(sequencer.o_busy),
+            host.i_done.eq(sequencer.o_done),
+            host.i_error.eq(sequencer.o_error),
+            host.i_pc.eq(sequencer.o_pc),
+            sequencer.i_start.eq(host.o_start),
+            sequencer.i_clear.eq(host.o_clear),
+            sequencer.i_pc.eq(host.o_pc),
+            sequencer.i_watchdog.eq(host.o_watchdog),
+            self.irq.eq(sequencer.o_done | (sequencer.o_error != 0)),
+        ]
+        for ram, region in ((params, isa.Region.PARAM), (weights, isa.Region.WEIGHT)):
+            m.d.comb += [
+                ram.i_window_address.eq(window),
+                ram.i_window_read.eq(read[region]),
+                ram.i_window_write.eq(write[region]),
+                ram.i_window_mask.eq(host.o_mask),
+                ram.i_window_data.eq(host.o_data),
+            ]
+
+        # units: start, addresses
+        abort = sequencer.o_abort
+        m.d.comb += [
+            fetch.i_start.eq(sequencer.o_conv),
+            issue.i_start.eq(sequencer.o_conv),
+            drain.i_start.eq(sequencer.o_conv),
+            vector.i_start.eq(sequencer.o_vector),
+            post.i_clear.eq(abort),
+        ]
+        for unit in (fetch, issue, drain, vector):
+            m.d.comb += [unit.i_descriptor.eq(descriptor), unit.i_clear.eq(abort)]
+        m.d.comb += post.i_descriptor.eq(descriptor)
+        for name, users in (("ifm", (fetch, vector)), ("res", (fetch, vector)), ("ofm", (drain, vector))):
+            walker = PixelWalker()
+            m.submodules[f"walk_{name}"] = walker
+            m.d.comb += [
+                walker.i_x_step.eq(descriptor[f"{name}_x_step"]),
+                walker.i_y_step.eq(descriptor[f"{name}_y_step"]),
+                walker.i_row_pixels.eq(descriptor.row_pixels),
+                walker.i_pixels.eq(descriptor.pixels),
+            ]
+            mesh_side, vector_side = (getattr(user, name) for user in users)
+            use_vector = descriptor.opcode == isa.Opcode.VECTOR
+            for signal in ("start", "base", "step", "rewind", "commit"):
+                chosen = Mux(use_vector, getattr(vector_side, signal), getattr(mesh_side, signal))
+                m.d.comb += getattr(walker.control, signal).eq(chosen)
+            for side in (mesh_side, vector_side):
+                for signal in ("address", "valid", "final", "left"):
+                    m.d.comb += getattr(side, signal).eq(getattr(walker.control, signal))
+
+        # activation memory: reads by fetch, vector or host, writes by the output path or the host
+        m.d.comb += [
+            act.i_read.eq(fetch.o_read | vector.o_read),
+            act.i_address.eq(
+                Mux(fetch.o_read, fetch.o_address, Mux(vector.o_running, vector.o_address, offset))
+            ),
+            act.i_count.eq(Mux(fetch.o_read, fetch.o_count, vector.o_count)),
+            act.i_write.eq(post.o_write | write[isa.Region.ACT]),
+            act.i_write_address.eq(Mux(post.o_write, post.o_address, offset)),
+            act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host.o_data)),
+            act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
+            act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host.o_mask)),
+        ]
+
+        # fetched bytes: to a row's serializer or to the buffer of second operands
+        part = data.StructLayout(
+            {
+                "read": 1,
+                "row": range(rows),
+                "residual": 1,
+                "end": 1,
+                "slot": ceil_log2(pipeline.RESIDUAL_BUFFERS) + ceil_log2(config.residual_passes) + ceil_log2(rows),
+            }
+        )
+        slot_bits = (ceil_log2(rows), ceil_log2(config.residual_passes), ceil_log2(pipeline.RESIDUAL_BUFFERS))
+        coming = Signal(part)
+        m.d.comb += [
+            coming.read.eq(fetch.o_read),
+            coming.row.eq(fetch.o_row),
+            coming.residual.eq(fetch.o_residual),
+            coming.end.eq(fetch.o_residual_end),
+            coming.slot.eq(
+                Cat(fetch.o_row[: slot_bits[0]], fetch.o_slice[: slot_bits[1]], fetch.o_buffer[: slot_bits[2]])
+            ),
+        ]
+        for stage in range(pipeline.READ_LATENCY):
+            later = Signal(part, name=f"coming_{stage}")
+            m.d.sync += later.eq(coming)
+            with m.If(abort):
+                m.d.sync += [later.read.eq(0), later.end.eq(0)]
+            coming = later
+        m.submodules.second = second = Memory(
+            shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[]
+        )
+        second_write, second_read = second.write_port(), second.read_port()
+        m.d.comb += [
+            second_write.addr.eq(coming.slot),
+            second_write.data.eq(act.o_data.as_value()),
+            second_write.en.eq(coming.read & coming.residual),
+            issue.i_residual_ready.eq(coming.end),
+        ]
+
+        # mesh: row p's serializer steps p cycles after row 0's, weights meet row 0 on the edge
+        m.d.comb += [
+            fetch.i_free.eq(issue.o_free),
+            fetch.i_residual_done.eq(drain.o_residual_done),
+            issue.i_launch.eq(fetch.o_launch),
+            issue.i_part.eq(fetch.o_part),
+        ]
+        step, take = issue.o_step, issue.o_take
+        for row in range(rows):
+            serializer = Serializer(fetch_bytes=config.fetch_bytes)
+            m.submodules[f"serializer_{row}"] = serializer
+            row_step, row_take = Signal(name=f"step_{row}"), Signal(name=f"take_{row}")
+            m.d.sync += [row_step.eq(step & ~abort), row_take.eq(take)]
+            step, take = row_step, row_take
+            m.d.comb += [
+                serializer.i_write.eq(coming.read & ~coming.residual & (coming.row == row)),
+                serializer.i_data.eq(act.o_data.as_value()),
+                serializer.i_step.eq(step),
+                serializer.i_take.eq(take),
+                mesh.i_a[row].eq(serializer.o),
+            ]
+        control = Cat(issue.o_step, issue.o_first, issue.o_last)
+        for stage in range(pipeline.ISSUE_TO_EDGE):
+            later = Signal(3, name=f"control_{stage}")
+            m.d.sync += later.eq(control)
+            control = later
+        weight_word = Signal(8 * config.cols, reset_less=True)
+        m.d.sync += weight_word.eq(weights.o_word)
+        m.d.comb += [
+            weights.i_address.eq(issue.o_weight),
+            mesh.i_w.as_value().eq(weight_word),
+            Cat(mesh.i_valid, mesh.i_first, mesh.i_last).eq(control),
+            drain.i_last.eq(issue.o_last),
+        ]
+
+        # output path: one result from the mesh or the vector unit
+        group_lanes = config.fetch_bytes // lanes
+        picked = Signal(data.ArrayLayout(32, lanes))
+        group_in_slice = Signal(range(max(2, group_lanes)))
+        place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1)}))
+        picked_valid, picked_final = Signal(), Signal()
+        with m.Switch(Cat(drain.o_row, drain.o_group)):
+            for row in range(rows):
+                for group in range(config.groups):
+                    with m.Case(row | group << len(drain.o_row)):
+                        m.d.sync += [
+                            picked[lane].eq(mesh.o_shadow[row * config.cols + group * lanes + lane])
+                            for lane in range(lanes)
+                        ]
+        m.d.sync += [
+            picked_valid.eq(drain.o_read & drain.o_valid & ~abort),
+            picked_final.eq(drain.o_read & drain.o_final & ~abort),
+            place.address.eq(drain.o_address),
+            place.count.eq(drain.o_count),
+            group_in_slice.eq(drain.o_group),
+        ]
+        use_vector = descriptor.opcode == isa.Opcode.VECTOR
+        second_bytes = second_read.data.word_select(
+            group_in_slice[: ceil_log2(group_lanes)], 8 * lanes
+        )
+        m.d.comb += [
+            second_read.addr.eq(
+                Cat(
+                    drain.o_row[: slot_bits[0]],
+                    (drain.o_group >> ceil_log2(group_lanes))[: slot_bits[1]],
+                    drain.o_buffer[: slot_bits[2]],
+                )
+            ),
+            vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes]),
+            params.i_address.eq(Mux(use_vector, vector.o_param, drain.o_param)),
+            post.i_valid.eq(Mux(use_vector, vector.o_valid, picked_valid)),
+            post.i_final.eq(Mux(use_vector, vector.o_final, picked_final)),
+            post.i_acc.as_value().eq(Mux(use_vector, vector.o_acc.as_value(), picked.as_value())),
+            post.i_residual.as_value().eq(Mux(use_vector, vector.o_residual.as_value(), second_bytes)),
+            post.i_address.eq(Mux(use_vector, vector.o_write_address, place.address)),
+            post.i_count.eq(Mux(use_vector, vector.o_write_count, place.count)),
+        ]
+        for lane in range(lanes):
+            for field in isa.PARAM:
+                start = 64 * lane + 32 * field.word + field.lsb
+                bits = params.o_word[start : start + field.width]
+                m.d.comb += post.i_param[lane][field.name].eq(bits)
+
+        # end of a layer, errors, counters
+        ended = Signal(pipeline.WRITE_LATENCY)
+        m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | post.o_final))
+        weight_past, param_past = Signal(), Signal()
+        m.d.sync += [
+            weight_past.eq(issue.o_step & (issue.o_weight >= config.weight_words)),
+            param_past.eq(
+                (drain.o_read & (drain.o_param >= config.param_words))
+                | (vector.o_emit & (vector.o_param >= config.param_words))
+            ),
+        ]
+        m.d.comb += [
+            sequencer.i_layer_done.eq(ended[-1]),
+            sequencer.i_act_range.eq(act.o_range),
+            sequencer.i_weight_range.eq(weight_past),
+            sequencer.i_param_range.eq(param_past),
+            sequencer.i_progress.eq(issue.o_step | fetch.o_read | drain.o_read | vector.o_running | post.o_write),
+        ]
+        layer_cycles = Signal(32)
+        m.d.comb += [
+            profile_write.addr.eq(sequencer.o_pc),
+            profile_write.data.eq(layer_cycles + 1),
+            profile_write.en.eq(sequencer.o_retired),
+        ]
+        m.d.sync += layer_cycles.eq(Mux(sequencer.o_busy & ~sequencer.o_retired, layer_cycles + 1, 0))
+        counts = {name: Signal(name=f"count_{name}") for name in COUNTERS}
+        m.d.comb += [host.i_count.eq(Cat(*counts.values())), counts["cycles"].eq(sequencer.o_busy)]
+        with m.If(sequencer.o_loading):
+            m.d.comb += counts["cycles_setup"].eq(1)
+        with m.Elif(issue.o_step):
+            m.d.comb += counts["cycles_mesh"].eq(1)
+        with m.Elif(issue.o_wait_output):
+            m.d.comb += counts["cycles_output"].eq(1)
+        with m.Elif(issue.o_running):
+            m.d.comb += counts["cycles_fetch"].eq(1)
+        with m.Elif(vector.o_running):
+            m.d.comb += counts["cycles_vector"].eq(1)
+        with m.Elif(sequencer.o_layer):
+            m.d.comb += counts["cycles_tail"].eq(1)
+        return m

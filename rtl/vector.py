@@ -1,0 +1,168 @@
+"""Vector unit: reductions over activation memory that need no multiplier."""
+
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq import isa, pipeline
+from hwq.config import ArrayConfig
+from rtl.layouts import address_shape, descriptor_layout
+from rtl.walker import WalkerControl
+
+
+class Vector(wiring.Component):
+    """Reduce the taps of `lanes` channels of a pixel to one 32-bit value each: maximum or sum.
+
+    Groups of `lanes` channels run inside pixels, taps inside groups; with a second operand one more read follows the
+    taps. One tap is a copy, a sum over a window average pooling, a copy with equal clamp bounds a fill.
+
+    Latency: a result is on `o_acc` `READ_LATENCY` + 1 cycles after its last tap was read; `o_param` comes one cycle
+    earlier. Throughput: one read of `lanes` bytes a cycle, so a result every ``taps`` (+ 1
+    with a second operand) cycles. Nothing pushes back.
+
+    Members
+    -------
+    i_start : begin with `i_descriptor`
+    i_clear : stop
+    o_running : reads remain
+    o_read, o_address, o_count : read request to activation memory and its bytes that matter
+    i_data : activation memory's read port
+    o_emit, o_param : a result will be on `o_acc` in the next cycle; its parameter word
+    o_valid, o_acc, o_residual : the result and its second operand
+    o_write_address, o_write_count, o_final : with `o_valid`, where it goes; it is the layer's last
+    ifm, res, ofm : the pixel walkers
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._config = config
+        lanes = config.lanes
+        super().__init__(
+            {
+                "i_start": In(1),
+                "i_clear": In(1),
+                "i_descriptor": In(descriptor_layout),
+                "o_running": Out(1),
+                "o_read": Out(1),
+                "o_address": Out(address_shape),
+                "o_count": Out(range(lanes + 1)),
+                "i_data": In(data.ArrayLayout(signed(8), lanes)),
+                "o_emit": Out(1),
+                "o_param": Out(address_shape),
+                "o_valid": Out(1),
+                "o_acc": Out(data.ArrayLayout(signed(32), lanes)),
+                "o_residual": Out(data.ArrayLayout(signed(8), lanes)),
+                "o_write_address": Out(address_shape),
+                "o_write_count": Out(range(lanes + 1)),
+                "o_final": Out(1),
+                "ifm": Out(WalkerControl()),
+                "res": Out(WalkerControl()),
+                "ofm": Out(WalkerControl()),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        config, d = self._config, self.i_descriptor
+        lanes = config.lanes
+
+        groups_left, group = Signal(16), Signal(16)
+        offset, tap = Signal(address_shape), Signal(address_shape)
+        taps_x_left, taps_y_left = Signal(12), Signal(12)
+        first_tap, second_operand = Signal(), Signal()
+        tap_row_end, taps_end, result_end, pixel_end, last_group = Signal(), Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_group.eq(groups_left == 1),
+            tap_row_end.eq(taps_x_left == 1),
+            taps_end.eq(tap_row_end & (taps_y_left == 1)),
+            result_end.eq(self.o_running & Mux(d.residual, second_operand, taps_end)),
+            pixel_end.eq(result_end & last_group),
+            self.o_read.eq(self.o_running),
+            self.o_address.eq(
+                offset + Mux(second_operand, self.res.address, (self.ifm.address + tap)[: isa.ADDRESS_BITS])
+            ),
+            self.o_count.eq(Mux(last_group, d.last_channels, lanes)),
+        ]
+        for walker, base in ((self.ifm, d.ifm_base), (self.res, d.res_base), (self.ofm, d.ofm_base)):
+            m.d.comb += [walker.start.eq(self.i_start), walker.base.eq(base), walker.step.eq(pixel_end)]
+
+        with m.If(self.o_running):
+            m.d.sync += first_tap.eq(0)
+            with m.If(~second_operand):
+                m.d.sync += [
+                    tap.eq(tap + Mux(tap_row_end, d.tap_y_step, d.tap_x_step)),
+                    taps_x_left.eq(Mux(tap_row_end, d.taps_x, taps_x_left - 1)),
+                    taps_y_left.eq(taps_y_left - tap_row_end),
+                    second_operand.eq(taps_end & d.residual),
+                ]
+            with m.If(result_end):
+                m.d.sync += [
+                    first_tap.eq(1),
+                    second_operand.eq(0),
+                    tap.eq(0),
+                    taps_x_left.eq(d.taps_x),
+                    taps_y_left.eq(d.taps_y),
+                    offset.eq(Mux(last_group, 0, offset + lanes)),
+                    group.eq(Mux(last_group, 0, group + 1)),
+                    groups_left.eq(Mux(last_group, d.blocks, groups_left - 1)),
+                ]
+            with m.If(pixel_end & self.ifm.final):
+                m.d.sync += self.o_running.eq(0)
+
+        # a read's role travels beside its data; a result is announced with its last tap
+        role = data.StructLayout(
+            {
+                "tap": 1,
+                "first": 1,
+                "emit": 1,
+                "final": 1,
+                "param": address_shape,
+                "address": address_shape,
+                "count": range(lanes + 1),
+            }
+        )
+        stages = [Signal(role, name=f"role_{i}") for i in range(pipeline.READ_LATENCY + 2)]
+        head = stages[0]
+        m.d.comb += [
+            head.tap.eq(self.o_running & ~second_operand),
+            head.first.eq(first_tap),
+            head.emit.eq(self.o_running & ~second_operand & taps_end),
+            head.final.eq(last_group & self.ifm.final),
+            head.param.eq(d.param_base + Mux(d.param_step, group, 0)),
+            head.address.eq(self.ofm.address + offset),
+            head.count.eq(self.o_count),
+        ]
+        for before, after in zip(stages, stages[1:], strict=False):
+            m.d.sync += after.eq(before)
+        arriving, leaving = stages[pipeline.READ_LATENCY], stages[pipeline.READ_LATENCY + 1]
+        with m.If(arriving.tap):
+            for lane in range(lanes):
+                value, old = self.i_data[lane], self.o_acc[lane]
+                summed = Mux(arriving.first, 0, old) + value
+                larger = Mux(arriving.first | (value > old), value, old)
+                m.d.sync += old.eq(Mux(d.reduce == isa.Reduce.SUM, summed, larger))
+        m.d.comb += [
+            self.o_emit.eq(arriving.emit),
+            self.o_param.eq(arriving.param),
+            self.o_valid.eq(leaving.emit),
+            self.o_residual.eq(self.i_data),
+            self.o_write_address.eq(leaving.address),
+            self.o_write_count.eq(leaving.count),
+            self.o_final.eq(leaving.emit & leaving.final),
+        ]
+
+        with m.If(self.i_clear):
+            m.d.sync += self.o_running.eq(0)
+        with m.Elif(self.i_start):
+            m.d.sync += [
+                self.o_running.eq(1),
+                first_tap.eq(1),
+                second_operand.eq(0),
+                groups_left.eq(d.blocks),
+                group.eq(0),
+                offset.eq(0),
+                tap.eq(0),
+                taps_x_left.eq(d.taps_x),
+                taps_y_left.eq(d.taps_y),
+            ]
+        return m

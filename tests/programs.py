@@ -1,0 +1,172 @@
+"""Random programs: descriptors that are legal on a given configuration, and memories to run them on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwq import isa
+from hwq.config import ArrayConfig
+from hwq.machine import Machine
+
+TINY = {"act_bytes": 4096, "weight_words": 2048, "param_words": 128, "slots": 16}
+
+
+def tiny(rows: int, cols: int, fetch_bytes: int, lanes: int, **sizes: int) -> ArrayConfig:
+    """Return a small configuration for tests."""
+    name = f"test-{rows}x{cols}-f{fetch_bytes}-l{lanes}"
+    return ArrayConfig(name=name, rows=rows, cols=cols, fetch_bytes=fetch_bytes, lanes=lanes, **(TINY | sizes))
+
+
+def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -> Machine:
+    """Return a machine with random memories and a program of `layers` random layers and HALT at slot 0."""
+    machine = Machine(config)
+    machine.act[:] = rng.integers(-128, 128, machine.act.shape)
+    machine.weights[:] = rng.integers(-128, 128, machine.weights.shape)
+    for word in machine.params.reshape(-1, isa.PARAM_LANE_WORDS):
+        exponent = int(rng.integers(20, 40))
+        word[:] = isa.encode(
+            isa.PARAM,
+            isa.PARAM_LANE_WORDS,
+            {
+                "bias": int(rng.integers(-(1 << 15), 1 << 15)),
+                "mantissa": int(rng.integers(1 << 23, 1 << 24)),
+                "shift": exponent,
+            },
+        )
+    for slot in range(layers):
+        make = random_conv if rng.random() < 0.7 else random_vector
+        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, make(config, rng))
+        machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
+    return machine
+
+
+def _post(rng: np.random.Generator, residual: bool) -> dict[str, int]:
+    """Return the fields of the output path."""
+    lo, hi = sorted(int(x) for x in rng.integers(-128, 128, 2))
+    out = {"zero_point": int(rng.integers(-128, 128)), "lo": min(lo, -20), "hi": max(hi, 20), "residual": int(residual)}
+    out |= {"add_lo": -128, "add_hi": 127, "factor_a": 1}
+    if residual:
+        shift = int(rng.integers(8, 25))
+        offset = int(rng.integers(-(1 << (shift + 5)), 1 << (shift + 5)))
+        out |= {
+            "factor_a": int(rng.integers(-(1 << shift), 1 << shift)),
+            "factor_b": int(rng.integers(-(1 << shift), 1 << shift)),
+            "offset_low": offset & 0xFFFFFFFF,
+            "offset_high": offset >> 32,
+            "add_shift": shift,
+        }
+    return out
+
+
+def _map(rng: np.random.Generator, rows: int, columns: int, run: int, where: tuple[int, int], spread: int) -> dict | None:
+    """Return base, x_step, y_step of a map of rows x columns runs of bytes inside `where`, or None if it can't fit."""
+    x_step = run + int(rng.integers(0, spread + 1))
+    row_gap = run + int(rng.integers(0, spread + 1))
+    extent = (rows - 1) * ((columns - 1) * x_step + row_gap) + (columns - 1) * x_step + run
+    low, high = where
+    if extent > high - low:
+        return None
+    base = low + int(rng.integers(0, high - low - extent + 1))
+    return {"base": base, "x_step": x_step, "y_step": row_gap}
+
+
+def _halves(config: ArrayConfig, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
+    half = config.act_bytes // 2
+    both = ((0, half), (half, config.act_bytes))
+    return both if rng.random() < 0.5 else both[::-1]
+
+
+def _named(prefix: str, values: dict[str, int]) -> dict[str, int]:
+    return {f"{prefix}_{key}": value for key, value in values.items()}
+
+
+def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]:
+    """Return a legal CONV whose operands lie in one half of activation memory and whose output lies in the other."""
+    while True:
+        source, target = _halves(config, rng)
+        rows, columns = int(rng.integers(1, 9)), int(rng.integers(1, 12))
+        last_row = int(rng.integers(1, columns + 1))
+        pixels = (rows - 1) * columns + last_row
+        taps_y, taps_x = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        span = int(rng.integers(1, 3 * config.fetch_bytes))
+        blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, config.cols + 1))
+        channels = (blocks - 1) * config.cols + last
+        depth = taps_y * taps_x * span
+        tap_x_step, tap_y_step = int(rng.integers(0, 2 * span)), int(rng.integers(0, 40))
+        reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + span
+        residual = bool(rng.random() < 0.4)
+        ifm = _map(rng, rows, columns, reach, source, 3)
+        res = _map(rng, rows, columns, channels, source, 3) if residual else {"base": 0, "x_step": 0, "y_step": 0}
+        ofm = _map(rng, rows, columns, channels, target, 3)
+        if ifm is None or res is None or ofm is None or blocks * depth > config.weight_words:
+            continue
+        if rng.random() < 0.5:  # overlapping windows, as convolutions have
+            ifm["x_step"] = int(rng.integers(0, ifm["x_step"]))
+        params = blocks * config.groups
+        return {
+            "opcode": isa.Opcode.CONV,
+            "row_pixels": columns,
+            "pixels": pixels,
+            "taps_y": taps_y,
+            "taps_x": taps_x,
+            "span": span,
+            "tap_y_step": tap_y_step,
+            "tap_x_step": tap_x_step,
+            "weight_base": int(rng.integers(0, config.weight_words - blocks * depth + 1)),
+            "param_base": int(rng.integers(0, config.param_words - params + 1)),
+            "blocks": blocks,
+            "last_channels": last,
+            **_named("ifm", ifm),
+            **_named("res", res),
+            **_named("ofm", ofm),
+            **_post(rng, residual),
+        }
+
+
+def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]:
+    """Return a legal VECTOR whose operands lie in one half of activation memory and whose output lies in the other."""
+    while True:
+        source, target = _halves(config, rng)
+        rows, columns = int(rng.integers(1, 6)), int(rng.integers(1, 8))
+        pixels = (rows - 1) * columns + int(rng.integers(1, columns + 1))
+        taps_y, taps_x = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        blocks, last = int(rng.integers(1, 5)), int(rng.integers(1, config.lanes + 1))
+        channels = (blocks - 1) * config.lanes + last
+        tap_x_step, tap_y_step = int(rng.integers(0, 9)), int(rng.integers(0, 40))
+        reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + channels
+        residual = bool(rng.random() < 0.4)
+        ifm = _map(rng, rows, columns, reach, source, 3)
+        res = _map(rng, rows, columns, channels, source, 3) if residual else {"base": 0, "x_step": 0, "y_step": 0}
+        ofm = _map(rng, rows, columns, channels, target, 3)
+        if ifm is None or res is None or ofm is None:
+            continue
+        return {
+            "opcode": isa.Opcode.VECTOR,
+            "reduce": int(rng.integers(0, 2)),
+            "param_step": int(rng.integers(0, 2)),
+            "row_pixels": columns,
+            "pixels": pixels,
+            "taps_y": taps_y,
+            "taps_x": taps_x,
+            "span": 1,
+            "tap_y_step": tap_y_step,
+            "tap_x_step": tap_x_step,
+            "param_base": int(rng.integers(0, config.param_words - blocks + 1)),
+            "blocks": blocks,
+            "last_channels": last,
+            **_named("ifm", ifm),
+            **_named("res", res),
+            **_named("ofm", ofm),
+            **_post(rng, residual),
+        }
+
+
+def decoded(machine: Machine) -> list[dict[str, int]]:
+    """Return the machine's descriptors up to and including HALT."""
+    out = []
+    for slot in range(machine.config.slots):
+        words = machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS]
+        out.append(isa.decode(isa.DESCRIPTOR, words.tolist()))
+        if out[-1]["opcode"] == isa.Opcode.HALT:
+            break
+    return out
