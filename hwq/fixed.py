@@ -1,7 +1,7 @@
 """The project's rounding: saturate, rounding shift, requantize, all on integers.
 
-Every other module that rounds or saturates calls these functions; ``rtl/requantize.py`` and ``rtl/residual_add.py`` are their
-gateware twins. No floating-point operation is used to compute a result: floats are only taken apart, in
+Every other module that rounds or saturates calls these functions; ``rtl/requantize.py`` and ``rtl/residual_add.py``
+are their gateware twins. No floating-point operation is used to compute a result: floats are only taken apart, in
 :func:`encode_multiplier`.
 """
 
@@ -77,15 +77,17 @@ def rounding_shift(x: ArrayLike, s: ArrayLike) -> NDArray[np.int64]:
 def encode_multiplier(m: ArrayLike) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
     """Split float32 multipliers into the integers of the requantizer: ``m = mantissa * 2**-shift``.
 
-    ``mantissa`` is the 24-bit significand with its hidden bit, in [2**23, 2**24), and ``shift = 150 - biased exponent``. The
-    two ends of the float32 range need no other shift, because there every accumulator has the same result:
+    ``mantissa`` is the 24-bit significand with its hidden bit, in [2**23, 2**24), and
+    ``shift = 150 - biased exponent``. The two ends of the float32 range need no other shift, because there every
+    accumulator has the same result:
 
-    - ``shift > 63``, subnormals included, becomes ``(0, 63)``: then m < 2**24 * 2**-64 = 2**-40, so with ``|acc| <= 2**31``
-      ``|acc * m| < 2**-9``, which rounds to 0 as ``acc * 0`` does.
-    - ``shift < 14`` becomes ``(2**24 - 1, 14)``: then m >= 2**23 * 2**-13 = 1024 and its replacement is 1024 - 2**-14, both at
-      least 512. ``acc = 0`` gives 0 with either. Otherwise ``|acc * m| >= 512``, and adding any zero point of an 8-bit type
-      (-128 to 127, or 0 to 255) leaves the value on the same side beyond the type's range: 512 - 128 = 384 > 127 and
-      -512 + 127 < -128 when signed, 512 + 0 > 255 and -512 + 255 < 0 when unsigned.
+    - ``shift > 63``, subnormals included, becomes ``(0, 63)``: then m < 2**24 * 2**-64 = 2**-40, so with
+      ``|acc| <= 2**31`` ``|acc * m| < 2**-9``, which rounds to 0 as ``acc * 0`` does.
+    - ``shift < 14`` becomes ``(2**24 - 1, 14)``: then m >= 2**23 * 2**-13 = 1024 and its replacement is 1024 -
+      2**-14, both at least 512. ``acc = 0`` gives 0 with either. Otherwise ``|acc * m| >= 512``, and adding any
+      zero point of an 8-bit type (-128 to 127, or 0 to 255) leaves the value on the same side beyond the type's
+      range: 512 - 128 = 384 > 127 and -512 + 127 < -128 when signed, 512 + 0 > 255 and -512 + 255 < 0 when
+      unsigned.
 
     Parameters
     ----------
@@ -183,11 +185,13 @@ def requantize_add(
     lo: ArrayLike,
     hi: ArrayLike,
 ) -> NDArray[np.int64]:
-    """Add two tensors of different scales: ``clamp(RNE(fl((a * factor_a + b * factor_b + offset) / 2**shift)), lo, hi)``.
+    """Add two tensors of different scales: ``clamp(RNE(fl(total / 2**shift)), lo, hi)``.
 
-    The integer form of a residual add: an exact sum, then the requantizer's rounding through float32, which sends what lies within
-    half a float32 step of a tie to the even neighbour. QLinearAdd rounds its last sum so; plain RNE of the integer sum can't equal
-    it where scale ratios make many sums exact ties but for float32's own errors.
+    ``total = a * factor_a + b * factor_b + offset``, exact; fl rounds to float32.
+
+    The integer form of a residual add: an exact sum, then the requantizer's rounding through float32, which sends
+    what lies within half a float32 step of a tie to the even neighbour. QLinearAdd rounds its last sum so; plain
+    RNE of the integer sum can't equal it where scale ratios make many sums exact ties but for float32's own errors.
     :func:`hwq.residual.fit_add` finds parameters for which the two are equal on every pair of operands.
 
     Parameters
@@ -216,15 +220,17 @@ def requantize_add(
 def _round_as_float32(p: NDArray[np.int64], shift: NDArray[np.int64]) -> NDArray[np.int64]:
     """Round ``v = p * 2**-shift`` to float32 and then to an integer: ``RNE(fl(v))``, at most 512.
 
-    With ``i = floor(v)``, ``f = v - i``, ``e = floor(log2(i))`` (-1 where i = 0) and the tie band ``h = 2**(e - 24)``, the result is
-    ``i + 1`` where ``f > 1/2 + h``, or where ``|f - 1/2| <= h`` and i is odd; else it is i.
+    With ``i = floor(v)``, ``f = v - i``, ``e = floor(log2(i))`` (-1 where i = 0) and the tie band
+    ``h = 2**(e - 24)``, the result is ``i + 1`` where ``f > 1/2 + h``, or where ``|f - 1/2| <= h`` and i is odd;
+    else it is i.
 
-    This is two roundings in one. For 1 <= v < 512, e is v's octave, in which float32 numbers are 2**(e - 23) = 2h apart, and
-    ``i + 1/2`` is one of them, inside the octave and with an even significand (e <= 8 < 22). So fl(v) is ``i + 1/2`` exactly where
-    ``|f - 1/2| <= h``, both ends included because a tie of the first rounding goes to the even significand, and the second rounding
-    goes to even. Outside the band fl(v) is on v's side of ``i + 1/2`` and not beyond the next integer. For v < 1, i = 0 is even,
-    so only the band's upper end matters; it lies above 1/2, where v's octave is -1, as defined, and the same argument holds, since 1/2
-    has an even significand too; v <= 1/2 gives fl(v) <= 1/2, hence 0.
+    This is two roundings in one. For 1 <= v < 512, e is v's octave, in which float32 numbers are 2**(e - 23) = 2h
+    apart, and ``i + 1/2`` is one of them, inside the octave and with an even significand (e <= 8 < 22). So fl(v) is
+    ``i + 1/2`` exactly where ``|f - 1/2| <= h``, both ends included because a tie of the first rounding goes to the
+    even significand, and the second rounding goes to even. Outside the band fl(v) is on v's side of ``i + 1/2`` and
+    not beyond the next integer. For v < 1, i = 0 is even, so only the band's upper end matters; it lies above 1/2,
+    where v's octave is -1, as defined, and the same argument holds, since 1/2 has an even significand too; v <= 1/2
+    gives fl(v) <= 1/2, hence 0.
 
     Parameters
     ----------

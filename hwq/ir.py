@@ -194,6 +194,11 @@ class Transpose(Op):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Copy(Op):
+    """``y = x``, in another place of activation memory; made by the scheduler, never read from a model."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class HostNode(Op):
     """One ONNX node left to ONNX Runtime: `node` is its ``onnx.NodeProto``, `reason` the rule it broke.
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hwq.fixed import requantize_add, saturate
 
-__all__ = ["AddParameters", "FACTOR_BITS", "OFFSET_BITS", "SHIFT_DEFAULT", "fit_add", "qlinear_add_table"]
+__all__ = ["FACTOR_BITS", "OFFSET_BITS", "SHIFT_DEFAULT", "AddParameters", "fit_add", "qlinear_add_table"]
 
 FACTOR_BITS = 26
 """Bits of a signed factor."""
@@ -77,16 +77,17 @@ def qlinear_add_table(
     With fl rounding to float32 and fma rounding once::
 
         ra = fl(a_scale / c_scale)    rb = fl(b_scale / c_scale)
-        k  = fl(c_zero_point - fl(fl(ra * a_zero_point) + fl(rb * b_zero_point)))
+        k  = fl(c_zero_point - fma(a_zero_point, ra, fl(b_zero_point * rb)))
         c  = sat(RNE(fma(a, ra, fma(b, rb, k))))
 
-    A uint8 node is computed on uint8 values although its tensors are stored relabelled (x - 128): its k differs in the last
-    place from that of the relabelled node, and so do some results.
+    The fma in k is the compiler's contraction in ONNX Runtime's AVX2 kernel: k rounded twice differs on about one
+    pair in a million. A uint8 node is computed on uint8 values although its tensors are stored relabelled (x -
+    128): its k differs in the last place from that of the relabelled node, and so do some results.
 
     Parameters
     ----------
     a_scale, b_scale, c_scale : float32
-        Positive and finite.
+        Positive and finite, the ratios to `c_scale` below 2**64.
     a_zero_point, b_zero_point, c_zero_point : int
         -128 to 127, relabelled (x - 128) if the node is uint8.
     unsigned : bool
@@ -98,14 +99,12 @@ def qlinear_add_table(
         Entry [a + 128, b + 128] is c for the operands a and b, all relabelled if the node is uint8.
     """
     label = 128 if unsigned else 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        ratio_a = np.float32(a_scale) / np.float32(c_scale)
-        ratio_b = np.float32(b_scale) / np.float32(c_scale)
-        a_part = ratio_a * np.float32(a_zero_point + label)
-        b_part = ratio_b * np.float32(b_zero_point + label)
-        k = np.float32(c_zero_point + label) - (a_part + b_part)
-        operand = _OPERAND + label
-        c = np.rint(_fma(operand[:, np.newaxis], ratio_a, _fma(operand, ratio_b, k)))
+    ratio_a = np.float32(a_scale) / np.float32(c_scale)
+    ratio_b = np.float32(b_scale) / np.float32(c_scale)
+    b_part = ratio_b * np.float32(b_zero_point + label)
+    k = np.float32(c_zero_point + label) - _fma(np.int64(a_zero_point + label), ratio_a, b_part)
+    operand = _OPERAND + label
+    c = np.rint(_fma(operand[:, np.newaxis], ratio_a, _fma(operand, ratio_b, k)))
     return (saturate(c, label - 128, label + 127) - label).astype(np.int8)
 
 
@@ -123,15 +122,16 @@ def fit_add(
 ) -> AddParameters | None:
     """Find integers that make :func:`hwq.fixed.requantize_add` equal QLinearAdd on all 65,536 pairs of operands.
 
-    Candidates are the scale ratios rounded to multiples of ``2**-shift``, with the largest shift up to 24 at which factors and
-    offset fit their fields. Where float32's roundings send a pair elsewhere, the factors' neighbours are tried, nearest first: the
-    pairs bound the offset from both sides once the factors are chosen, so the best offset is the middle of an interval.
-    If no neighbour has one, smaller shifts follow: they are coarser, but snap to ratios that are multiples of a small
-    power of two, where many pairs are exact ties. What is returned has been compared with the table on every pair.
+    Candidates are the scale ratios rounded to multiples of ``2**-shift``, with the largest shift up to 24 at which
+    factors and offset fit their fields. Where float32's roundings send a pair elsewhere, the factors' neighbours
+    are tried, nearest first: the pairs bound the offset from both sides once the factors are chosen, so the best
+    offset is the middle of an interval. If no neighbour has one, smaller shifts follow: they are coarser, but snap
+    to ratios that are multiples of a small power of two, where many pairs are exact ties. What is returned has been
+    compared with the table on every pair.
 
-    Random scales always had a solution, mostly the first candidate. There is none, as a rule, where the ratios are small
-    fractions whose denominator isn't a power of two (0.7 and 0.9, say): thousands of pairs are then ties but for float32's own
-    errors, which no linear form repeats.
+    Random scales always had a solution, mostly the first candidate. There is none, as a rule, where the ratios are
+    small fractions whose denominator isn't a power of two (0.7 and 0.9, say): thousands of pairs are then ties but
+    for float32's own errors, which no linear form repeats.
 
     Parameters
     ----------
@@ -145,15 +145,13 @@ def fit_add(
     AddParameters or None
         None if no parameters were found: the node can't run on the adder.
     """
-    table = qlinear_add_table(
-        a_scale, a_zero_point, b_scale, b_zero_point, c_scale, c_zero_point, unsigned=unsigned
-    )
-    target = saturate(table.astype(np.int64), lo, hi)
     with np.errstate(over="ignore"):
         ratio_a = float(np.float32(a_scale) / np.float32(c_scale))
         ratio_b = float(np.float32(b_scale) / np.float32(c_scale))
     if not max(ratio_a, ratio_b) < 1 << (FACTOR_BITS - 1):
         return None
+    table = qlinear_add_table(a_scale, a_zero_point, b_scale, b_zero_point, c_scale, c_zero_point, unsigned=unsigned)
+    target = saturate(table.astype(np.int64), lo, hi)
     constant = c_zero_point - ratio_a * a_zero_point - ratio_b * b_zero_point
     for shift in range(SHIFT_DEFAULT, 0, -1):
         factor_a, factor_b, offset = (round(x * 2.0**shift) for x in (ratio_a, ratio_b, constant))
@@ -179,16 +177,15 @@ def _fits(p: AddParameters) -> bool:
 
 
 def _equals(p: AddParameters, target: NDArray[np.int64], lo: int, hi: int) -> bool:
-    result = requantize_add(
-        _OPERAND[:, np.newaxis], _OPERAND, p.factor_a, p.factor_b, p.offset, p.shift, lo, hi
-    )
+    result = requantize_add(_OPERAND[:, np.newaxis], _OPERAND, p.factor_a, p.factor_b, p.offset, p.shift, lo, hi)
     return np.array_equal(result, target)
 
 
 def _preimage(c: NDArray[np.int64], shift: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the least and the greatest sum that the adder rounds to `c`, -128 to 127, at `shift`.
 
-    A magnitude rounds to n up to ``n + 1/2 + h`` if n is even and below ``n + 1/2 - h`` if n is odd, h being the tie band at n.
+    A magnitude rounds to n up to ``n + 1/2 + h`` if n is even and below ``n + 1/2 - h`` if n is odd, h being the
+    tie band at n.
     """
 
     def greatest_magnitude(n):
@@ -205,8 +202,8 @@ def _preimage(c: NDArray[np.int64], shift: int) -> tuple[NDArray[np.int64], NDAr
 def _repair(start: AddParameters, target: NDArray[np.int64], lo: int, hi: int) -> AddParameters | None:
     """Search the factors around `start` for two with a feasible offset, nearest first.
 
-    Each result bounds its sum from both sides, or from one if it is saturated. Only pairs whose sum is within reach of a bound
-    can bind.
+    Each result bounds its sum from both sides, or from one if it is saturated. Only pairs whose sum is within reach
+    of a bound can bind.
     """
     a, b = _OPERAND[:, np.newaxis], _OPERAND
     total = a * start.factor_a + b * start.factor_b + start.offset
@@ -221,7 +218,9 @@ def _repair(start: AddParameters, target: NDArray[np.int64], lo: int, hi: int) -
     steps = sorted(product(span, span), key=lambda step: (abs(step[0]) + abs(step[1]), step))
     for step_a, step_b in steps[: _SEARCH_WORK // max(a.size, 1)]:
         moved = a * step_a + b * step_b
-        least, most = int((room_down - moved).max()), int((room_up - moved).min())
+        # Together with the move itself, such an offset can't bring a pair from beyond reach to its bound.
+        least = max(int((room_down - moved).max(initial=-reach)), -reach // 2)
+        most = min(int((room_up - moved).min(initial=reach)), reach // 2)
         if least > most:
             continue
         found = AddParameters(

@@ -58,7 +58,9 @@ def _post(rng: np.random.Generator, residual: bool) -> dict[str, int]:
     return out
 
 
-def _map(rng: np.random.Generator, rows: int, columns: int, run: int, where: tuple[int, int], spread: int) -> dict | None:
+def _map(
+    rng: np.random.Generator, rows: int, columns: int, run: int, where: tuple[int, int], spread: int
+) -> dict | None:
     """Return base, x_step, y_step of a map of rows x columns runs of bytes inside `where`, or None if it can't fit."""
     x_step = run + int(rng.integers(0, spread + 1))
     row_gap = run + int(rng.integers(0, spread + 1))

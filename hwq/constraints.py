@@ -1,0 +1,102 @@
+"""What the array can run: one function a rule, whose docstring is the message the user reads.
+
+A rule takes the operator, its graph and the architecture and returns True where the operator obeys it. The first rule
+broken sends the operator to the host, with the docstring's first line as the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hwq import ir
+from hwq.config import ArrayConfig
+from hwq.residual import AddParameters, fit_add
+
+Constraint = Callable[[ir.Op, ir.Graph, ArrayConfig], bool]
+
+
+def add_parameters(op: ir.Add, graph: ir.Graph) -> AddParameters | None:
+    """Return the integers that make the output path's adder equal `op` for all operands, or None."""
+    a, b = (graph.tensors[name] for name in op.inputs)
+    y = graph.tensors[op.outputs[0]]
+    label = 128 if y.dtype == "uint8" else 0
+    return fit_add(
+        a.scale,
+        a.zero_point - label,
+        b.scale,
+        b.zero_point - label,
+        y.scale,
+        y.zero_point - label,
+        op.lo - label,
+        op.hi - label,
+        unsigned=bool(label),
+    )
+
+
+def constraint_groups(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Grouped and depthwise convolution runs on the host; use group = 1 to run it on the array."""
+    return not isinstance(op, ir.Conv) or op.groups == 1
+
+
+def constraint_pads(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Padding must be smaller than the dilated kernel."""
+    if not isinstance(op, ir.Conv | ir.MaxPool):
+        return True
+    kernel = op.weight.shape[2:] if isinstance(op, ir.Conv) else op.kernel
+    reach = [(k - 1) * d for k, d in zip(kernel, op.dilations, strict=True)]
+    top, left, bottom, right = op.pads
+    return max(top, bottom) <= reach[0] and max(left, right) <= reach[1]
+
+
+def constraint_gemm_rank(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """MatMul and Gemm take an input of rank 1 to 3; reshape it to (rows, K)."""
+    return not isinstance(op, ir.Gemm) or 1 <= len(graph.tensors[op.inputs[0]].shape) <= 3
+
+
+def constraint_pool_rank(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Convolution and pooling take an NCHW input of rank 4."""
+    return not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool) or len(graph.tensors[op.inputs[0]].shape) == 4
+
+
+def constraint_add(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """No integer factors of 26 bits reproduce this Add for all 65,536 operand pairs; scales that are powers of two do."""
+    return not isinstance(op, ir.Add) or add_parameters(op, graph) is not None
+
+
+def constraint_add_dtype(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Both operands and the result of Add must be int8, or all uint8."""
+    if not isinstance(op, ir.Add):
+        return True
+    return len({graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)}) == 1
+
+
+def constraint_counts(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Rows, columns and channels are limited to 65,535, kernels to 4,095 in each direction."""
+    shapes = [graph.tensors[name].shape for name in (*op.inputs, *op.outputs)]
+    kernel: tuple[int, ...] = ()
+    if isinstance(op, ir.Conv):
+        kernel = op.weight.shape[2:]
+    elif isinstance(op, ir.MaxPool | ir.AveragePool):
+        kernel = op.kernel
+    return all(n < 1 << 16 for shape in shapes for n in shape) and all(k < 1 << 12 for k in kernel)
+
+
+CONSTRAINTS: tuple[Constraint, ...] = (
+    constraint_counts,
+    constraint_groups,
+    constraint_pads,
+    constraint_gemm_rank,
+    constraint_pool_rank,
+    constraint_add_dtype,
+    constraint_add,
+)
+"""Every rule, in the order they are tried."""
+
+
+def broken_rule(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> str | None:
+    """Return the message of the first rule `op` breaks, None if the array can run it."""
+    for constraint in CONSTRAINTS:
+        if not constraint(op, graph, config):
+            assert constraint.__doc__ is not None
+            return constraint.__doc__.splitlines()[0]
+    return None

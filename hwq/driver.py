@@ -1,0 +1,222 @@
+"""Drives an accelerator over its 32-bit bus; simulators and boards differ only in the `Bus` they hand over."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq import isa
+from hwq.config import ArrayConfig
+from hwq.errors import DeviceError, ProgramError
+
+DEFAULT_MAX_CYCLES = 1_000_000_000
+"""Clock cycles after which a run that never stops is given up."""
+
+
+class Bus(Protocol):
+    """What a simulator or board link offers the driver. Addresses count bytes and are multiples of 4."""
+
+    def write(self, address: int, words: NDArray[np.uint32]) -> None:
+        """Write `words` to consecutive word addresses from `address`."""
+
+    def read(self, address: int, count: int) -> NDArray[np.uint32]:
+        """Return `count` words read from consecutive word addresses from `address`."""
+
+    def wait(self, max_cycles: int) -> bool:
+        """Wait until irq is high; False when it isn't after `max_cycles` clock cycles."""
+
+    def close(self) -> None:
+        """Release the simulator or link."""
+
+
+class Driver:
+    """An accelerator behind a bus, checked to be the one that programs were compiled for.
+
+    Parameters
+    ----------
+    bus : Bus
+        Closed with the driver.
+    config : ArrayConfig
+
+    Raises
+    ------
+    DeviceError
+        When what answers isn't an accelerator.
+    ProgramError
+        When it is one, built from another configuration.
+    """
+
+    def __init__(self, bus: Bus, config: ArrayConfig) -> None:
+        self.bus = bus
+        self.config = config
+        found = self._register("id")
+        if found != isa.ID_VALUE:
+            raise DeviceError(
+                f"No accelerator answers on the bus: its id reads 0x{found:08x}, not 0x{isa.ID_VALUE:08x}"
+            )
+        digest, wanted = self._register("digest"), int(config.digest()[:8], 16)
+        if digest != wanted:
+            raise ProgramError(
+                f"The accelerator was built from another configuration than {config.name!r}: "
+                f"its digest is {digest:08x}, not {wanted:08x}"
+            )
+
+    def close(self) -> None:
+        """Close the bus."""
+        self.bus.close()
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # Memories
+
+    def load_program(self, words: NDArray[np.uint32]) -> None:
+        """Write descriptors to program memory from slot 0.
+
+        Parameters
+        ----------
+        words : uint32, (n * SLOT_WORDS,)
+            At most `config.slots` slots.
+        """
+        words = np.asarray(words, np.uint32).reshape(-1)
+        self._require(
+            words.size % isa.SLOT_WORDS == 0, f"a program is whole slots of {isa.SLOT_WORDS} words, not {words.size}"
+        )
+        self._fits("program", "slots", words.size // isa.SLOT_WORDS, self.config.slots)
+        self.bus.write(isa.bus_address(isa.Region.PROGRAM, 0), words)
+
+    def load_params(self, image: NDArray[np.uint32], first: int = 0) -> None:
+        """Write parameter memory from word `first`.
+
+        Parameters
+        ----------
+        image : uint32, (n, lanes * PARAM_LANE_WORDS)
+            Lane by lane, as `isa.PARAM` packs one.
+        first : int
+        """
+        width = self.config.lanes * isa.PARAM_LANE_WORDS
+        self._load(isa.Region.PARAM, np.asarray(image, np.uint32), width, self.config.param_stride_bytes, first)
+
+    def load_weights(self, image: NDArray[np.int8], first: int = 0) -> None:
+        """Write weight memory from word `first`.
+
+        Parameters
+        ----------
+        image : int8, (n, cols)
+        first : int
+        """
+        self._load(
+            isa.Region.WEIGHT, np.asarray(image, np.int8), self.config.cols, self.config.weight_stride_bytes, first
+        )
+
+    def _load(self, region: isa.Region, image: NDArray, width: int, stride_bytes: int, first: int) -> None:
+        """Write rows of `image`, each padded to the bus's stride, in one transfer."""
+        name, limit = (
+            region.name.lower(),
+            {"PARAM": self.config.param_words, "WEIGHT": self.config.weight_words}[region.name],
+        )
+        self._require(
+            image.ndim == 2 and image.shape[1] == width, f"{name} image must be (n, {width}), not {image.shape}"
+        )
+        self._fits(name, "words", first + image.shape[0], limit)
+        padded = np.zeros((image.shape[0], stride_bytes // image.itemsize), image.dtype)
+        padded[:, :width] = image
+        words = padded.view("<u4").reshape(-1).astype(np.uint32, copy=False)
+        self.bus.write(isa.bus_address(region, first * stride_bytes), words)
+
+    def write_act(self, address: int, data: NDArray[np.int8]) -> None:
+        """Write activation memory from byte `address`, at any alignment; bytes around it keep their values.
+
+        Parameters
+        ----------
+        address : int
+        data : int8, any shape
+            In C order.
+        """
+        data = np.ascontiguousarray(data, np.int8).reshape(-1)
+        self._fits("activation", "bytes", address + data.size, self.config.act_bytes)
+        if not data.size:
+            return
+        start, stop = address & ~3, -(-(address + data.size) // 4) * 4
+        image = np.zeros(stop - start, np.int8)
+        if address != start:
+            image[:4] = self.read_act(start, 4)
+        if address + data.size != stop:
+            image[-4:] = self.read_act(stop - 4, 4)
+        image[address - start : address - start + data.size] = data
+        self.bus.write(isa.bus_address(isa.Region.ACT, start), image.view("<u4").astype(np.uint32, copy=False))
+
+    def read_act(self, address: int, count: int) -> NDArray[np.int8]:
+        """Return `count` bytes of activation memory from byte `address`, at any alignment."""
+        self._fits("activation", "bytes", address + count, self.config.act_bytes)
+        if not count:
+            return np.empty(0, np.int8)
+        start, stop = address & ~3, -(-(address + count) // 4) * 4
+        words = self.bus.read(isa.bus_address(isa.Region.ACT, start), (stop - start) // 4)
+        return words.astype("<u4", copy=False).view(np.int8)[address - start : address - start + count].copy()
+
+    # Control
+
+    def start(self, slot: int = 0, max_cycles: int = DEFAULT_MAX_CYCLES) -> dict[str, int]:
+        """Run the program from `slot` until it halts and return `counters`.
+
+        Raises
+        ------
+        DeviceError
+            When the accelerator stops with an error, or doesn't stop within `max_cycles`; names the slot.
+        """
+        if not 0 <= slot < self.config.slots:
+            raise DeviceError(f"Slot {slot} isn't in program memory, which has {self.config.slots}")
+        self._set_register("pc", slot)
+        self._set_register("control", isa.CONTROL_START)
+        stopped = self.bus.wait(max_cycles)
+        status, pc = self._register("status"), self._register("pc")
+        if not stopped:
+            raise DeviceError(f"The accelerator is still in slot {pc} after {max_cycles} cycles (status 0x{status:x})")
+        code = status >> isa.STATUS_ERROR_SHIFT & 0xFF
+        if code:
+            known = code in isa.ErrorCode.__members__.values()
+            name = isa.ErrorCode(code).name if known else f"unknown error {code}"
+            raise DeviceError(f"The accelerator stopped in slot {pc}: {name}")
+        if not status & isa.STATUS_DONE:
+            raise DeviceError(
+                f"The accelerator interrupted in slot {pc}, neither done nor failed (status 0x{status:x})"
+            )
+        return self.counters()
+
+    def clear(self) -> None:
+        """Abort and clear every unit; the memories keep their contents."""
+        self._set_register("control", isa.CONTROL_CLEAR)
+
+    def set_watchdog(self, cycles: int) -> None:
+        """Stop with `ErrorCode.WATCHDOG` after `cycles` without progress; 0 never does."""
+        self._set_register("watchdog", cycles)
+
+    def counters(self) -> dict[str, int]:
+        """Return the last run's counters, those registers whose names start with ``cycles``."""
+        names = [register.name for register in isa.REGISTERS]
+        words = self.bus.read(isa.bus_address(isa.Region.CSR, 0), len(names))
+        return {name: int(word) for name, word in zip(names, words, strict=True) if name.startswith("cycles")}
+
+    def profile(self, count: int) -> list[int]:
+        """Return the cycles the last run spent in each of the first `count` slots."""
+        self._fits("profile", "slots", count, self.config.slots)
+        return [int(word) for word in self.bus.read(isa.bus_address(isa.Region.PROFILE, 0), count)]
+
+    def _register(self, name: str) -> int:
+        return int(self.bus.read(isa.bus_address(isa.Region.CSR, 4 * isa.REGISTER_INDEX[name]), 1)[0])
+
+    def _set_register(self, name: str, value: int) -> None:
+        self.bus.write(isa.bus_address(isa.Region.CSR, 4 * isa.REGISTER_INDEX[name]), np.array([value], np.uint32))
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ProgramError(f"Can't load the accelerator: {message}")
+
+    def _fits(self, memory: str, unit: str, needed: int, available: int) -> None:
+        self._require(needed <= available, f"{memory} memory has {available} {unit}, {needed} are needed")

@@ -1,0 +1,119 @@
+"""Contents of the accelerator's memories, collected layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hwq import fixed, isa
+from hwq.config import ArrayConfig
+from hwq.errors import CapacityError
+
+IDENTITY = {"bias": 0, "mantissa": 1 << (fixed.MULTIPLIER_BITS - 1), "shift": fixed.MULTIPLIER_BITS - 1}
+"""Parameters that requantize every accumulator in -128..127 to itself; they fill parameter word 0."""
+
+
+@dataclass
+class Images:
+    """Program, parameter and weight memory under construction.
+
+    Members
+    -------
+    config : ArrayConfig
+    descriptors : list of field mappings, one a slot
+    labels : list of str
+        For each slot, the operator it belongs to; empty for HALT.
+    params : list of uint32 (lanes, PARAM_LANE_WORDS)
+    weights : list of int8 (n, cols)
+    constants : list of (address, int8 bytes)
+        Written to activation memory once; they lie at its end.
+    """
+
+    config: ArrayConfig
+    descriptors: list[Mapping[str, int]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    params: list[npt.NDArray[np.uint32]] = field(default_factory=list)
+    weights: list[npt.NDArray[np.int8]] = field(default_factory=list)
+    constants: list[tuple[int, npt.NDArray[np.int8]]] = field(default_factory=list)
+    constant_bytes: int = 0
+    _weight_words: int = 0
+
+    def __post_init__(self) -> None:
+        lane = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, IDENTITY)
+        self.params.append(np.tile(np.array(lane, np.uint32), (self.config.lanes, 1)))
+
+    def add_descriptor(self, fields: Mapping[str, int], label: str) -> int:
+        """Append a descriptor and return its slot."""
+        slot = len(self.descriptors)
+        self._fits("program slots", "slots", slot + 1, self.config.slots, label)
+        self.descriptors.append(fields)
+        self.labels.append(label)
+        return slot
+
+    def add_params(
+        self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str
+    ) -> int:
+        """Append one parameter set a channel, `lanes` to a word, each block of `cols` beginning a word; return the first.
+
+        Parameters
+        ----------
+        bias : int32 (channels,)
+        multiplier : float32 (channels,)
+        """
+        config, first, channels = self.config, len(self.params), len(bias)
+        blocks = -(-channels // config.cols)
+        padded = np.zeros((blocks * config.cols, isa.PARAM_LANE_WORDS), np.uint32)
+        padded[:channels] = _encoded(bias, multiplier)
+        last_words = -(-(channels - (blocks - 1) * config.cols) // config.lanes)
+        words = (blocks - 1) * config.groups + last_words
+        self._fits("parameter memory", "param_words", first + words, config.param_words, label)
+        self.params += list(padded.reshape(-1, config.lanes, isa.PARAM_LANE_WORDS)[:words])
+        return first
+
+    def add_lane_params(
+        self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str
+    ) -> int:
+        """Append one parameter word, a set for each lane; return its index."""
+        self._fits("parameter memory", "param_words", len(self.params) + 1, self.config.param_words, label)
+        self.params.append(_encoded(bias, multiplier))
+        return len(self.params) - 1
+
+    def add_weights(self, weights: npt.NDArray[np.int8], label: str) -> int:
+        """Append a (K, channels) matrix in blocks of `cols` channels; return the first word."""
+        config, first = self.config, self._weight_words
+        depth, channels = weights.shape
+        blocks = -(-channels // config.cols)
+        self._fits("weight memory", "weight_words", first + blocks * depth, config.weight_words, label)
+        padded = np.zeros((depth, blocks * config.cols), np.int8)
+        padded[:, :channels] = weights
+        self.weights.append(padded.reshape(depth, blocks, config.cols).transpose(1, 0, 2).reshape(-1, config.cols))
+        self._weight_words += blocks * depth
+        return first
+
+    def add_constant(self, data: npt.NDArray[np.int8], label: str) -> int:
+        """Reserve room at the end of activation memory for `data`; return its address."""
+        self.constant_bytes += -(-data.size // 4) * 4
+        self._fits("activation memory", "act_bytes", self.constant_bytes, self.config.act_bytes, label)
+        address = self.config.act_bytes - self.constant_bytes
+        self.constants.append((address, data.reshape(-1)))
+        return address
+
+    def _fits(self, memory: str, member: str, need: int, there: int, label: str) -> None:
+        if need > there:
+            raise CapacityError(
+                f"Layer {label!r} doesn't fit: {memory} would need {need}, arch {self.config.name!r} has {there} "
+                f"({member}); choose an arch with more"
+            )
+
+
+def _encoded(bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """Return the parameters of each channel as `isa.PARAM` packs them, (channels, PARAM_LANE_WORDS)."""
+    mantissa, shift = fixed.encode_multiplier(multiplier)
+    values = {"bias": bias, "mantissa": mantissa, "shift": shift}
+    words = np.zeros((len(bias), isa.PARAM_LANE_WORDS), np.uint32)
+    for field in isa.PARAM:
+        words[:, field.word] |= (values[field.name].astype(np.int64) << field.lsb & field.mask).astype(np.uint32)
+    return words

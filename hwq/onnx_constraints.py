@@ -1,0 +1,163 @@
+"""What an ONNX node must satisfy to become an integer operator, one function a rule.
+
+Each docstring is the rule and its remedy in one sentence: the text a user reads when a node stays on the host, and the
+line the manual prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hwq.ir import Array, Tensor
+
+_T = TypeVar("_T")
+
+
+class StaysOnHost(Exception):
+    """A node breaks a constraint; the message is the constraint's sentence."""
+
+
+def require(constraint: Callable[..., bool], *args: Any) -> None:
+    """Raise `StaysOnHost` with the constraint's docstring unless it holds."""
+    if not constraint(*args):
+        raise StaysOnHost(sentence(constraint))
+
+
+def present(constraint: Callable[[_T | None], bool], value: _T | None) -> _T:
+    """Return `value`, which the constraint says must not be None."""
+    require(constraint, value)
+    assert value is not None
+    return value
+
+
+def sentence(constraint: Callable[..., bool]) -> str:
+    """Return a constraint's docstring on one line."""
+    return " ".join((constraint.__doc__ or "").split())
+
+
+def constraint_known_operator(known: bool) -> bool:
+    """The operator has no integer form here: it runs in ONNX Runtime."""
+    return known
+
+
+def constraint_quantized_output(quantized: bool) -> bool:
+    """The result isn't quantized: follow the node with QuantizeLinear to int8 or uint8."""
+    return quantized
+
+
+def constraint_quantized_input(tensor: Tensor | None) -> bool:
+    """An input isn't int8 or uint8 with a single scale: put QuantizeLinear and DequantizeLinear before the node."""
+    return tensor is not None
+
+
+def constraint_usable_parameters(usable: bool) -> bool:
+    """The output's scale isn't one positive float32 constant or its type isn't int8 or uint8: quantize per tensor."""
+    return usable
+
+
+def constraint_no_requantization(same: bool) -> bool:
+    """A tensor is quantized again with other parameters: quantize both sides alike, or leave the change to the host."""
+    return same
+
+
+def constraint_matching_parameters(same: bool) -> bool:
+    """The node reads its input under other scale or zero point than it was written with: make them equal."""
+    return same
+
+
+def constraint_constant_weight(weight: object | None) -> bool:
+    """The weight isn't an 8-bit or 4-bit constant behind DequantizeLinear: quantize it and store it in the model."""
+    return weight is not None
+
+
+def constraint_matrix_weight(values: Array) -> bool:
+    """The weight isn't a matrix on the right-hand side: reshape it to two dimensions."""
+    return values.ndim == 2
+
+
+def constraint_weight_scale_per_output(axis: int | None, output_axis: int, scale: Array, outputs: int) -> bool:
+    """Weight scales run along another axis than the output channels: quantize per tensor or per output channel."""
+    return scale.size == 1 or (axis == output_axis and scale.size == outputs)
+
+
+def constraint_constant_bias(bias: Array | None) -> bool:
+    """The bias isn't a constant vector with one value per output channel: fold it into the model."""
+    return bias is not None
+
+
+def constraint_bias_in_range(values: Array) -> bool:
+    """The bias divided by input scale times weight scale doesn't fit in 32 bits: raise the weight's scale."""
+    return bool(np.all(np.abs(values) < 2**31))
+
+
+def constraint_one_signedness(*tensors: Tensor) -> bool:
+    """Inputs and output mix int8 and uint8: quantize all activations to one type."""
+    return len({tensor.dtype for tensor in tensors}) == 1
+
+
+def constraint_image(rank: int) -> bool:
+    """The window isn't one- or two-dimensional: reshape the tensor to (N, C, H, W)."""
+    return rank in (3, 4)
+
+
+def constraint_plain_pads(pads: tuple[int, ...]) -> bool:
+    """Padding is negative: crop with a separate node instead."""
+    return min(pads, default=0) >= 0
+
+
+def constraint_unpadded_average(pads: tuple[int, ...], overhang: bool) -> bool:
+    """The averaging window reaches over the edge: pad with a separate Pad node, or average without padding."""
+    return not any(pads) and not overhang
+
+
+def constraint_undilated_average(dilations: tuple[int, ...]) -> bool:
+    """The averaging window is dilated: use a dilation of 1."""
+    return set(dilations) <= {1}
+
+
+def constraint_no_indices(outputs: int) -> bool:
+    """MaxPool also returns indices: drop the second output."""
+    return outputs == 1
+
+
+def constraint_channels_first(channels_last: int) -> bool:
+    """The pooling node has channels_last set: use the (N, C, H, W) layout."""
+    return not channels_last
+
+
+def constraint_equal_parameters(*tensors: Tensor) -> bool:
+    """Inputs and output have different scales, zero points or types: give them equal quantization parameters."""
+    return len({(tensor.scale, tensor.zero_point, tensor.dtype) for tensor in tensors}) == 1
+
+
+def constraint_plain_gemm(trans_a: int, beta: float, has_bias: bool) -> bool:
+    """Gemm transposes its input or scales its bias: use transA = 0 and beta = 1."""
+    return not trans_a and (beta == 1 or not has_bias)
+
+
+def constraint_clamp_order(lo: int, hi: int) -> bool:
+    """The activation's lower bound lies above its upper one: remove the activation, its result is a constant."""
+    return lo <= hi
+
+
+def constraint_constant_clamp(bound: float | None) -> bool:
+    """A Clip bound isn't a constant: store it in the model."""
+    return bound is not None
+
+
+def constraint_pad_mode(mode: str) -> bool:
+    """Padding copies or reflects the edge: use mode "constant"."""
+    return mode == "constant"
+
+
+def constraint_constant_pad(operand: object | None) -> bool:
+    """The amounts, axes or value of the padding aren't constants: store them in the model."""
+    return operand is not None
+
+
+def constraint_representable_pad(exact: bool) -> bool:
+    """The padding value isn't a multiple of the tensor's scale in range: pad with zero, or quantize after padding."""
+    return exact

@@ -1,0 +1,300 @@
+"""Integer operators to ONNX: the graph ONNX Runtime runs as the oracle, and the models of host parts.
+
+Each operator becomes the QOperator node whose meaning its class states. Where ONNX Runtime has no kernel for a mix of
+types, weights are relabelled (the same integers under another zero point); no result changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import singledispatchmethod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from hwq.errors import HwqError
+from hwq.ir import (
+    Add,
+    Array,
+    AveragePool,
+    Concat,
+    Conv,
+    Gemm,
+    Graph,
+    HostNode,
+    MaxPool,
+    Op,
+    Pad,
+    Reshape,
+    Tensor,
+    Transpose,
+)
+from hwq.multipliers import multipliers
+from hwq.onnx_load import value_info
+
+IR_VERSION = 10
+"""The newest that every supported ONNX Runtime reads."""
+
+_MICROSOFT = "com.microsoft"
+
+
+def write(graph: Graph) -> onnx.ModelProto:
+    """Return `graph` as one ONNX model, host nodes included verbatim: the oracle of `hwq verify`.
+
+    Raises
+    ------
+    HwqError
+        A convolution's weight zero points differ over channels and fit no common one.
+    """
+    return _Writer(graph).model(graph.ops, graph.inputs, graph.outputs)
+
+
+def write_subgraph(graph: Graph, ops: Sequence[Op], outputs: Sequence[str] | None = None) -> onnx.ModelProto:
+    """Return some operators of `graph`, in its order, as a model of their own.
+
+    Its inputs are what `ops` read and don't make, constants excluded; its outputs, unless given, are what the rest of
+    the graph, or the user, reads of what they make.
+
+    Raises
+    ------
+    HwqError
+        As for `write`.
+    """
+    inputs, crossing = boundary(graph, ops)
+    return _Writer(graph).model(ops, inputs, crossing if outputs is None else outputs)
+
+
+def boundary(graph: Graph, ops: Sequence[Op]) -> tuple[list[str], list[str]]:
+    """Return the tensors that enter and leave the subgraph `ops`, in order of first use and of making."""
+    chosen = {id(op) for op in ops}
+    made = [name for op in ops for name in op.outputs]
+    read = dict.fromkeys(name for op in ops for name in op.inputs)
+    wanted = {name for op in graph.ops if id(op) not in chosen for name in op.inputs} | set(graph.outputs)
+    inputs = [name for name in read if name not in graph.constants and name not in set(made)]
+    return inputs, [name for name in made if name in wanted]
+
+
+class _Writer:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, Array] = {}
+        self.taken = set(graph.tensors)
+
+    def model(self, ops: Iterable[Op], inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+        for op in ops:
+            self._use_constants(op.inputs)
+            self._write(op)
+        self._use_constants(outputs)
+        graph = helper.make_graph(
+            self.nodes,
+            self.graph.name or "graph",
+            [self._info(name) for name in inputs],
+            [self._info(name) for name in outputs],
+            [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in self.initializers.items()],
+        )
+        opset = {"": 13, **self.graph.opset, _MICROSOFT: 1}
+        imports = [helper.make_opsetid(domain, version) for domain, version in opset.items()]
+        return helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="hwq")
+
+    def _info(self, name: str) -> onnx.ValueInfoProto:
+        tensor = self.graph.tensors[name]
+        return value_info(name, tensor.shape, tensor.dtype)
+
+    def _use_constants(self, names: Iterable[str]) -> None:
+        constants = self.graph.constants
+        self.initializers |= {name: constants[name] for name in names if name in constants}
+
+    def _name(self, base: str) -> str:
+        name, count = base, 1
+        while name in self.taken:
+            count += 1
+            name = f"{base}_{count}"
+        self.taken.add(name)
+        return name
+
+    def _constant(self, base: str, value: Array) -> str:
+        name = self._name(base)
+        self.initializers[name] = value
+        return name
+
+    def _params(self, tensor: Tensor) -> list[str]:
+        scale = self._constant(f"{tensor.name}/scale", np.array(tensor.scale, np.float32))
+        return [scale, self._constant(f"{tensor.name}/zero_point", np.array(tensor.zero_point, tensor.dtype))]
+
+    def _ends(self, op: Op) -> tuple[Tensor, Tensor]:
+        return self.graph.tensors[op.inputs[0]], self.graph.tensors[op.outputs[0]]
+
+    def _node(
+        self, name: str, op_type: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any
+    ) -> None:
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, domain=domain, **attributes))
+
+    def _clamp(self, op: Conv | Gemm | Add | AveragePool) -> str:
+        """Return the tensor the operator's node writes, after which `_clip` makes the output."""
+        y = self._ends(op)[1]
+        return y.name if (op.lo, op.hi) == y.range else self._name(f"{y.name}/unclamped")
+
+    def _clip(self, op: Conv | Gemm | Add | AveragePool, raw: str) -> None:
+        y = self._ends(op)[1]
+        if raw != y.name:
+            lo = self._constant(f"{y.name}/lo", np.array(op.lo, y.dtype))
+            hi = self._constant(f"{y.name}/hi", np.array(op.hi, y.dtype))
+            self._node(f"{op.name}/clamp", "Clip", [raw, lo, hi], y.name)
+
+    @singledispatchmethod
+    def _write(self, op: Op) -> None:
+        raise TypeError(f"{op.kind} has no ONNX form")
+
+    @_write.register
+    def _(self, op: HostNode) -> None:
+        self.nodes.append(op.node)
+
+    @_write.register
+    def _(self, op: Conv) -> None:
+        x, y = self._ends(op)
+        weight, zero_point = _kernel_type(x, *_common_zero_point(op))
+        inputs = [
+            x.name,
+            *self._params(x),
+            self._constant(f"{op.name}/weight", weight),
+            self._constant(f"{op.name}/weight_scale", op.weight_scale),
+            self._constant(f"{op.name}/weight_zero_point", zero_point[0]),
+            *self._params(y),
+            self._constant(f"{op.name}/bias", op.bias),
+        ]
+        raw = self._clamp(op)
+        self._node(
+            op.name,
+            "QLinearConv",
+            inputs,
+            raw,
+            dilations=op.dilations,
+            group=op.groups,
+            kernel_shape=op.weight.shape[2:],
+            pads=op.pads,
+            strides=op.strides,
+        )
+        self._clip(op, raw)
+
+    @_write.register
+    def _(self, op: Gemm) -> None:
+        x, y = self._ends(op)
+        weight, zero_point = _kernel_type(x, op.weight, op.weight_zero_point)
+        left, result, raw = x.name, y.name, self._clamp(op)
+        if len(x.shape) != 2:  # QGemm takes matrices only
+            left, result = self._name(f"{x.name}/matrix"), self._name(f"{y.name}/matrix")
+            self._node(f"{op.name}/to_matrix", "Reshape", [x.name, self._shape(op, (-1, weight.shape[0]))], left)
+        inputs = [
+            left,
+            *self._params(x),
+            self._constant(f"{op.name}/weight", weight),
+            self._constant(f"{op.name}/weight_scale", op.weight_scale),
+            self._constant(f"{op.name}/weight_zero_point", zero_point),
+            self._constant(f"{op.name}/bias", op.bias),
+            *self._params(y),
+        ]
+        self._node(op.name, "QGemm", inputs, raw if left == x.name else result, _MICROSOFT, alpha=op.alpha)
+        if left != x.name:
+            self._node(f"{op.name}/from_matrix", "Reshape", [result, self._shape(op, y.shape)], raw)
+        self._clip(op, raw)
+
+    @_write.register
+    def _(self, op: Add) -> None:
+        tensors = [self.graph.tensors[name] for name in (*op.inputs, *op.outputs)]
+        a, b, y = tensors
+        inputs = [a.name, *self._params(a), b.name, *self._params(b), *self._params(y)]
+        raw = self._clamp(op)
+        self._node(op.name, "QLinearAdd", inputs, raw, _MICROSOFT)
+        self._clip(op, raw)
+
+    @_write.register
+    def _(self, op: AveragePool) -> None:
+        x, y = self._ends(op)
+        raw = self._clamp(op)
+        if op.kernel == x.shape[2:]:
+            inputs = [x.name, *self._params(x), *self._params(y)]
+            self._node(op.name, "QLinearGlobalAveragePool", inputs, raw, _MICROSOFT)
+        else:
+            self._node(op.name, "QLinearConv", self._sum_operands(op, x, y), raw, **_sum_attributes(op, x))
+        self._clip(op, raw)
+
+    def _sum_operands(self, op: AveragePool, x: Tensor, y: Tensor) -> list[str]:
+        """Return the operands of a depthwise convolution of ones whose scales make ONNX Runtime's multiplier m."""
+        one = np.array(1, np.float32)
+        return [
+            x.name,
+            self._constant(f"{op.name}/multiplier", multipliers(self.graph, op)[0]),
+            self._constant(f"{x.name}/zero_point", np.array(x.zero_point, x.dtype)),
+            self._constant(f"{op.name}/ones", np.ones((x.shape[1], 1, *op.kernel), np.int8)),
+            self._constant(f"{op.name}/weight_scale", one),
+            self._constant(f"{op.name}/weight_zero_point", np.array(0, np.int8)),
+            self._constant(f"{op.name}/output_scale", one),
+            self._constant(f"{y.name}/zero_point", np.array(y.zero_point, y.dtype)),
+        ]
+
+    @_write.register
+    def _(self, op: MaxPool) -> None:
+        self._node(
+            op.name,
+            "MaxPool",
+            op.inputs,
+            op.outputs[0],
+            dilations=op.dilations,
+            kernel_shape=op.kernel,
+            pads=op.pads,
+            strides=op.strides,
+        )
+
+    @_write.register
+    def _(self, op: Concat) -> None:
+        self._node(op.name, "Concat", op.inputs, op.outputs[0], axis=op.axis)
+
+    @_write.register
+    def _(self, op: Pad) -> None:
+        x, _ = self._ends(op)
+        amounts = self._constant(f"{op.name}/pads", np.array([*op.begin, *op.end], np.int64))
+        value = self._constant(f"{op.name}/value", np.array(op.value, x.dtype))
+        self._node(op.name, "Pad", [x.name, amounts, value], op.outputs[0])
+
+    @_write.register
+    def _(self, op: Reshape) -> None:
+        _, y = self._ends(op)
+        self._node(op.name, "Reshape", [op.inputs[0], self._shape(op, y.shape)], y.name)
+
+    @_write.register
+    def _(self, op: Transpose) -> None:
+        self._node(op.name, "Transpose", op.inputs, op.outputs[0], perm=op.perm)
+
+    def _shape(self, op: Op, shape: tuple[int, ...]) -> str:
+        return self._constant(f"{op.name}/shape", np.array(shape, np.int64))
+
+
+def _sum_attributes(op: AveragePool, x: Tensor) -> dict[str, Any]:
+    return {"group": x.shape[1], "kernel_shape": op.kernel, "strides": op.strides}
+
+
+def _common_zero_point(op: Conv) -> tuple[Array, Array]:
+    """Return weight and zero points relabelled to one zero point for all channels, which QLinearConv asks for."""
+    zero_point = op.weight_zero_point.astype(np.int64)
+    if np.all(zero_point == zero_point[0]):
+        return op.weight, zero_point
+    centred = op.weight.astype(np.int64) - zero_point.reshape(-1, 1, 1, 1)
+    info = np.iinfo(op.weight.dtype)
+    shared = info.min - int(centred.min())
+    shared = min(max(shared, info.min), info.max)
+    if int(centred.max()) + shared > info.max:
+        raise HwqError(
+            f"convolution {op.name!r}: weight zero points differ over output channels, which ONNX Runtime can't run: "
+            "quantize the weights symmetrically"
+        )
+    return (centred + shared).astype(op.weight.dtype), np.full_like(zero_point, shared)
+
+
+def _kernel_type(x: Tensor, weight: Array, zero_point: Array) -> tuple[Array, Array]:
+    """Return weight and zero points in a type ONNX Runtime multiplies by `x`: int8 activations take int8 weights."""
+    if x.dtype == "int8" and weight.dtype == np.uint8:
+        return (weight.astype(np.int16) - 128).astype(np.int8), (zero_point - 128).astype(np.int8)
+    return weight, zero_point.astype(weight.dtype)

@@ -1,0 +1,309 @@
+"""Plan of an array part: which steps run in which order, and where every tensor lies.
+
+Views cost nothing: a Reshape or Transpose names the same bytes with other strides. Where strides can't say it, or a
+consumer needs another arrangement or halo, a Copy step is planned. An Add whose operand comes from a convolution or
+matrix product of its own runs in that layer's output path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hwq import ir
+from hwq.config import ArrayConfig
+from hwq.images import Images
+from hwq.layout import View
+from hwq.passes.partition import ArrayPart
+from hwq.tiling import Buffer, image_shape, place, tensor_view
+
+ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
+"""``("reshape", shape)`` and ``("transpose", perm)`` steps between a part's boundary tensor and the one it stores."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer: `op`, with `add` in its output path, from the tensors `reads` to the tensor `writes`."""
+
+    op: ir.Op
+    reads: tuple[str, ...]
+    writes: str
+    add: ir.Add | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for reports: that of the operator, and of the Add it carries."""
+        return self.op.name if self.add is None else f"{self.op.name}+{self.add.name}"
+
+
+@dataclass(frozen=True)
+class Port:
+    """A tensor the host writes before or reads after the part.
+
+    Members
+    -------
+    tensor : str
+        Of the graph.
+    stored : str
+        The tensor in activation memory that `chain` leads to (inputs) or starts from (outputs).
+    chain : ViewChain
+    """
+
+    tensor: str
+    stored: str
+    chain: ViewChain
+
+
+@dataclass
+class Plan:
+    """Steps, ports and storage of an array part; see `make_plan`."""
+
+    graph: ir.Graph
+    tensors: dict[str, ir.Tensor]
+    steps: list[Step] = field(default_factory=list)
+    inputs: list[Port] = field(default_factory=list)
+    outputs: list[Port] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    _where: dict[str, tuple[Buffer, View]] = field(default_factory=dict)
+
+    def buffer(self, name: str) -> Buffer:
+        """Return the buffer that holds tensor `name`."""
+        return self._where[name][0]
+
+    def view(self, name: str) -> View:
+        """Return where tensor `name` lies, in its own shape."""
+        buffer, view = self._where[name]
+        return View(view.address + buffer.address, view.shape, view.strides)
+
+
+def stored_zero_point(tensor: ir.Tensor) -> int:
+    """Return the signed byte that stands for the real value 0."""
+    return tensor.zero_point - (128 if tensor.dtype == "uint8" else 0)
+
+
+def make_plan(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Images) -> Plan:
+    """Order the part's operators into steps, place their tensors, and put constants into `images`.
+
+    Raises
+    ------
+    CapacityError
+        Where the tensors don't fit activation memory.
+    """
+    plan = Plan(graph, dict(graph.tensors))
+    ops = list(part.ops)
+    for name in part.inputs:
+        links = _leading_views(name, ops, part.outputs)
+        ops = [op for op in ops if op not in links]
+        stored = links[-1].outputs[0] if links else name
+        plan.inputs.append(Port(name, stored, _chain(graph, links)))
+    for name in part.outputs:
+        links = _trailing_views(name, ops)
+        stored = links[0].inputs[0] if links else name
+        plan.outputs.append(Port(name, stored, _chain(graph, links)))
+    wanted = {port.stored for port in plan.outputs}
+    _Planner(plan, images).run(_fused(graph, _without_idle_views(ops, wanted), wanted))
+    place(plan.buffers, config, reserved_bytes=images.constant_bytes, part=f"Network {graph.name!r}")
+    return plan
+
+
+def _is_view(op: ir.Op) -> bool:
+    return isinstance(op, ir.Reshape | ir.Transpose)
+
+
+def _chain(graph: ir.Graph, views: Sequence[ir.Op]) -> ViewChain:
+    """Return what `views` do, one after another."""
+    return tuple(
+        ("transpose", op.perm) if isinstance(op, ir.Transpose) else ("reshape", graph.tensors[op.outputs[0]].shape)
+        for op in views
+    )
+
+
+def _leading_views(name: str, ops: Sequence[ir.Op], kept: Sequence[str]) -> list[ir.Op]:
+    """Return the views that follow the input `name` one after another, each the only reader of the one before."""
+    views: list[ir.Op] = []
+    while name not in kept:
+        readers = [op for op in ops if name in op.inputs]
+        if len(readers) != 1 or not _is_view(readers[0]):
+            break
+        views.append(readers[0])
+        name = readers[0].outputs[0]
+    return views
+
+
+def _trailing_views(name: str, ops: Sequence[ir.Op]) -> list[ir.Op]:
+    """Return the views that end in the output `name`, first one first."""
+    views: list[ir.Op] = []
+    while True:
+        writer = next((op for op in ops if name in op.outputs), None)
+        if writer is None or not _is_view(writer):
+            return views
+        views.insert(0, writer)
+        name = writer.inputs[0]
+
+
+def _without_idle_views(ops: Sequence[ir.Op], wanted: set[str]) -> list[ir.Op]:
+    """Return `ops` less the views whose output nobody reads."""
+    out: list[ir.Op] = []
+    read = set(wanted)
+    for op in reversed(ops):
+        if not _is_view(op) or op.outputs[0] in read:
+            out.insert(0, op)
+            read |= set(op.inputs)
+    return out
+
+
+def _fused(graph: ir.Graph, ops: Sequence[ir.Op], wanted: set[str]) -> list[Step]:
+    """Return one step an operator, an Add and the mesh layer that feeds only it being one step in the Add's place."""
+    writer = {op.outputs[0]: op for op in ops}
+    steps: list[Step] = []
+    taken: set[ir.Op] = set()
+    for add in ops:
+        if not isinstance(add, ir.Add) or add.inputs[0] == add.inputs[1]:
+            continue
+        for own, other in (add.inputs, add.inputs[::-1])[::-1]:
+            op = writer.get(own)
+            alone = own not in wanted and sum(own in reader.inputs for reader in ops) == 1
+            same = graph.tensors[own].shape == graph.tensors[add.outputs[0]].shape
+            channels = _channels_match(graph, op, other) if isinstance(op, ir.Conv | ir.Gemm) else False
+            if alone and same and channels:
+                taken |= {op, add}
+                steps.append(Step(op, (op.inputs[0], other), add.outputs[0], add))
+                break
+    fused = {step.add: step for step in steps}
+    out = []
+    for op in ops:
+        if op in fused:
+            out.append(fused[op])
+        elif op not in taken:
+            out.append(Step(op, op.inputs, op.outputs[0]))
+    return out
+
+
+def _channels_match(graph: ir.Graph, op: ir.Conv | ir.Gemm, other: str) -> bool:
+    """Whether `other` has a value of its own for each of the channels `op` writes, so that they are read as a run."""
+    shape = graph.tensors[other].shape
+    if isinstance(op, ir.Conv):
+        return len(shape) == 4 and shape[1] == op.weight.shape[0]
+    return 1 <= len(shape) <= 3 and shape[-1] == op.weight.shape[1]
+
+
+class _Planner:
+    """Gives every tensor a buffer and a view, planning copies on the way."""
+
+    def __init__(self, plan: Plan, images: Images):
+        self._plan = plan
+        self._images = images
+        self._halos: dict[str, tuple[tuple[int, int, int, int], int]] = {}
+
+    def run(self, steps: Sequence[Step]) -> None:
+        plan = self._plan
+        for step in steps:
+            needed = _needed_halo(step.op, plan.tensors)
+            name = step.reads[0]
+            if needed is None:
+                continue
+            pads, fill = self._halos.get(name, ((0, 0, 0, 0), needed[1]))
+            if fill == needed[1]:
+                self._halos[name] = (_union(pads, needed[0]), fill)
+        for port in plan.inputs:
+            self._store(port.stored, first=-1)
+        for step in steps:
+            reads = tuple(self._readable(name, step, position) for position, name in enumerate(step.reads))
+            if _is_view(step.op):
+                self._alias(step)
+                continue
+            self._append(Step(step.op, reads, step.writes, step.add))
+        for port in plan.outputs:
+            plan.buffer(port.stored).last = len(plan.steps)
+
+    def _append(self, step: Step) -> None:
+        index = len(self._plan.steps)
+        self._plan.steps.append(step)
+        for name in step.reads:
+            self._plan.buffer(name).last = index
+        if step.writes not in self._plan._where:
+            self._store(step.writes, first=index)
+
+    def _store(self, name: str, first: int) -> None:
+        """Give `name` a buffer of its own, as an image with the halo its readers need."""
+        tensor = self._plan.tensors[name]
+        pads, fill = self._halos.get(name, ((0, 0, 0, 0), None))
+        self._keep(name, Buffer(name, image_shape(tensor), pads, fill, first, first))
+
+    def _keep(self, name: str, buffer: Buffer) -> None:
+        buffer.address = 0
+        self._plan.buffers.append(buffer)
+        self._plan._where[name] = (buffer, tensor_view(buffer.view(), self._plan.tensors[name]))
+
+    def _constant(self, name: str) -> None:
+        """Place the constant `name` at the end of activation memory."""
+        tensor, value = self._plan.tensors[name], self._plan.graph.constants[name]
+        data = (value.astype(np.int16) - (128 if tensor.dtype == "uint8" else 0)).astype(np.int8)
+        shape = image_shape(tensor)
+        if len(tensor.shape) == 4:
+            data = data.transpose(0, 2, 3, 1)
+        buffer = Buffer(name, shape)
+        buffer.address = 0
+        view = tensor_view(buffer.view(), tensor)
+        buffer.address = self._images.add_constant(np.ascontiguousarray(data), name)
+        self._plan._where[name] = (buffer, view)
+
+    def _readable(self, name: str, step: Step, position: int) -> str:
+        """Return the tensor `step` reads in place of `name`: itself, or a copy arranged as the operator needs it."""
+        plan = self._plan
+        if name not in plan._where:
+            self._constant(name)
+        op = step.op
+        if position or not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool | ir.Gemm):
+            return name
+        buffer, view = plan._where[name]
+        if isinstance(op, ir.Gemm):
+            matrix = view.reshape((-1, view.shape[-1]))
+            if matrix is not None and matrix.strides[-1] in ((1,) if view.shape[-1] > 1 else (0, 1)):
+                return name
+        else:
+            needed = _needed_halo(op, plan.tensors)
+            pads_fit = needed is None or (
+                buffer.fill == needed[1] and name == buffer.name and _union(buffer.pads, needed[0]) == buffer.pads
+            )
+            if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
+                return name
+        copy = f"{name}#{op.name}"
+        plan.tensors[copy] = ir.Tensor(**(_members(plan.tensors[name]) | {"name": copy}))
+        if (needed := _needed_halo(op, plan.tensors)) is not None:
+            self._halos[copy] = needed
+        self._append(Step(ir.Copy(name=copy, inputs=(name,), outputs=(copy,)), (name,), copy))
+        return copy
+
+    def _alias(self, step: Step) -> None:
+        """Name the bytes of a view's input anew, or copy them into row-major order where strides can't say it."""
+        plan, op, source = self._plan, step.op, step.reads[0]
+        buffer, view = plan._where[source]
+        shape = plan.tensors[step.writes].shape
+        alias = view.transpose(op.perm) if isinstance(op, ir.Transpose) else view.reshape(shape)
+        if alias is not None:
+            plan._where[step.writes] = (buffer, alias)
+            return
+        dense = Buffer(step.writes, (1, 1, 1, plan.tensors[step.writes].size), first=len(plan.steps))
+        dense.address = 0
+        plan.buffers.append(dense)
+        plan._where[step.writes] = (dense, View.dense(0, shape))
+        self._append(Step(op, (source,), step.writes))
+
+
+def _members(tensor: ir.Tensor) -> dict[str, object]:
+    return {name: getattr(tensor, name) for name in ir.Tensor.__slots__}
+
+
+def _union(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    return (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+
+
+def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[tuple[int, int, int, int], int] | None:
+    """Return the padding `op` reads around its input and the signed byte it holds, None without padding."""
+    if not isinstance(op, ir.Conv | ir.MaxPool) or not any(op.pads):
+        return None
+    fill = stored_zero_point(tensors[op.inputs[0]]) if isinstance(op, ir.Conv) else -128
+    return op.pads, fill

@@ -1,0 +1,338 @@
+"""Program: a network compiled for one architecture, in one safe file.
+
+The file is safetensors: memory images as tensors, everything else as JSON in its metadata, nothing executable. Loading
+treats it as untrusted: sizes, dtypes, ranges and names are checked before anything is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from hwq import isa
+from hwq.config import ArrayConfig
+from hwq.errors import ArchError, ProgramError
+from hwq.layout import View
+from hwq.plan import ViewChain
+
+Array = npt.NDArray[Any]
+
+FORMAT = "hwq-program-1"
+"""Value of the metadata entry ``format``."""
+
+_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64", "bool")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, static shape and numpy dtype name of an input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class PortImage:
+    """How a tensor crosses between host and activation memory.
+
+    Members
+    -------
+    tensor : str
+    dtype : str
+        ``int8`` or ``uint8``; a uint8 value u is stored as the signed byte u - 128.
+    shape : tuple of int
+        The tensor's own shape.
+    chain : ViewChain
+        Reshapes and transposes from the tensor to what is stored (inputs), or back (outputs).
+    address, size_bytes : int
+        Bytes the host transfers in one run.
+    fill : int
+        Signed byte of the bytes in that run that hold no element.
+    view : View
+        Where the elements lie.
+    """
+
+    tensor: str
+    dtype: str
+    shape: tuple[int, ...]
+    chain: ViewChain
+    address: int
+    size_bytes: int
+    fill: int
+    view: View
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """Operators that ONNX Runtime runs between array steps: an ONNX model, its inputs and outputs."""
+
+    model: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer for reports: its slots (end excluded), and the tensor it writes, as the host would read it."""
+
+    name: str
+    op: str
+    first_slot: int
+    end_slot: int
+    output: PortImage
+
+
+@dataclass(frozen=True)
+class ArrayStep:
+    """A run of the accelerator: start at `slot` after writing `inputs`, then read `outputs`."""
+
+    slot: int
+    inputs: tuple[PortImage, ...]
+    outputs: tuple[PortImage, ...]
+    layers: tuple[LayerInfo, ...]
+
+
+@dataclass(frozen=True)
+class HostNodeInfo:
+    """A node that runs on the host, and why."""
+
+    name: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Everything a backend needs.
+
+    Members
+    -------
+    name : str
+    config : ArrayConfig
+    inputs, outputs : tuple of TensorInfo
+    steps : tuple of HostStep and ArrayStep
+    words : uint32 (slots used * SLOT_WORDS,)
+        Program memory.
+    params : uint32 (n, lanes * PARAM_LANE_WORDS)
+    weights : int8 (n, cols)
+    constants : tuple of (address, int8 bytes)
+        Written to activation memory once.
+    host_nodes : tuple of HostNodeInfo
+    rewrites : tuple of str
+        What the reader changed on the way to integers.
+    golden : dict of str to array
+        One sample: every input, and the outputs the reference gives for it.
+    """
+
+    name: str
+    config: ArrayConfig
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    steps: tuple[HostStep | ArrayStep, ...]
+    words: npt.NDArray[np.uint32]
+    params: npt.NDArray[np.uint32]
+    weights: npt.NDArray[np.int8]
+    constants: tuple[tuple[int, npt.NDArray[np.int8]], ...] = ()
+    host_nodes: tuple[HostNodeInfo, ...] = ()
+    rewrites: tuple[str, ...] = ()
+    golden: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def array_steps(self) -> tuple[ArrayStep, ...]:
+        """The runs of the accelerator."""
+        return tuple(step for step in self.steps if isinstance(step, ArrayStep))
+
+    def descriptors(self, slot: int) -> list[dict[str, int]]:
+        """Return the decoded descriptors from `slot` to the next HALT, HALT included."""
+        out: list[dict[str, int]] = []
+        for first in range(slot * isa.SLOT_WORDS, len(self.words), isa.SLOT_WORDS):
+            out.append(isa.decode(isa.DESCRIPTOR, self.words[first : first + isa.DESCRIPTOR_WORDS].tolist()))
+            if out[-1]["opcode"] == isa.Opcode.HALT:
+                break
+        return out
+
+    def save(self, path: str | Path) -> None:
+        """Write the program to `path`; the file appears whole or not at all. Same program, same bytes."""
+        tensors: dict[str, Array] = {"program": self.words, "params": self.params, "weights": self.weights}
+        for index, (_, data) in enumerate(self.constants):
+            tensors[f"constant.{index}"] = data
+        tensors |= {f"golden.{name}": value for name, value in self.golden.items()}
+        steps = []
+        for index, step in enumerate(self.steps):
+            entry = asdict(step)
+            if isinstance(step, HostStep):
+                tensors[f"host.{index}"] = np.frombuffer(entry.pop("model"), np.uint8)
+            steps.append(entry)
+        body = {
+            "name": self.name,
+            "arch": self.config.to_dict(),
+            "digest": self.config.digest(),
+            "inputs": [asdict(info) for info in self.inputs],
+            "outputs": [asdict(info) for info in self.outputs],
+            "constants": [address for address, _ in self.constants],
+            "steps": steps,
+            "host_nodes": [asdict(node) for node in self.host_nodes],
+            "rewrites": list(self.rewrites),
+        }
+        metadata = {"format": FORMAT, "hwq": json.dumps(body, sort_keys=True)}
+        tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        write_whole(path, safetensors.numpy.save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Program:
+        """Read a program.
+
+        Raises
+        ------
+        ProgramError
+            Where the file is missing, damaged, or not a program; names the file and what is wrong.
+        """
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise ProgramError(f"{path}: no such file") from None
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise ProgramError(f"{path}: not an hwq program ({error})") from error
+        if metadata.get("format") != FORMAT:
+            raise ProgramError(f"{path}: not an hwq program of format {FORMAT}; compile the model again")
+        try:
+            return _decode(json.loads(metadata["hwq"]), tensors)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, ArchError) as error:
+            raise ProgramError(f"{path}: damaged program ({type(error).__name__}: {error})") from error
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` through a temporary file beside it, so that an interrupted run leaves no half a file."""
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ProgramError(f"{path}: can't be written ({error.strerror})") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
+    """Build a program from file contents, checking everything a backend relies on."""
+    config = ArrayConfig(**body["arch"])
+    _require(body["digest"] == config.digest(), "its architecture's digest doesn't match this version of hwq")
+    words, params, weights = tensors["program"], tensors["params"], tensors["weights"]
+    _require(words.dtype == np.uint32 and words.ndim == 1 and len(words) % isa.SLOT_WORDS == 0, "program image")
+    slots = len(words) // isa.SLOT_WORDS
+    _require(1 <= slots <= config.slots, f"{slots} slots")
+    halt = int(words[(slots - 1) * isa.SLOT_WORDS]) & 0xFF
+    _require(halt == isa.Opcode.HALT, "the last descriptor isn't HALT")
+    _require(params.dtype == np.uint32 and params.shape[1:] == (config.lanes * isa.PARAM_LANE_WORDS,), "parameter image")
+    _require(weights.dtype == np.int8 and weights.shape[1:] == (config.cols,), "weight image")
+    _require(len(params) <= config.param_words and len(weights) <= config.weight_words, "image larger than its memory")
+    constants = []
+    for index, address in enumerate(body["constants"]):
+        data = tensors[f"constant.{index}"]
+        _require(data.dtype == np.int8 and data.ndim == 1, "constant image")
+        _require(type(address) is int and 0 <= address <= config.act_bytes - data.size, "constant address")
+        constants.append((address, data))
+    steps: list[HostStep | ArrayStep] = []
+    for index, entry in enumerate(body["steps"]):
+        if "slot" in entry:
+            _require(type(entry["slot"]) is int and 0 <= entry["slot"] < slots, "slot")
+            ports = {key: tuple(_port(port, config) for port in entry[key]) for key in ("inputs", "outputs")}
+            layers = tuple(
+                LayerInfo(**(_strings(layer, "name", "op") | _ints(layer, "first_slot", "end_slot")),
+                          output=_port(layer["output"], config))
+                for layer in entry["layers"]
+            )
+            _require(all(0 <= i.first_slot <= i.end_slot <= slots for i in layers), "layer slots")
+            steps.append(ArrayStep(entry["slot"], **ports, layers=layers))
+        else:
+            model = tensors[f"host.{index}"]
+            _require(model.dtype == np.uint8 and model.ndim == 1, "host model")
+            steps.append(HostStep(model.tobytes(), _names(entry["inputs"]), _names(entry["outputs"])))
+    golden = {name.removeprefix("golden."): value for name, value in tensors.items() if name.startswith("golden.")}
+    return Program(
+        name=str(body["name"]),
+        config=config,
+        inputs=tuple(_info(info) for info in body["inputs"]),
+        outputs=tuple(_info(info) for info in body["outputs"]),
+        steps=tuple(steps),
+        words=words,
+        params=params,
+        weights=weights,
+        constants=tuple(constants),
+        host_nodes=tuple(HostNodeInfo(**_strings(node, "name", "op", "reason")) for node in body["host_nodes"]),
+        rewrites=_names(body["rewrites"]),
+        golden=golden,
+    )
+
+
+def _strings(entry: dict[str, Any], *keys: str) -> dict[str, str]:
+    _require(all(type(entry[key]) is str for key in keys), f"{', '.join(keys)} must be strings")
+    return {key: entry[key] for key in keys}
+
+
+def _ints(entry: dict[str, Any], *keys: str) -> dict[str, int]:
+    _require(all(type(entry[key]) is int for key in keys), f"{', '.join(keys)} must be integers")
+    return {key: entry[key] for key in keys}
+
+
+def _names(values: list[str]) -> tuple[str, ...]:
+    _require(isinstance(values, list) and all(type(value) is str for value in values), "names must be strings")
+    return tuple(values)
+
+
+def _sizes(values: list[int], least: int = 1) -> tuple[int, ...]:
+    _require(isinstance(values, list) and len(values) <= 32, "a shape must be a list")
+    _require(all(type(value) is int and least <= value < 1 << 32 for value in values), "a size is out of range")
+    return tuple(values)
+
+
+def _info(entry: dict[str, Any]) -> TensorInfo:
+    _require(entry["dtype"] in _DTYPES, f"dtype {entry['dtype']!r}")
+    return TensorInfo(_strings(entry, "name")["name"], _sizes(entry["shape"]), entry["dtype"])
+
+
+def _port(entry: dict[str, Any], config: ArrayConfig) -> PortImage:
+    shape = _sizes(entry["shape"])
+    _require(entry["dtype"] in ("int8", "uint8"), f"port dtype {entry['dtype']!r}")
+    numbers = _ints(entry, "address", "size_bytes", "fill")
+    address, size = numbers["address"], numbers["size_bytes"]
+    _require(0 <= address and 0 < size and address + size <= config.act_bytes, "port outside activation memory")
+    _require(-128 <= numbers["fill"] <= 127, "port fill")
+    raw = entry["view"]
+    view = View(_ints(raw, "address")["address"], _sizes(raw["shape"]), _sizes(raw["strides"], 0))
+    reach = view.address + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
+    _require(address <= view.address and reach < address + size, "port view outside its bytes")
+    chain = []
+    for kind, values in entry["chain"]:
+        _require(kind in ("reshape", "transpose"), f"chain step {kind!r}")
+        chain.append((kind, _sizes(values, 0)))
+    _require(int(np.prod(view.shape)) == int(np.prod(shape)), "port shape")
+    return PortImage(entry["tensor"], entry["dtype"], shape, tuple(chain), view=view, **numbers)

@@ -1,0 +1,290 @@
+"""What a model means: a Graph run on numpy integers, operator by operator.
+
+Nothing here is shared with ONNX Runtime's integer kernels or with the hardware's model; floats appear only in host
+nodes, which ONNX Runtime runs, and as exact carriers of integers in matrix products (`hwq.kernels`).
+
+All samples go through an operator together. A tensor's array has one more axis than the tensor, the samples', in
+front, so operators that permute or merge the model's own batch axis need no special case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import singledispatch
+from itertools import groupby
+
+import numpy as np
+
+from hwq.errors import InputError
+from hwq.fixed import encode_multiplier, requantize
+from hwq.host import run_model
+from hwq.ir import (
+    Add,
+    Array,
+    AveragePool,
+    Concat,
+    Conv,
+    Gemm,
+    Graph,
+    HostNode,
+    MaxPool,
+    Op,
+    Pad,
+    Reshape,
+    Tensor,
+    Transpose,
+)
+from hwq.kernels import columns, exact_matmul, exact_pieces, pad_image, window_taps
+from hwq.multipliers import multipliers
+from hwq.onnx_writer import boundary, write_subgraph
+from hwq.residual import qlinear_add_table
+
+_BLOCK_ELEMENTS = 1 << 19
+"""Elements of the largest intermediate of a block of samples: 2 MiB of float32, which stays in a core's cache."""
+
+
+def run(graph: Graph, feeds: Mapping[str, Array], *, keep: Collection[str] = ()) -> dict[str, Array]:
+    """Run `graph` on one or more samples.
+
+    Parameters
+    ----------
+    graph : Graph
+    feeds : mapping of str to array
+        One array for each of the graph's inputs, of its dtype and shape; the first dimension may be N times the model's
+        for N samples.
+    keep : collection of str
+        Names of tensors to return besides the graph's outputs.
+
+    Returns
+    -------
+    dict of str to array
+        The samples' results concatenated along their first dimension (stacked, where a result is a scalar).
+
+    Raises
+    ------
+    InputError
+        A feed is missing or unknown, or its dtype or shape isn't the input's.
+    """
+    samples = count_samples(graph, feeds)
+    values = {name: _split(feeds[name], graph.tensors[name], samples) for name in graph.inputs}
+    values |= {name: value[np.newaxis] for name, value in graph.constants.items()}
+    wanted = dict.fromkeys([*graph.outputs, *keep])
+    unknown = next((name for name in wanted if name not in graph.tensors), None)
+    if unknown is not None:
+        raise InputError(f"{graph.name}: there is no tensor {unknown!r} to keep")
+    for names, outputs in _run_steps(graph, values, samples, set(wanted)):
+        values |= outputs
+        for name in names:
+            values.pop(name, None)
+    return {name: _join(values[name], graph.tensors[name], samples) for name in wanted}
+
+
+def count_samples(graph: Graph, feeds: Mapping[str, Array]) -> int:
+    """Return the number of samples in `feeds`, checking names, dtypes and shapes."""
+    for name in feeds:
+        if name not in graph.inputs:
+            raise InputError(f"{graph.name} has no input {name!r}: its inputs are {', '.join(graph.inputs)}")
+    counts = {}
+    for name in graph.inputs:
+        tensor = graph.tensors[name]
+        if name not in feeds:
+            raise InputError(f"{graph.name}: input {name!r} is missing")
+        feed = np.asarray(feeds[name])
+        if feed.dtype.name != tensor.dtype:
+            raise InputError(f"{graph.name}: input {name!r} must be {tensor.dtype}, not {feed.dtype}")
+        batch = tensor.shape[0] if tensor.shape else 1
+        if feed.shape[1:] != tensor.shape[1:] or feed.ndim != len(tensor.shape) or (feed.shape[:1] or (1,))[0] % batch:
+            raise InputError(
+                f"{graph.name}: input {name!r} must have shape {tensor.shape}, or a multiple of it along "
+                f"the first dimension, not {feed.shape}"
+            )
+        counts[name] = feed.shape[0] // batch if tensor.shape else 1
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+        raise InputError(f"{graph.name}: every input must hold the same number of samples, at least 1 ({listed})")
+    return next(iter(counts.values()), 1)
+
+
+def _split(value: Array, tensor: Tensor, samples: int) -> Array:
+    return np.asarray(value).reshape(samples, *tensor.shape)
+
+
+def _join(value: Array, tensor: Tensor, samples: int) -> Array:
+    value = np.broadcast_to(value, (samples, *tensor.shape))
+    if not tensor.shape:
+        return value.copy() if samples > 1 else value[0].copy()
+    return value.reshape(samples * tensor.shape[0], *tensor.shape[1:])
+
+
+def _run_steps(
+    graph: Graph, values: dict[str, Array], samples: int, wanted: set[str]
+) -> Iterator[tuple[list[str], dict[str, Array]]]:
+    """Yield, for each operator or run of host nodes, the tensors nobody reads any more and the results."""
+    last_use = {name: position for position, op in enumerate(graph.ops) for name in (*op.inputs, *op.outputs)}
+    position = 0
+    for is_host, group in groupby(graph.ops, key=lambda op: isinstance(op, HostNode)):
+        ops = list(group)
+        steps = [ops] if is_host else [[op] for op in ops]
+        for step in steps:
+            result = _run_host(graph, step, values, samples, wanted) if is_host else _run_op(graph, step[0], values)
+            position += len(step)
+            names = [name for op in step for name in (*op.inputs, *op.outputs)]
+            yield [name for name in names if last_use[name] < position and name not in wanted], result
+
+
+def _run_host(
+    graph: Graph, ops: Sequence[Op], values: Mapping[str, Array], samples: int, wanted: set[str]
+) -> dict[str, Array]:
+    """Run host nodes as one model, sample by sample: their shapes are static."""
+    inputs, outputs = boundary(graph, ops)
+    outputs += [name for op in ops for name in op.outputs if name in wanted and name not in outputs]
+    model = write_subgraph(graph, ops, outputs=outputs).SerializeToString(deterministic=True)
+    rows = []
+    for sample in range(samples):
+        feeds = {name: values[name][min(sample, len(values[name]) - 1)] for name in inputs}
+        rows.append(run_model(model, feeds, outputs))
+    return {name: np.stack([row[name] for row in rows]) for name in outputs}
+
+
+def _run_op(graph: Graph, op: Op, values: Mapping[str, Array]) -> dict[str, Array]:
+    return {op.outputs[0]: _compute(op, graph, [values[name] for name in op.inputs])}
+
+
+def _ends(graph: Graph, op: Op) -> tuple[Tensor, Tensor]:
+    return graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+
+
+def _blocks(count: int, elements: int) -> Iterator[slice]:
+    """Yield slices of `count` images, so that those of a slice have about `_BLOCK_ELEMENTS` elements in all."""
+    step = max(_BLOCK_ELEMENTS // max(elements, 1), 1)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+@singledispatch
+def _compute(op: Op, graph: Graph, inputs: list[Array]) -> Array:
+    """Return the output of one operator for all samples; inputs and output are (samples, *shape)."""
+    raise TypeError(f"{op.kind} has no integer meaning")
+
+
+@_compute.register
+def _(op: Conv, graph: Graph, inputs: list[Array]) -> Array:
+    x, y = _ends(graph, op)
+    mantissa, shift = (part[:, np.newaxis] for part in encode_multiplier(multipliers(graph, op)))
+    channels = op.weight.shape[0]
+    kernel = (op.weight.shape[2], op.weight.shape[3])
+    per_group = channels // op.groups
+    weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32).reshape(-1, 1, 1, 1)
+    pieces = exact_pieces(weight.reshape(channels, -1).T, _reach(x))
+    flat = weight.reshape(op.groups, per_group, -1).astype(np.float32)
+    images = inputs[0].reshape(-1, *x.shape[1:])
+    result = np.empty((len(images), channels, *y.shape[2:]), y.dtype)
+    pixels = y.shape[2] * y.shape[3]
+    for block in _blocks(len(images), max(flat.shape[2] * op.groups, channels) * pixels):
+        image = pad_image(images[block].astype(np.float32) - np.float32(x.zero_point), op.pads, 0)
+        if op.groups == 1:
+            acc = exact_matmul(flat[0], columns(image, kernel, op.strides, op.dilations), pieces)
+        elif op.groups == x.shape[1] == channels:
+            acc = _depthwise(image, weight[:, 0], op).reshape(-1, channels, pixels)
+        else:
+            taps = columns(image, kernel, op.strides, op.dilations)
+            taps = taps.reshape(len(image), op.groups, flat.shape[2], pixels)
+            acc = exact_matmul(flat, taps, pieces).reshape(-1, channels, pixels)
+        acc += op.bias[:, np.newaxis]
+        quantized = requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi)
+        result[block] = quantized.reshape(-1, channels, *y.shape[2:])
+    return result.reshape(len(inputs[0]), *y.shape)
+
+
+def _reach(x: Tensor) -> int:
+    """Return the largest ``|x - x_zp|``."""
+    return max(x.range[1] - x.zero_point, x.zero_point - x.range[0])
+
+
+def _depthwise(image: Array, weight: Array, op: Conv) -> Array:
+    image = image.astype(np.int32)
+    taps = window_taps(image, weight.shape[1:], op.strides, op.dilations)
+    acc: Array | None = None
+    for tap, factor in zip(taps, weight.reshape(len(weight), -1).T, strict=True):
+        product = tap * factor[:, np.newaxis, np.newaxis]
+        acc = product if acc is None else np.add(acc, product, out=acc)
+    assert acc is not None
+    return acc
+
+
+@_compute.register
+def _(op: Gemm, graph: Graph, inputs: list[Array]) -> Array:
+    x, y = _ends(graph, op)
+    mantissa, shift = encode_multiplier(multipliers(graph, op))
+    weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32)
+    pieces = exact_pieces(weight, _reach(x))
+    rows = inputs[0].reshape(-1, x.shape[-1]).astype(np.float32) - np.float32(x.zero_point)
+    acc = exact_matmul(rows, weight.astype(np.float32), pieces)
+    acc += op.bias
+    result = requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi)
+    return result.astype(y.dtype).reshape(len(inputs[0]), *y.shape)
+
+
+@_compute.register
+def _(op: Add, graph: Graph, inputs: list[Array]) -> Array:
+    a, b, y = (graph.tensors[name] for name in (*op.inputs, *op.outputs))
+    label = 128 if y.dtype == "uint8" else 0
+    table = qlinear_add_table(
+        np.float32(a.scale),
+        a.zero_point - label,
+        np.float32(b.scale),
+        b.zero_point - label,
+        np.float32(y.scale),
+        y.zero_point - label,
+        unsigned=y.dtype == "uint8",
+    )
+    clamped = np.clip(table.astype(np.int16) + label, op.lo, op.hi).astype(y.dtype).reshape(-1)
+    first, second = (_aligned(value, len(y.shape)) for value in inputs)
+    index = (first.astype(np.int32) + (128 - label)) * 256 + (second.astype(np.int32) + (128 - label))
+    return clamped[index]
+
+
+def _aligned(value: Array, rank: int) -> Array:
+    """Return (samples, *shape) with ones after the samples, so that shapes of lower rank broadcast as ONNX's do."""
+    return value.reshape(len(value), *(1,) * (rank + 1 - value.ndim), *value.shape[1:])
+
+
+@_compute.register
+def _(op: AveragePool, graph: Graph, inputs: list[Array]) -> Array:
+    x, y = _ends(graph, op)
+    mantissa, shift = encode_multiplier(multipliers(graph, op))
+    image = inputs[0].astype(np.int32) - x.zero_point
+    acc = sum(window_taps(image, op.kernel, op.strides, (1, 1)), np.zeros((), np.int32))
+    return requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi).astype(y.dtype)
+
+
+@_compute.register
+def _(op: MaxPool, graph: Graph, inputs: list[Array]) -> Array:
+    x, _ = _ends(graph, op)
+    image = pad_image(inputs[0], op.pads, x.range[0])
+    taps = window_taps(image, op.kernel, op.strides, op.dilations)
+    result = next(taps).copy()
+    for tap in taps:
+        np.maximum(result, tap, out=result)
+    return result
+
+
+@_compute.register
+def _(op: Concat, graph: Graph, inputs: list[Array]) -> Array:
+    samples = max(len(value) for value in inputs)
+    return np.concatenate([np.broadcast_to(value, (samples, *value.shape[1:])) for value in inputs], axis=op.axis + 1)
+
+
+@_compute.register
+def _(op: Pad, graph: Graph, inputs: list[Array]) -> Array:
+    widths = [(0, 0), *zip(op.begin, op.end, strict=True)]
+    return np.pad(inputs[0], widths, constant_values=op.value)
+
+
+@_compute.register
+def _(op: Reshape, graph: Graph, inputs: list[Array]) -> Array:
+    return inputs[0].reshape(len(inputs[0]), *_ends(graph, op)[1].shape)
+
+
+@_compute.register
+def _(op: Transpose, graph: Graph, inputs: list[Array]) -> Array:
+    return inputs[0].transpose(0, *(axis + 1 for axis in op.perm))

@@ -1,0 +1,129 @@
+"""From an array part's plan to descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hwq import ir, isa
+from hwq.config import ArrayConfig
+from hwq.images import Images
+from hwq.layout import View
+from hwq.mesh_layer import conv_descriptors
+from hwq.passes.partition import ArrayPart
+from hwq.plan import Plan, Step, make_plan
+from hwq.vector_layer import add_descriptors, copy_descriptors, fill_descriptors, pool_descriptors
+
+Fields = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The descriptors of one step of the plan.
+
+    Members
+    -------
+    name, op : str
+        Operator's name and kind, of the Add it carries as well.
+    first_slot, end_slot : int
+        Its descriptors, the end excluded.
+    tensor : str
+        What it writes.
+    view : View
+        Where.
+    """
+
+    name: str
+    op: str
+    first_slot: int
+    end_slot: int
+    tensor: str
+    view: View
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An array part's program: `layers` from `slot` on, closed by HALT, and the `plan` behind it."""
+
+    slot: int
+    layers: tuple[Layer, ...]
+    plan: Plan
+
+
+def schedule(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Images) -> Schedule:
+    """Append `part`'s descriptors, weights, parameters and constants to `images`.
+
+    Raises
+    ------
+    CapacityError
+        Where a layer exceeds a memory of `config`.
+    """
+    plan = make_plan(graph, part, config, images)
+    slot = len(images.descriptors)
+    layers = []
+    for index, step in enumerate(plan.steps):
+        first = len(images.descriptors)
+        for fields in _step_descriptors(plan, step, index, images):
+            images.add_descriptor(fields, step.name)
+        kind = step.op.kind if step.add is None else f"{step.op.kind}+{step.add.kind}"
+        view = plan.view(step.writes)
+        layers.append(Layer(step.name, kind, first, len(images.descriptors), step.writes, view))
+    images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
+    return Schedule(slot, tuple(layers), plan)
+
+
+def _step_descriptors(plan: Plan, step: Step, index: int, images: Images) -> Iterator[Fields]:
+    """Yield the step's descriptors, first those that fill the halo of the buffer it begins."""
+    buffer = plan.buffer(step.writes)
+    if buffer.first == index and buffer.fill is not None:
+        for rectangle in buffer.halo():
+            shifted = View(rectangle.address, rectangle.shape, rectangle.strides)
+            yield from fill_descriptors(shifted, buffer.fill, images)
+    yield from _EMITTERS[type(step.op)](plan, step, images)
+
+
+def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    source, target = plan.view(step.reads[0]), plan.view(step.writes)
+    if isinstance(step.op, ir.Reshape):  # the target is row-major, so it can take the source's shape
+        reshaped = target.reshape(source.shape)
+        assert reshaped is not None, step
+        target = reshaped
+    return copy_descriptors(source, target, images)
+
+
+def _concat(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    assert isinstance(step.op, ir.Concat)
+    target = plan.view(step.writes)
+    axis, start = step.op.axis % len(target.shape), 0
+    for name in step.reads:
+        source = plan.view(name)
+        yield from copy_descriptors(source, target.slice(axis, start, source.shape[axis]), images)
+        start += source.shape[axis]
+
+
+def _pad(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    op = step.op
+    assert isinstance(op, ir.Pad)
+    source = plan.view(step.reads[0])
+    rest = plan.view(step.writes)
+    value = op.value - (128 if plan.tensors[step.writes].dtype == "uint8" else 0)
+    for axis, (begin, size) in enumerate(zip(op.begin, source.shape, strict=True)):
+        for start, count in ((0, begin), (begin + size, op.end[axis])):
+            if count:
+                yield from fill_descriptors(rest.slice(axis, start, count), value, images)
+        rest = rest.slice(axis, begin, size)
+    yield from copy_descriptors(source, rest, images)
+
+
+_EMITTERS: dict[type[ir.Op], Callable[[Plan, Step, Images], Iterator[Fields]]] = {
+    ir.Conv: conv_descriptors,
+    ir.Gemm: conv_descriptors,
+    ir.MaxPool: pool_descriptors,
+    ir.AveragePool: pool_descriptors,
+    ir.Add: add_descriptors,
+    ir.Concat: _concat,
+    ir.Pad: _pad,
+    ir.Reshape: _copy,
+    ir.Transpose: _copy,
+    ir.Copy: _copy,
+}

@@ -1,0 +1,109 @@
+"""Pooling, element-wise addition, copies and fills as VECTOR descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hwq import ir, isa
+from hwq.images import Images
+from hwq.layout import Nest, View, nests
+from hwq.mesh_layer import output_fields
+from hwq.multipliers import multipliers
+from hwq.plan import Plan, Step, stored_zero_point
+
+Fields = dict[str, int]
+
+_SINGLE_TAP = {"taps_y": 1, "taps_x": 1, "span": 1}
+
+
+def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    """Yield one descriptor an image of a MaxPool or AveragePool step."""
+    op = step.op
+    assert isinstance(op, ir.MaxPool | ir.AveragePool)
+    x, y = plan.view(step.reads[0]), plan.view(step.writes)
+    average = isinstance(op, ir.AveragePool)
+    (top, left), dilations = ((0, 0), (1, 1)) if average else (op.pads[:2], op.dilations)
+    (kernel_rows, kernel_columns), strides = op.kernel, op.strides
+    by_image, _, by_row, by_column = x.strides
+    param = 0
+    if average:
+        count = kernel_rows * kernel_columns
+        bias = np.full(images.config.lanes, -stored_zero_point(plan.tensors[op.inputs[0]]) * count, np.int32)
+        multiplier = np.broadcast_to(multipliers(plan.graph, op), bias.shape)
+        param = images.add_lane_params(bias, multiplier, step.name)
+    tap_x_step = dilations[1] * by_column
+    x_step = strides[1] * by_column
+    columns, rows = y.shape[3], y.shape[2]
+    for image in range(y.shape[0]):
+        yield {
+            "opcode": isa.Opcode.VECTOR,
+            "reduce": isa.Reduce.SUM if average else isa.Reduce.MAX,
+            "ifm_base": x.address + image * by_image - top * by_row - left * by_column,
+            "ifm_x_step": x_step,
+            "ifm_y_step": strides[0] * by_row - (columns - 1) * x_step,
+            "row_pixels": columns,
+            "pixels": rows * columns,
+            "taps_y": kernel_rows,
+            "taps_x": kernel_columns,
+            "span": 1,
+            "tap_x_step": tap_x_step,
+            "tap_y_step": dilations[0] * by_row - (kernel_columns - 1) * tap_x_step,
+            "param_base": param,
+            "ofm_base": y.address + image * y.strides[0],
+            "ofm_x_step": y.strides[3],
+            "ofm_y_step": y.strides[2] - (columns - 1) * y.strides[3],
+            **_groups(y.shape[1], images),
+            **output_fields(plan, step),
+        }
+
+
+def add_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    """Yield the descriptors of an Add step."""
+    y = plan.view(step.writes)
+    operands = [plan.view(name).broadcast(y.shape) for name in step.reads]
+    fields = output_fields(plan, Step(step.op, step.reads, step.writes, step.op))
+    for nest in nests([*operands, y]):
+        yield {**_elementwise(nest, ("ifm", "res", "ofm"), images), **fields}
+
+
+def copy_descriptors(source: View, target: View, images: Images) -> Iterator[Fields]:
+    """Yield the descriptors that copy `source` to `target`, both of one shape."""
+    for nest in nests([source, target]):
+        yield {**_elementwise(nest, ("ifm", "ofm"), images), **_CONSTANT_FREE}
+
+
+def fill_descriptors(target: View, value: int, images: Images) -> Iterator[Fields]:
+    """Yield the descriptors that set every byte of `target` to the signed byte `value`."""
+    for nest in nests([target, target]):
+        yield {
+            **_elementwise(nest, ("ifm", "ofm"), images),
+            **_CONSTANT_FREE,
+            "add_lo": value,
+            "add_hi": value,
+        }
+
+
+_CONSTANT_FREE = {"zero_point": 0, "lo": -128, "hi": 127, "factor_a": 1, "add_lo": -128, "add_hi": 127}
+
+
+def _groups(channels: int, images: Images) -> Fields:
+    lanes = images.config.lanes
+    blocks = -(-channels // lanes)
+    return {"blocks": blocks, "last_channels": channels - (blocks - 1) * lanes}
+
+
+def _elementwise(nest: Nest, maps: Sequence[str], images: Images) -> Fields:
+    """Return the walk of `nest` over the feature maps `maps`, one tap each."""
+    fields: Fields = {"opcode": isa.Opcode.VECTOR, **_SINGLE_TAP, **_groups(nest.channels, images)}
+    fields |= {"row_pixels": nest.columns, "pixels": nest.rows * nest.columns}
+    for which, address, by_row, by_column in zip(
+        maps, nest.addresses, nest.row_strides, nest.column_strides, strict=True
+    ):
+        fields |= {
+            f"{which}_base": address,
+            f"{which}_x_step": by_column,
+            f"{which}_y_step": by_row - (nest.columns - 1) * by_column,
+        }
+    return fields
