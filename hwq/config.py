@@ -33,7 +33,7 @@ class ArrayConfig:
     fetch_bytes : int
         Bytes activation memory delivers a cycle, a power of two in 4..64.
     lanes : int
-        Results written a cycle; divides `cols`, at most `fetch_bytes`.
+        Results written a cycle, a power of two that divides `cols`, at most `fetch_bytes`.
     act_bytes : int
         Activation memory [byte], a multiple of `fetch_bytes`, at most 2**24.
     weight_words : int
@@ -69,8 +69,10 @@ class ArrayConfig:
         self._require("cols", 1 <= self.cols <= 64, "in 1..64")
         power = self.fetch_bytes > 0 and self.fetch_bytes & (self.fetch_bytes - 1) == 0
         self._require("fetch_bytes", power and 4 <= self.fetch_bytes <= 64, "a power of two in 4..64")
-        fits = 1 <= self.lanes <= self.fetch_bytes and self.cols % self.lanes == 0
-        self._require("lanes", fits, f"a divisor of cols ({self.cols}) and at most fetch_bytes ({self.fetch_bytes})")
+        power = self.lanes > 0 and self.lanes & (self.lanes - 1) == 0
+        fits = power and self.lanes <= self.fetch_bytes and self.cols % self.lanes == 0
+        rule = f"a power of two that divides cols ({self.cols}) and is at most fetch_bytes ({self.fetch_bytes})"
+        self._require("lanes", fits, rule)
         whole = self.act_bytes % self.fetch_bytes == 0
         limit = 1 << isa.ADDRESS_BITS
         rule = f"a multiple of fetch_bytes in {4 * self.fetch_bytes}..{limit}"

@@ -15,8 +15,8 @@ import onnxruntime as ort
 from hwq.errors import ModelError
 from hwq.ir import Array
 
-_ERRORS_ONLY = 3
-"""ONNX Runtime log severity: warnings about unused initializers or unusual shapes aren't the user's business."""
+_FATAL_ONLY = 4
+"""ONNX Runtime log severity: its errors are raised as ModelError, its warnings aren't the user's business."""
 
 
 def session_options(*, optimize: bool = False, threads: int = 1, precise: bool = True) -> ort.SessionOptions:
@@ -35,7 +35,7 @@ def session_options(*, optimize: bool = False, threads: int = 1, precise: bool =
         Set ``session.x64quantprecision``.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel
@@ -83,26 +83,37 @@ def _open(model: onnx.ModelProto | bytes, options: ort.SessionOptions) -> ort.In
         raise ModelError(f"ONNX Runtime can't run the model: {first_line(error)}") from error
 
 
-@functools.lru_cache(maxsize=64)
-def _cached_session(data: bytes) -> ort.InferenceSession:
-    return oracle_session(data)
-
-
-def run_model(
+def run_once(
     model: onnx.ModelProto | bytes, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
 ) -> dict[str, Array]:
-    """Run `model` once and return its outputs by name; sessions are cached by the model's bytes.
+    """Run `model` and return its outputs by name.
 
     Raises
     ------
     ModelError
         ONNX Runtime refuses the model or fails while running it.
     """
-    session = _cached_session(model if isinstance(model, bytes) else model.SerializeToString(deterministic=True))
+    return _run(oracle_session(model), feeds, outputs)
+
+
+def run_model(
+    model: onnx.ModelProto | bytes, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+) -> dict[str, Array]:
+    """Run `model` as `run_once` does, keeping its session for the next call with the same model."""
+    data = model if isinstance(model, bytes) else model.SerializeToString(deterministic=True)
+    return _run(_cached_session(data), feeds, outputs)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_session(data: bytes) -> ort.InferenceSession:
+    return oracle_session(data)
+
+
+def _run(session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str] | None) -> dict[str, Array]:
     names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
     try:
         values = session.run(names, dict(feeds))
-    except Exception as error:  # as above
+    except Exception as error:  # as in _open
         raise ModelError(f"ONNX Runtime failed while running the model: {first_line(error)}") from error
     return dict(zip(names, values, strict=True))
 

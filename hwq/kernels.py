@@ -51,15 +51,13 @@ def window_taps(
 
 
 def columns(x: Array, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]) -> Array:
-    """Return the windows of (N, C, H, W) as (N, C * kh * kw, out_height * out_width)."""
+    """Return the windows of (N, C, H, W) as (C * kh * kw, N * out_height * out_width)."""
     taps = list(window_taps(x, kernel, strides, dilations))
     batch, channels, rows, cols = taps[0].shape
-    if len(taps) == 1:
-        return np.ascontiguousarray(taps[0]).reshape(batch, channels, rows * cols)
-    result = np.empty((batch, channels, len(taps), rows, cols), x.dtype)
+    result = np.empty((channels, len(taps), batch, rows, cols), x.dtype)
     for position, tap in enumerate(taps):
-        result[:, :, position] = tap
-    return result.reshape(batch, channels * len(taps), rows * cols)
+        result[:, position] = tap.transpose(1, 0, 2, 3)
+    return result.reshape(channels * len(taps), -1)
 
 
 def exact_pieces(weight: Array, x_max: int) -> list[slice]:

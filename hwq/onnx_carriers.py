@@ -59,7 +59,9 @@ def carry(values: Values, node: onnx.NodeProto, inputs: list[Tensor], output: Te
     return CARRIERS[node.op_type](values, node, inputs, output)
 
 
-def _reshape(_: Values, node: onnx.NodeProto, inputs: list[Tensor], output: Tensor) -> list[Op]:
+def _reshape(values: Values, node: onnx.NodeProto, inputs: list[Tensor], output: Tensor) -> list[Op]:
+    if inputs[0].size != output.size:
+        raise values.source.error(f"{inputs[0].shape} can't take the shape {output.shape}", node)
     return [Reshape(name=node_name(node), inputs=(inputs[0].name,), outputs=(output.name,))]
 
 

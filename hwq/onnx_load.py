@@ -6,6 +6,7 @@ node or tensor; nothing outside the file is opened unless the caller asks for it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import onnx
 from onnx import helper, inliner, numpy_helper, shape_inference, version_converter
 
 from hwq.errors import ModelError
-from hwq.host import first_line, run_model
+from hwq.host import first_line, run_once
 from hwq.ir import Array
 
 MIN_OPSET = 13
@@ -23,6 +24,9 @@ MIN_OPSET = 13
 
 _FOLD_LIMIT = 1 << 24
 """Elements of the largest tensor folded at load time: a hostile ConstantOfShape can ask for terabytes."""
+
+_INPUT_LIMIT = 1 << 28
+"""Elements of the largest input: a sample must fit in memory a few times over."""
 
 _NOT_FOLDED = frozenset({"DequantizeLinear", "Multinomial", "Bernoulli", "RandomNormalLike", "RandomUniformLike"})
 """Random operators, and DequantizeLinear, which marks a constant as quantized."""
@@ -202,6 +206,8 @@ def _read_constants(source: Source, graph: onnx.GraphProto) -> None:
 
 
 def _constant_value(source: Source, node: onnx.NodeProto) -> Array:
+    if len(node.attribute) != 1 or len(node.output) != 1:
+        raise source.error("a constant must have one attribute and one output", node)
     attribute = node.attribute[0]
     value = helper.get_attribute_value(attribute)
     if attribute.name == "value":
@@ -231,6 +237,8 @@ def _fix_inputs(source: Source, graph: onnx.GraphProto) -> None:
         if not tensor_type.HasField("shape"):
             raise source.error(f"input {value.name!r} has no shape: give it one with onnx.tools.update_model_dims")
         shape = tuple(_fixed_dim(source, value.name, axis, dim) for axis, dim in enumerate(tensor_type.shape.dim))
+        if math.prod(shape) > _INPUT_LIMIT:
+            raise source.error(f"input {value.name!r} has shape {shape}: more than {_INPUT_LIMIT} elements")
         value.CopyFrom(helper.make_tensor_value_info(value.name, tensor_type.elem_type, shape))
         source.inputs.append(value.name)
         source.types[value.name] = (shape, helper.tensor_dtype_to_np_dtype(tensor_type.elem_type).name)
@@ -318,9 +326,10 @@ def _measure_types(source: Source, model: onnx.ModelProto, names: list[str]) -> 
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    feeds = {name: np.ones(shape, np.dtype(dtype)) for name, (shape, dtype) in _input_types(source).items()}
+    types = {name: source.types[name] for name in source.inputs}
+    feeds = {name: np.ones(shape, np.dtype(dtype)) for name, (shape, dtype) in types.items()}
     try:
-        values = run_model(probe, feeds, names)
+        values = run_once(probe, feeds, names)
     except ModelError as error:
         node = next(node for node in source.nodes if names[0] in node.output)
         raise source.error(f"its output's shape is unknown, and {error}", node) from error
@@ -328,10 +337,6 @@ def _measure_types(source: Source, model: onnx.ModelProto, names: list[str]) -> 
         if not isinstance(value, np.ndarray):
             raise source.error(f"tensor {name!r} is a sequence or optional, which isn't supported")
         source.types[name] = (value.shape, value.dtype.name)
-
-
-def _input_types(source: Source) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {name: source.types[name] for name in source.inputs}
 
 
 def _fold(source: Source) -> None:
@@ -355,7 +360,10 @@ def _fold(source: Source) -> None:
         constants = {name: source.constants[name] for name in sorted(reads - values)}
         graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
         opsets = [helper.make_opsetid(domain, version) for domain, version in source.opset.items()]
-        source.constants |= run_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), {})
+        try:
+            source.constants |= run_once(helper.make_model(graph, opset_imports=opsets, ir_version=10), {})
+        except ModelError as error:
+            raise source.error(f"its constants can't be computed: {error}") from error
     source.nodes = kept
 
 
@@ -367,7 +375,7 @@ def _is_foldable(source: Source, node: onnx.NodeProto, folded: set[str]) -> bool
         and not any(True for _ in _subgraphs(node))
         and all(name in source.constants or name in folded for name in reads)
         and not any(name in source.outputs for name in node.output)
-        and all(np.prod(source.types[name][0], dtype=np.float64) <= _FOLD_LIMIT for name in node.output if name)
+        and all(math.prod(source.types[name][0]) <= _FOLD_LIMIT for name in node.output if name)
     )
 
 

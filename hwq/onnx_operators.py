@@ -7,6 +7,7 @@ one `_build` function then makes the `hwq.ir` operator, so both forms mean the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -161,6 +162,8 @@ def _build_conv(
             f"a weight of shape {weight.shape} in {groups} groups doesn't take {x.shape} to {y.shape}", node
         )
     window = read_window(node, x, y, weight.shape[2:])
+    if weight[0, 0].size != math.prod(window.kernel):
+        raise values.source.error(f"its kernel_shape isn't that of its weight, {weight.shape[2:]}", node)
     kernel = weight.reshape(*weight.shape[:2], *window.kernel)
 
     def build(x_image: Tensor, y_image: Tensor) -> Op:

@@ -227,8 +227,6 @@ class _Reader:
             return self.reasons[node.output[0]]
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return EDGE
-        if is_view(node):
-            return EDGE
         if node.op_type in QDQ_RULES or is_carrier(node):
             return sentence(constraint_quantized_output)
         return sentence(constraint_known_operator)

@@ -183,6 +183,8 @@ class Values:
         values, scale = constants.get(node.input[0]), constants.get(node.input[1])
         if values is None or scale is None or scale.dtype != np.float32 or scale.ndim > 1:
             return None
+        if values.dtype.kind not in "iu" and values.dtype.name not in _NARROW:
+            return None
         zero_name = operand(node, 2)
         zero_point = constants.get(zero_name) if zero_name else np.zeros(scale.shape, values.dtype)
         if zero_point is None or zero_point.size != scale.size:

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from hwq.errors import HwqError
 from hwq.ir import (
     Add,
     Array,
@@ -41,13 +40,7 @@ _MICROSOFT = "com.microsoft"
 
 
 def write(graph: Graph) -> onnx.ModelProto:
-    """Return `graph` as one ONNX model, host nodes included verbatim: the oracle of `hwq verify`.
-
-    Raises
-    ------
-    HwqError
-        A convolution's weight zero points differ over channels and fit no common one.
-    """
+    """Return `graph` as one ONNX model, host nodes included verbatim: the oracle of `hwq verify`."""
     return _Writer(graph).model(graph.ops, graph.inputs, graph.outputs)
 
 
@@ -56,11 +49,6 @@ def write_subgraph(graph: Graph, ops: Sequence[Op], outputs: Sequence[str] | Non
 
     Its inputs are what `ops` read and don't make, constants excluded; its outputs, unless given, are what the rest of
     the graph, or the user, reads of what they make.
-
-    Raises
-    ------
-    HwqError
-        As for `write`.
     """
     inputs, crossing = boundary(graph, ops)
     return _Writer(graph).model(ops, inputs, crossing if outputs is None else outputs)
@@ -161,7 +149,7 @@ class _Writer:
             *self._params(x),
             self._constant(f"{op.name}/weight", weight),
             self._constant(f"{op.name}/weight_scale", op.weight_scale),
-            self._constant(f"{op.name}/weight_zero_point", zero_point[0]),
+            self._constant(f"{op.name}/weight_zero_point", zero_point[0] if zero_point.size == 1 else zero_point),
             *self._params(y),
             self._constant(f"{op.name}/bias", op.bias),
         ]
@@ -277,20 +265,20 @@ def _sum_attributes(op: AveragePool, x: Tensor) -> dict[str, Any]:
 
 
 def _common_zero_point(op: Conv) -> tuple[Array, Array]:
-    """Return weight and zero points relabelled to one zero point for all channels, which QLinearConv asks for."""
+    """Return weight and zero points, relabelled to one zero point for all channels where one fits.
+
+    ONNX asks QLinearConv's zero points to be equal; ONNX Runtime 1.31 computes different ones exactly all the same,
+    which is what is left where the centred weights of all channels span more than 8 bits.
+    """
     zero_point = op.weight_zero_point.astype(np.int64)
     if np.all(zero_point == zero_point[0]):
-        return op.weight, zero_point
+        return op.weight, zero_point[:1]
     centred = op.weight.astype(np.int64) - zero_point.reshape(-1, 1, 1, 1)
     info = np.iinfo(op.weight.dtype)
-    shared = info.min - int(centred.min())
-    shared = min(max(shared, info.min), info.max)
-    if int(centred.max()) + shared > info.max:
-        raise HwqError(
-            f"convolution {op.name!r}: weight zero points differ over output channels, which ONNX Runtime can't run: "
-            "quantize the weights symmetrically"
-        )
-    return (centred + shared).astype(op.weight.dtype), np.full_like(zero_point, shared)
+    shared = min(max(info.min - int(centred.min()), info.min), info.max)
+    if int(centred.min()) + shared < info.min or int(centred.max()) + shared > info.max:
+        return op.weight, zero_point
+    return (centred + shared).astype(op.weight.dtype), np.array([shared])
 
 
 def _kernel_type(x: Tensor, weight: Array, zero_point: Array) -> tuple[Array, Array]:

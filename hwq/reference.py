@@ -169,29 +169,24 @@ def _compute(op: Op, graph: Graph, inputs: list[Array]) -> Array:
 @_compute.register
 def _(op: Conv, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
-    mantissa, shift = (part[:, np.newaxis] for part in encode_multiplier(multipliers(graph, op)))
-    channels = op.weight.shape[0]
-    kernel = (op.weight.shape[2], op.weight.shape[3])
-    per_group = channels // op.groups
+    channels, kernel = len(op.weight), (op.weight.shape[2], op.weight.shape[3])
+    mantissa, shift = (part.reshape(-1, 1) for part in encode_multiplier(multipliers(graph, op)))
     weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32).reshape(-1, 1, 1, 1)
     pieces = exact_pieces(weight.reshape(channels, -1).T, _reach(x))
-    flat = weight.reshape(op.groups, per_group, -1).astype(np.float32)
+    matrices = weight.reshape(op.groups, channels // op.groups, -1).astype(np.float32)
     images = inputs[0].reshape(-1, *x.shape[1:])
-    result = np.empty((len(images), channels, *y.shape[2:]), y.dtype)
-    pixels = y.shape[2] * y.shape[3]
-    for block in _blocks(len(images), max(flat.shape[2] * op.groups, channels) * pixels):
+    result = np.empty((len(images), *y.shape[1:]), y.dtype)
+    depth = op.groups * matrices.shape[2]
+    for block in _blocks(len(images), max(depth, channels) * y.shape[2] * y.shape[3]):
         image = pad_image(images[block].astype(np.float32) - np.float32(x.zero_point), op.pads, 0)
-        if op.groups == 1:
-            acc = exact_matmul(flat[0], columns(image, kernel, op.strides, op.dilations), pieces)
-        elif op.groups == x.shape[1] == channels:
-            acc = _depthwise(image, weight[:, 0], op).reshape(-1, channels, pixels)
+        if op.groups == x.shape[1] == channels:
+            acc = _depthwise(image, weight, op)
         else:
-            taps = columns(image, kernel, op.strides, op.dilations)
-            taps = taps.reshape(len(image), op.groups, flat.shape[2], pixels)
-            acc = exact_matmul(flat, taps, pieces).reshape(-1, channels, pixels)
-        acc += op.bias[:, np.newaxis]
+            windows = columns(image, kernel, op.strides, op.dilations)
+            acc = exact_matmul(matrices, windows.reshape(op.groups, matrices.shape[2], -1), pieces)
+        acc = acc.reshape(channels, -1) + op.bias[:, np.newaxis]
         quantized = requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi)
-        result[block] = quantized.reshape(-1, channels, *y.shape[2:])
+        result[block] = quantized.reshape(channels, -1, *y.shape[2:]).transpose(1, 0, 2, 3)
     return result.reshape(len(inputs[0]), *y.shape)
 
 
@@ -201,13 +196,13 @@ def _reach(x: Tensor) -> int:
 
 
 def _depthwise(image: Array, weight: Array, op: Conv) -> Array:
-    image = image.astype(np.int32)
-    taps = window_taps(image, weight.shape[1:], op.strides, op.dilations)
-    acc: Array | None = None
-    for tap, factor in zip(taps, weight.reshape(len(weight), -1).T, strict=True):
-        product = tap * factor[:, np.newaxis, np.newaxis]
-        acc = product if acc is None else np.add(acc, product, out=acc)
-    assert acc is not None
+    """Return the accumulators (C, N, out_height, out_width) of one filter for each channel."""
+    planes = image.astype(np.int32).transpose(1, 0, 2, 3)
+    taps = window_taps(planes, weight.shape[2:], op.strides, op.dilations)
+    factors = weight.reshape(len(weight), -1).T[:, :, np.newaxis, np.newaxis, np.newaxis]
+    acc = next(taps) * factors[0]
+    for tap, factor in zip(taps, factors[1:], strict=True):
+        acc += tap * factor
     return acc
 
 

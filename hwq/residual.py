@@ -129,8 +129,8 @@ def fit_add(
     to ratios that are multiples of a small power of two, where many pairs are exact ties. What is returned has been
     compared with the table on every pair.
 
-    Random scales always had a solution, mostly the first candidate. There is none, as a rule, where the ratios are
-    small fractions whose denominator isn't a power of two (0.7 and 0.9, say): thousands of pairs are then ties but
+    Random scales had a solution in every trial, mostly the first candidate. There is often none where the ratios
+    are small fractions whose denominator isn't a power of two (0.7 and 0.9, say): thousands of pairs are then ties but
     for float32's own errors, which no linear form repeats.
 
     Parameters

@@ -12,8 +12,8 @@ __all__ = ["PipelinedMultiplier"]
 class PipelinedMultiplier(wiring.Component):
     """Multiply two unsigned numbers: ``o = i_a * i_b``, `stages` cycles later.
 
-    Both operands are cut in halves, so each partial product fits one DSP block of 18x18 bits when the operands have at most 36,
-    and no stage holds more than one multiplication or one addition:
+    Both operands are cut in halves, so each partial product fits one DSP block of 18x18 bits when the operands have
+    at most 36, and no stage holds more than one multiplication or one addition:
 
     ====== ================= =================== ========== ===
     stages 1st register      2nd                 3rd        4th
@@ -58,6 +58,7 @@ class PipelinedMultiplier(wiring.Component):
         super().__init__({"i_a": In(width_a), "i_b": In(width_b), "o": Out(width_a + width_b)})
 
     def elaborate(self, platform):
+        """Return the module."""
         m = Module()
         a = delayed(m, self.i_a, 1)
         b = delayed(m, self.i_b, 1)

@@ -8,7 +8,8 @@ __all__ = ["delayed"]
 def delayed(m: Module, value: Value, cycles: int) -> Value:
     """Return `value` as it was `cycles` clock cycles ago.
 
-    The registers are in domain "sync" and have no reset: they hold data that nobody looks at before it has passed through.
+    The registers are in domain "sync" and have no reset: they hold data that nobody looks at before it has passed
+    through.
 
     Parameters
     ----------

@@ -44,12 +44,13 @@ class Requantizer(wiring.Component):
         Bias; the sum wraps.
     i_mantissa : In(24)
     i_shift : In(6)
-        Multiplier, as :func:`hwq.fixed.encode_multiplier` returns it: 0 or 2**23 to 2**24 - 1, and 14 to 63. They are taken in the
-        same cycle as the accumulator, since neighbouring accumulators belong to different channels.
+        Multiplier, as :func:`hwq.fixed.encode_multiplier` returns it: 0 or 2**23 to 2**24 - 1, and 14 to 63. They
+        are taken in the same cycle as the accumulator, since neighbouring accumulators belong to different
+        channels.
     i_zero_point : In(signed(8))
     i_lo, i_hi : In(signed(8))
-        Output zero point and bounds, ``i_lo <= i_hi``. Constants of a descriptor, not delayed with the accumulators: they
-        must not change from the cycle before an accumulator enters until its result has left.
+        Output zero point and bounds, ``i_lo <= i_hi``. Constants of a descriptor, not delayed with the
+        accumulators: they must not change from the cycle before an accumulator enters until its result has left.
     o : Out(signed(8))
         Result of the inputs `LATENCY` cycles ago.
     """
@@ -66,6 +67,7 @@ class Requantizer(wiring.Component):
     o: Out(signed(8))
 
     def elaborate(self, platform):
+        """Return the module."""
         m = Module()
         m.submodules.multiplier = multiplier = PipelinedMultiplier(
             width_a=MULTIPLIER_BITS, width_b=MULTIPLIER_BITS, stages=_MULTIPLIER_STAGES
@@ -91,12 +93,14 @@ class Requantizer(wiring.Component):
         sticky, guard, kept = (
             aligned[: _EXCESS_MAX - 1].any(),
             aligned[_EXCESS_MAX - 1],
-            aligned[_EXCESS_MAX : _ACC_BITS],
+            aligned[_EXCESS_MAX:_ACC_BITS],
         )
         round_up = delayed(m, guard & (sticky | kept[0]), 1)
         kept = delayed(m, kept, 1)
         # The shift's range is 6 to 63 once k is taken off, so the rounder counts from 6.
-        shift_excess = delayed(m, (delayed(m, self.i_shift, 3) - excess - rounder.shift_min)[: len(rounder.i_excess)], 1)
+        shift_excess = delayed(
+            m, (delayed(m, self.i_shift, 3) - excess - rounder.shift_min)[: len(rounder.i_excess)], 1
+        )
 
         rounded = kept + round_up
         # 2**24 is 2**23 with one more bit taken off; below the carry all bits are then zero.

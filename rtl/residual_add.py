@@ -18,7 +18,8 @@ _SHIFT_MAX = 31
 class ResidualAdd(wiring.Component):
     """Scale two operands, add and round; twin of :func:`hwq.fixed.requantize_add`, one lane.
 
-    ``o = clamp(RNE(fl((i_a * factor_a + i_b * factor_b + offset) / 2**shift)), lo, hi)``, fl rounding to float32. Stages:
+    ``o = clamp(RNE(fl((i_a * factor_a + i_b * factor_b + offset) / 2**shift)), lo, hi)``, fl rounding to float32.
+    Stages:
 
     ===== ==========================================================================
     1     operands times the factors' halves, of 13 bits each
@@ -42,8 +43,8 @@ class ResidualAdd(wiring.Component):
     i_offset : In(signed(40))
     i_shift : In(5)
     i_lo, i_hi : In(signed(8))
-        Parameters as :func:`hwq.residual.fit_add` returns them, and bounds, ``i_lo <= i_hi``. Constants of a descriptor, not
-        delayed with the operands: they must not change while a pair is on its way.
+        Parameters as :func:`hwq.residual.fit_add` returns them, and bounds, ``i_lo <= i_hi``. Constants of a
+        descriptor, not delayed with the operands: they must not change while a pair is on its way.
     o : Out(signed(8))
         Result of the operands `LATENCY` cycles ago.
     """
@@ -61,17 +62,19 @@ class ResidualAdd(wiring.Component):
     o: Out(signed(8))
 
     def elaborate(self, platform):
+        """Return the module."""
         m = Module()
         m.submodules.rounder = rounder = Rounder(width=_MAGNITUDE_BITS, shift_min=0, shift_max=_SHIFT_MAX)
 
         # Halves fit one DSP block each: the low one is unsigned, the high one carries the sign.
-        low = delayed(m, self.i_a * self.i_factor_a[:_LOW_BITS], 1) + delayed(m, self.i_b * self.i_factor_b[:_LOW_BITS], 1)
-        high = (
-            delayed(m, self.i_a * self.i_factor_a[_LOW_BITS:].as_signed(), 1)
-            + delayed(m, self.i_b * self.i_factor_b[_LOW_BITS:].as_signed(), 1)
-        )  # fmt: skip
-        partial = delayed(m, (delayed(m, high, 1) << _LOW_BITS) + self.i_offset, 1)
-        total = delayed(m, (partial + delayed(m, low, 2))[: _MAGNITUDE_BITS + 1], 1)
+        low_a = delayed(m, self.i_a * self.i_factor_a[:_LOW_BITS], 1)
+        low_b = delayed(m, self.i_b * self.i_factor_b[:_LOW_BITS], 1)
+        high_a = delayed(m, self.i_a * self.i_factor_a[_LOW_BITS:].as_signed(), 1)
+        high_b = delayed(m, self.i_b * self.i_factor_b[_LOW_BITS:].as_signed(), 1)
+        low = delayed(m, low_a + low_b, 2)
+        high = delayed(m, high_a + high_b, 1)
+        partial = delayed(m, (high << _LOW_BITS) + self.i_offset, 1)
+        total = delayed(m, (partial + low)[: _MAGNITUDE_BITS + 1], 1)
 
         negative = total[-1]
         magnitude = delayed(m, ((total ^ negative.replicate(len(total))) + negative)[:_MAGNITUDE_BITS], 1)
@@ -81,6 +84,8 @@ class ResidualAdd(wiring.Component):
             rounder.i_excess.eq(self.i_shift),
         ]
 
-        clamped = Mux(rounder.o < self.i_lo, self.i_lo, Mux(rounder.o > self.i_hi, self.i_hi, rounder.o[:8].as_signed()))
+        clamped = Mux(
+            rounder.o < self.i_lo, self.i_lo, Mux(rounder.o > self.i_hi, self.i_hi, rounder.o[:8].as_signed())
+        )
         m.d.comb += self.o.eq(delayed(m, clamped, 1))
         return m

@@ -14,14 +14,18 @@ _FINE_BITS = 3
 
 
 class Rounder(wiring.Component):
-    """Round to float32, then to an integer, and apply the sign: ``o = ±RNE(fl(i_magnitude * 2**-(shift_min + i_excess)))``.
+    """Round to float32, then to an integer, and apply the sign: ``o = ±RNE(fl(i_magnitude * 2**-shift))``.
 
-    The two roundings are one comparison with a tie band around one half, as in ``hwq.fixed._round_as_float32``, where it is
-    proved: with i the integer part, of bit length j, and f the fraction, the result is ``i + 1`` where ``f > 1/2 + 2**(j - 25)``, or
-    where ``|f - 1/2| <= 2**(j - 25)`` and i is odd; else it is i. Integer parts of 512 and more become 511.
+    ``shift = shift_min + i_excess``.
 
-    Four stages: shift by multiples of 8, shift by the rest, compare with the band, round and negate. Bits lost below the 25th
-    fraction bit are kept as one sticky bit: the finest band, 2**-25, is decided by 25 bits and whether anything follows.
+    The two roundings are one comparison with a tie band around one half, as in ``hwq.fixed._round_as_float32``,
+    where it is proved: with i the integer part, of bit length j, and f the fraction, the result is ``i + 1`` where
+    ``f > 1/2 + 2**(j - 25)``, or where ``|f - 1/2| <= 2**(j - 25)`` and i is odd; else it is i. Integer parts of
+    512 and more become 511.
+
+    Four stages: shift by multiples of 8, shift by the rest, compare with the band, round and negate. Bits lost
+    below the 25th fraction bit are kept as one sticky bit: the finest band, 2**-25, is decided by 25 bits and
+    whether anything follows.
 
     Bare signals: it sits inside a pipeline that never stalls.
 
@@ -71,9 +75,11 @@ class Rounder(wiring.Component):
         )
 
     def elaborate(self, platform):
+        """Return the module."""
         m = Module()
 
-        # The window is 9 integer and 25 fraction bits; a coarse shift leaves it with the 7 bits that a fine one may bring down.
+        # The window is 9 integer and 25 fraction bits; a coarse shift leaves it with the 7 bits that a fine one may
+        # bring down.
         window_bits = _WHOLE_BITS + _FRACTION_BITS
         coarse_bits = window_bits + (1 << _FINE_BITS) - 1
         word = Cat(C(0, _FRACTION_BITS - self.shift_min), self.i_magnitude)
@@ -98,8 +104,9 @@ class Rounder(wiring.Component):
         fraction = delayed(m, fraction, 1)
         whole = delayed(m, whole | saturated, 1)
 
-        # With u the fraction in units of 2**-25, t = 2**24 one half and 2**j the band: above it u > t + 2**j, which at or above t is
-        # rest > 2**j; in its lower half u >= t - 2**j, which below t is that the bits of rest from j up are all ones.
+        # With u the fraction in units of 2**-25, t = 2**24 one half and 2**j the band: above it u > t + 2**j, which
+        # at or above t is rest > 2**j; in its lower half u >= t - 2**j, which below t is that the bits of rest from
+        # j up are all ones.
         half, rest = fraction[-1], fraction[:-1]
         from_band = Signal(_WHOLE_BITS + 1)  # bit n: j <= n
         at_band = Signal(_WHOLE_BITS + 1)  # bit n: j == n

@@ -1,0 +1,114 @@
+"""The whole core in Verilator against the machine: every byte of activation memory, every cycle, every error."""
+
+import numpy as np
+import pytest
+
+from hwq import isa, timing
+from hwq.errors import DeviceError
+from tests import programs
+from tests.test_machine import LEGAL, blank
+
+SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (5, 6, 8, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
+"""rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
+
+PROGRAMS = 40
+
+
+def load(driver, machine):
+    """Write a machine's memories into the core."""
+    driver.load_program(machine.program)
+    driver.load_params(machine.params)
+    driver.load_weights(machine.weights)
+    driver.write_act(0, machine.act)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.xdist_group("verilator")
+def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
+    config = programs.tiny(*shape)
+    driver = accelerator(config)
+    for seed in range(PROGRAMS):
+        rng = np.random.default_rng(seed)
+        machine = programs.random_machine(config, rng, int(rng.integers(1, 6)))
+        load(driver, machine)
+        predicted = timing.predict(programs.decoded(machine), config)
+        assert machine.run().error is isa.ErrorCode.NONE
+        counters = driver.start(0)
+        wrong = np.flatnonzero(driver.read_act(0, config.act_bytes) != machine.act)
+        assert not wrong.size, f"seed {seed}: {wrong.size} bytes differ, first at {wrong[0]}"
+        measured = driver.profile(len(predicted.layers))
+        assert measured == [layer.cycles for layer in predicted.layers], f"seed {seed}"
+        causes = sum(count for name, count in counters.items() if name != "cycles")
+        assert counters["cycles"] == predicted.total == causes, f"seed {seed}"
+        assert counters["cycles_mesh"] == sum(
+            timing.conv_depth(d) * -(-d["pixels"] // config.rows) * d["blocks"]
+            for d in programs.decoded(machine)
+            if d["opcode"] == isa.Opcode.CONV
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"opcode": 3}, "ILLEGAL_OPCODE"),
+        ({"pixels": 0}, "ILLEGAL_FIELD"),
+        ({"last_channels": 5}, "ILLEGAL_FIELD"),
+        ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
+        ({"ifm_base": 4096}, "ACT_RANGE"),
+        ({"ifm_base": 4095, "span": 2}, "ACT_RANGE"),
+        ({"ifm_base": 0, "ifm_x_step": -1, "pixels": 2, "row_pixels": 2}, "ACT_RANGE"),
+        ({"ofm_base": 4095, "last_channels": 2}, "ACT_RANGE"),
+        ({"residual": 1, "res_base": 4096}, "ACT_RANGE"),
+        ({"opcode": isa.Opcode.VECTOR, "ifm_base": 4096}, "ACT_RANGE"),
+        ({"opcode": isa.Opcode.VECTOR, "ofm_base": 4096}, "ACT_RANGE"),
+        ({"weight_base": 2048}, "WEIGHT_RANGE"),
+        ({"weight_base": 2047, "span": 2}, "WEIGHT_RANGE"),
+        ({"param_base": 128}, "PARAM_RANGE"),
+        ({"param_base": 127, "last_channels": 2}, "PARAM_RANGE"),
+        ({"opcode": isa.Opcode.VECTOR, "param_base": 128}, "PARAM_RANGE"),
+    ],
+)
+@pytest.mark.xdist_group("verilator")
+def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, changes, error):
+    machine = blank(LEGAL | changes, slots=16)
+    driver = accelerator(machine.config)
+    machine.act[:] = np.arange(machine.act.size) % 251
+    load(driver, machine)
+    assert machine.run().error.name == error
+    with pytest.raises(DeviceError, match=f"slot 0: {error}"):
+        driver.start(0)
+    driver.clear()
+    healthy = programs.random_machine(machine.config, np.random.default_rng(3), 3)
+    load(driver, healthy)
+    healthy.run()
+    driver.start(0)
+    assert (driver.read_act(0, machine.config.act_bytes) == healthy.act).all()
+
+
+@pytest.mark.xdist_group("verilator")
+def test_program_without_halt_stops_at_the_end_of_program_memory(accelerator):
+    machine = blank(LEGAL, slots=16)
+    driver = accelerator(machine.config)
+    machine.program.reshape(16, -1)[:] = machine.program[: isa.SLOT_WORDS]
+    load(driver, machine)
+    assert machine.run().error is isa.ErrorCode.PC_RANGE
+    with pytest.raises(DeviceError, match="PC_RANGE"):
+        driver.start(0)
+    driver.clear()
+
+
+@pytest.mark.xdist_group("verilator")
+def test_abort_in_mid_layer_leaves_a_core_that_runs_again(accelerator):
+    config = programs.tiny(4, 4, 4, 1)
+    driver = accelerator(config)
+    for delay in range(0, 400, 23):
+        machine = programs.random_machine(config, np.random.default_rng(delay), 4)
+        load(driver, machine)
+        driver._set_register("pc", 0)
+        driver._set_register("control", isa.CONTROL_START)
+        driver.bus.wait(delay)
+        driver.clear()
+        load(driver, machine)
+        machine.run()
+        driver.start(0)
+        assert (driver.read_act(0, config.act_bytes) == machine.act).all(), f"after {delay} cycles"

@@ -1,0 +1,64 @@
+"""Runs every cocotb bench on its component."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from hwq import isa, timing
+from rtl.mesh import Mesh
+from rtl.requantize import Requantizer
+from rtl.sequencer import Sequencer
+from rtl.serializer import Serializer
+from rtl.top import Accelerator
+from sim.elaborate import convert
+from tests import programs
+
+pytestmark = [pytest.mark.rtl, pytest.mark.usefixtures("tools")]
+
+
+def bench(component, name, tests, **options):
+    from sim.cocotb_runner import run
+
+    run(convert(component), "top", f"sim.benches.{name}", tests, **options)
+
+
+def test_requantizer():
+    bench(Requantizer(), "requantize", 1)
+
+
+@pytest.mark.parametrize("fetch_bytes", [4, 16])
+def test_serializer(fetch_bytes):
+    bench(Serializer(fetch_bytes=fetch_bytes), "serializer", 1)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (3, 2), (2, 5), (4, 4)])
+def test_mesh(rows, cols):
+    environment = {"HWQ_ROWS": str(rows), "HWQ_COLS": str(cols)}
+    bench(Mesh(rows=rows, cols=cols), "mesh", 2, environment=environment)
+
+
+def test_sequencer():
+    config = programs.tiny(2, 6, 4, 3, slots=8)
+    bench(Sequencer(config), "sequencer", 6, environment={"HWQ_ARCH": json.dumps(config.to_dict())})
+
+
+@pytest.mark.parametrize(
+    ("shape", "seed"),
+    [((2, 4, 4, 2), 1), ((2, 4, 4, 2), 2), ((3, 6, 8, 3), 3), ((4, 4, 4, 1), 4), ((1, 3, 4, 3), 5)],
+)
+def test_whole_program(shape, seed, tmp_path):
+    config = programs.tiny(*shape, act_bytes=1024, weight_words=512, param_words=32, slots=8)
+    machine = programs.random_machine(config, np.random.default_rng(seed), layers=4)
+    before = machine.act.copy()
+    status = machine.run(0)
+    assert status.error is isa.ErrorCode.NONE
+    predicted = timing.predict(programs.decoded(machine), config)
+    case = tmp_path / "case.npz"
+    profile = [layer.cycles for layer in predicted.layers]
+    images = {"act": before, "weights": machine.weights, "params": machine.params, "program": machine.program}
+    np.savez(case, **images, after=machine.act, slot=status.slot, cycles=predicted.total, profile=profile)
+    environment = {"HWQ_ARCH": json.dumps(config.to_dict()), "HWQ_CASE": str(case)}
+    bench(Accelerator(config), "program", 2, seed=seed, environment=environment)

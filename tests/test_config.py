@@ -1,0 +1,87 @@
+"""Architectures by name, by file, and the wrong ones."""
+
+import dataclasses
+import json
+
+import pytest
+
+from hwq.config import PRESETS, load_arch
+from hwq.errors import ArchError
+
+GOOD = PRESETS["sim-4x4"]
+
+
+def test_presets_are_known_by_name_and_named_so():
+    assert {"sim-4x4", "ecp5-8x16", "sim-16x16"} <= set(PRESETS)
+    assert all(load_arch(name) is preset and preset.name == name for name, preset in PRESETS.items())
+
+
+def test_toml_and_json_files_give_the_same_architecture(tmp_path):
+    fields = GOOD.to_dict()
+    del fields["name"]
+    (tmp_path / "mine.json").write_text(json.dumps(fields))
+    (tmp_path / "mine.toml").write_text("".join(f"{key} = {value}\n" for key, value in fields.items()))
+    loaded = [load_arch(tmp_path / f"mine.{suffix}") for suffix in ("json", "toml")]
+    assert loaded[0] == loaded[1] == dataclasses.replace(GOOD, name="mine")
+    assert loaded[0].digest() == GOOD.digest(), "the name is no part of the hardware"
+
+
+def test_digest_changes_with_every_size():
+    digests = {GOOD.digest()}
+    for field in dataclasses.fields(GOOD):
+        if field.name in ("name", "lanes"):
+            continue
+        digests.add(dataclasses.replace(GOOD, **{field.name: getattr(GOOD, field.name) * 2}).digest())
+    assert len(digests) == len(dataclasses.fields(GOOD)) - 1
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("rows", 0, "rows must be in 1..64, not 0"),
+        ("rows", 65, "rows must be in 1..64, not 65"),
+        ("rows", 4.0, "rows must be an integer, not 4.0"),
+        ("rows", True, "rows must be an integer, not True"),
+        ("cols", -1, "cols must be in 1..64, not -1"),
+        ("fetch_bytes", 12, "fetch_bytes must be a power of two in 4..64, not 12"),
+        ("fetch_bytes", 2, "fetch_bytes must be a power of two in 4..64, not 2"),
+        ("lanes", 3, r"lanes must be a power of two that divides cols \(4\)"),
+        ("lanes", 8, r"lanes must be a power of two that divides cols \(4\)"),
+        ("act_bytes", 1023, "act_bytes must be a multiple of fetch_bytes"),
+        ("act_bytes", 1 << 25, "act_bytes must be a multiple of fetch_bytes"),
+        ("weight_words", 1, "weight_words must be in 2..1048576, not 1"),
+        ("param_words", 0, "param_words must be in 2..65536, not 0"),
+        ("slots", 1, "slots must be in 2..4096, not 1"),
+        ("name", 3, "name must be a string, not 3"),
+    ],
+)
+def test_bad_value_is_refused_with_value_and_rule(member, value, message):
+    with pytest.raises(ArchError, match=message):
+        dataclasses.replace(GOOD, **{member: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "rows = = 1", "a.toml: not valid TOML"),
+        ("a.json", "[1]", "a.json: must hold a table of fields, not list"),
+        ("a.toml", "rows = 4\nspeed = 3", "a.toml: unknown field 'speed'"),
+        ("a.toml", "rows = 4", "a.toml: missing field act_bytes, cols"),
+        ("a.yaml", "rows: 4", "No architecture"),
+    ],
+)
+def test_bad_file_is_refused_by_name(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ArchError, match=message):
+        load_arch(path)
+
+
+def test_misspelt_preset_gets_a_suggestion():
+    with pytest.raises(ArchError, match="did you mean sim-4x4"):
+        load_arch("sim4x4")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ArchError, match="nothing.toml: No such file"):
+        load_arch(tmp_path / "nothing.toml")

@@ -1,0 +1,91 @@
+"""The numpy machine against a byte-by-byte one, and its refusals."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from hwq import isa
+from hwq.machine import Machine
+from tests import naive, programs
+
+SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 6, 8, 2), (8, 16, 16, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_random_programs_equal_the_naive_model(shape):
+    config = programs.tiny(*shape, act_bytes=1024, weight_words=256, param_words=32)
+    for seed in range(12):
+        machine = programs.random_machine(config, np.random.default_rng(seed), 3)
+        expected = copy.deepcopy(machine)
+        naive.run(expected)
+        status = machine.run()
+        assert status.error is isa.ErrorCode.NONE
+        assert status.slot == 3
+        assert (machine.act == expected.act).all(), f"seed {seed}"
+
+
+def blank(fields, slots=2):
+    """Machine on a 4x4 array with one descriptor."""
+    machine = Machine(programs.tiny(4, 4, 4, 1, slots=slots))
+    machine.program[: isa.DESCRIPTOR_WORDS] = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, fields)
+    return machine
+
+
+COUNTS = {"row_pixels": 1, "pixels": 1, "taps_y": 1, "taps_x": 1, "span": 1, "blocks": 1, "last_channels": 1}
+LEGAL = {"opcode": isa.Opcode.CONV, **COUNTS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({}, "NONE"),
+        ({"opcode": 3}, "ILLEGAL_OPCODE"),
+        ({"opcode": 255}, "ILLEGAL_OPCODE"),
+        *[({name: 0}, "ILLEGAL_FIELD") for name in COUNTS],
+        ({"last_channels": 5}, "ILLEGAL_FIELD"),
+        ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
+        ({"ifm_base": 4096}, "ACT_RANGE"),
+        ({"ifm_base": 4095, "span": 2}, "ACT_RANGE"),
+        ({"ifm_base": 0, "ifm_x_step": -1, "pixels": 2, "row_pixels": 2}, "ACT_RANGE"),
+        ({"ofm_base": 4096}, "ACT_RANGE"),
+        ({"ofm_base": 4095, "last_channels": 2}, "ACT_RANGE"),
+        ({"residual": 1, "res_base": 4096}, "ACT_RANGE"),
+        ({"opcode": isa.Opcode.VECTOR, "ifm_base": 4096}, "ACT_RANGE"),
+        ({"weight_base": 2048}, "WEIGHT_RANGE"),
+        ({"weight_base": 2047, "span": 2}, "WEIGHT_RANGE"),
+        ({"param_base": 128}, "PARAM_RANGE"),
+        ({"param_base": 127, "last_channels": 2}, "PARAM_RANGE"),
+    ],
+)
+def test_refusals_name_the_rule_and_write_nothing(changes, error):
+    machine = blank(LEGAL | changes)
+    machine.act[:] = 1
+    before = machine.act.copy()
+    status = machine.run()
+    assert status.error.name == error
+    if status.error:
+        assert status.slot == 0
+        assert (machine.act == before).all()
+
+
+def test_bits_outside_every_field_are_refused():
+    machine = blank(LEGAL)
+    machine.program[1] |= 1 << 31
+    assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
+
+
+def test_a_program_without_halt_runs_off_the_end():
+    machine = blank(LEGAL, slots=2)
+    machine.program[isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = machine.program[: isa.DESCRIPTOR_WORDS]
+    status = machine.run()
+    assert (status.error, status.slot) == (isa.ErrorCode.PC_RANGE, 2)
+
+
+def test_accumulators_wrap_at_32_bits():
+    machine = blank(LEGAL | {"zero_point": 0, "lo": -128, "hi": 127, "factor_a": 1, "add_lo": -128, "add_hi": 127})
+    machine.act[0], machine.weights[0, 0] = -128, -128
+    largest = (1 << 31) - 1
+    machine.params[0] = isa.encode(isa.PARAM, 2, {"bias": largest, "mantissa": 1 << 23, "shift": 23 + 24})
+    machine.run()
+    assert machine.act[0] == round((128 * 128 + largest - 2**32) / 2**24)

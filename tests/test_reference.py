@@ -1,0 +1,329 @@
+import numpy as np
+import pytest
+
+from hwq import demo, reference
+from hwq.errors import InputError, ModelError
+from hwq.host import oracle_session
+from hwq.ir import Graph, Reshape, Tensor
+from hwq.kernels import exact_matmul, exact_pieces
+from hwq.onnx_reader import EDGE, read
+from tests.onnx_models import Builder, assert_exact, count_mismatches, kinds, reasons
+
+RNG = np.random.default_rng(11)
+DTYPES = ["int8", "uint8"]
+LOW = {"int8": -128, "uint8": 0}
+
+
+def weights(*shape, dtype="int8"):
+    info = np.iinfo(dtype)
+    return RNG.integers(info.min, info.max + 1, shape).astype(dtype)
+
+
+def integer_model(build, shape, x=(0.5, 3), y=(0.25, -5), dtype="int8", opset=17):
+    """Make a model from quantized input to quantized output; zero points are given as of int8 and moved for uint8."""
+    b = Builder()
+    offset = 128 if dtype == "uint8" else 0
+    x, y = (x[0], x[1] + offset), (y[0], y[1] + offset)
+    b.zero_offset = offset
+    result = build(b, b.dequantize(b.input("x", shape, dtype), *x, dtype))
+    return read(b.model(b.quantize(result, *y, dtype, "y"), opset=opset), "net")
+
+
+# Each operator, both signednesses, inputs over their full range -------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("zero_points", ["none", "one", "per channel"])
+def test_conv(dtype, weight_dtype, groups, zero_points):
+    def build(b, x):
+        w = weights(12, 6 // groups, 3, 2, dtype=weight_dtype) // 4 + np.iinfo(weight_dtype).max // 2
+        zero = {"none": 0, "one": 37, "per channel": np.arange(30, 42)}[zero_points]
+        scale = RNG.uniform(0.001, 0.01, 12).astype(np.float32)
+        bias = b.weight(RNG.integers(-9999, 9999, 12).astype(np.int32), np.float32(0.037) * scale)
+        weight = b.weight(w.astype(weight_dtype), scale, zero)
+        attributes = {"strides": [2, 1], "dilations": [1, 2], "pads": [2, 1, 0, 3], "group": groups}
+        return b.node("Relu", [b.node("Conv", [x, weight, bias], **attributes)])
+
+    graph = integer_model(build, (1, 6, 9, 8), x=(0.037, -11), y=(0.05, -100), dtype=dtype)
+    assert kinds(graph) == ["Conv"]
+    assert_exact(graph)
+
+
+def test_conv_whose_sums_outgrow_float32():
+    def build(b, x):
+        w = np.full((2, 640, 3, 3), 127, np.int8)
+        w[1] = -128
+        return b.node("Conv", [x, b.weight(w, 1e-5), b.constant([2.0, -3.0], np.float32)])
+
+    graph = integer_model(build, (1, 640, 3, 3), x=(1.0, -128), y=(10.0, 0))
+    assert_exact(graph, samples=2)
+    feeds = {"x": np.full((1, 640, 3, 3), 127, np.int8)}
+    assert reference.run(graph, feeds)["y"].reshape(-1).tolist() == [127, -128]
+
+
+def test_accumulator_wraps_as_int32():
+    b = Builder()
+    scale = np.array([1e-7], np.float32)
+    x = b.dequantize(b.input("x", (1, 1, 1, 1), "int8"), 1.0, 0)
+    bias = b.weight(np.array([2**31 - 1], np.int32), scale)
+    conv = b.node("Conv", [x, b.weight(np.full((1, 1, 1, 1), 127, np.int8), scale), bias])
+    graph = read(b.model(b.quantize(conv, 2.0, 0, output="y")), "net")
+    assert_exact(graph, samples=20)
+    # 2**31 - 1 + 127 wraps to -2**31 + 126, whose quotient is -107.37.
+    assert reference.run(graph, {"x": np.ones((1, 1, 1, 1), np.int8)})["y"].reshape(-1).tolist() == [-107]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "alpha"), [((5, 7), 1.0), ((5, 7), 0.3), ((2, 3, 7), 1.0), ((2, 1, 3, 7), 1.0)])
+def test_gemm(dtype, weight_dtype, shape, alpha):
+    def build(b, x):
+        scale = RNG.uniform(0.001, 0.01, 4).astype(np.float32)
+        weight = b.weight(weights(7, 4, dtype=weight_dtype), scale, np.arange(4) + 50, axis=1)
+        bias = b.constant(RNG.uniform(-0.1, 0.1, 4), np.float32)
+        if len(shape) == 2:
+            return b.node("Gemm", [x, weight, bias], alpha=alpha)
+        return b.node("Add", [b.node("MatMul", [x, weight]), bias])
+
+    graph = integer_model(build, shape, x=(0.037, -11), y=(0.021, 4), dtype=dtype)
+    assert kinds(graph) == ["Gemm"]
+    assert_exact(graph)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gemm_of_depth_one(dtype):
+    def build(b, x):
+        return b.node("MatMul", [x, b.weight(np.array([[-128, 127]], np.int8), 0.5)])
+
+    assert_exact(integer_model(build, (1, 1), x=(0.5, 0), y=(0.5, 0), dtype=dtype), samples=64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scales", [(0.037, 0.013, 0.041), (0.5, 0.25, 0.5), (1e-3, 1.0, 1.0)])
+def test_add(dtype, scales):
+    a_scale, b_scale, y_scale = scales
+
+    def build(b, x):
+        second = b.dequantize(b.input("z", (1, 3, 1, 40), dtype), b_scale, 7 + b.zero_offset, dtype)
+        return b.node("Clip", [b.node("Add", [x, second]), b.constant(-y_scale * 40, np.float32)])
+
+    graph = integer_model(build, (1, 3, 40, 40), x=(a_scale, -11), y=(y_scale, -3), dtype=dtype)
+    assert kinds(graph) == ["Add"]
+    assert_exact(graph)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_of_a_constant(dtype):
+    def build(b, x):
+        return b.node("Add", [b.weight(weights(40, dtype=dtype), np.float32(0.02), 5 + b.zero_offset), x])
+
+    graph = integer_model(build, (3, 40), x=(0.037, -11), y=(0.041, -3), dtype=dtype)
+    assert kinds(graph) == ["Add"]
+    assert_exact(graph, samples=9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("kernel", "strides"), [((9, 7), (1, 1)), ((3, 2), (2, 2)), ((1, 7), (3, 1))])
+def test_average_pool(dtype, kernel, strides):
+    def build(b, x):
+        return b.node("AveragePool", [x], kernel_shape=kernel, strides=strides)
+
+    graph = integer_model(build, (2, 5, 9, 7), x=(0.037, -11), y=(0.011, -3), dtype=dtype)
+    assert kinds(graph) == ["AveragePool"]
+    assert_exact(graph, samples=9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_global_average_pool_of_one_dimension(dtype):
+    def build(b, x):
+        return b.node("Relu", [b.node("GlobalAveragePool", [x])])
+
+    graph = integer_model(build, (2, 5, 9), x=(0.037, -11), y=(0.011, -90), dtype=dtype)
+    assert kinds(graph) == ["Reshape", "AveragePool", "Reshape"]
+    assert_exact(graph, samples=9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_max_pool(dtype):
+    def build(b, x):
+        attributes = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 2]}
+        return b.node("MaxPool", [x], ceil_mode=1, **attributes)
+
+    graph = integer_model(build, (2, 5, 9, 7), y=(0.5, 3), dtype=dtype)
+    assert kinds(graph) == ["MaxPool"]
+    assert_exact(graph)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_data_movement(dtype):
+    def build(b, x):
+        turned = b.node("Transpose", [x], perm=[2, 0, 3, 1])
+        constant = b.weight(weights(4, 2, 5, 1, dtype=dtype), np.float32(0.5), 3 + b.zero_offset)
+        joined = b.node("Concat", [turned, turned, constant], axis=3)
+        padded = b.node("Pad", [joined, b.constant([1, 0, 0, 2, 0, 3, 0, 1]), b.constant(-2, np.float32)])
+        return b.node("Reshape", [padded, b.constant([5, -1])])
+
+    graph = integer_model(build, (2, 3, 4, 5), y=(0.5, 3), dtype=dtype)
+    assert kinds(graph) == ["Transpose", "Concat", "Pad", "Reshape"]
+    assert_exact(graph)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_qoperator_nodes(dtype):
+    offset = 128 if dtype == "uint8" else 0
+    b = Builder()
+    microsoft = {"domain": "com.microsoft"}
+    x = b.input("x", (1, 4, 6, 6), dtype)
+    xp, yp = b.params(0.05, offset + 2, dtype), b.params(0.04, offset - 7, dtype)
+    wp = [b.constant(RNG.uniform(0.01, 0.02, 8), np.float32), b.constant(np.zeros(8), np.int8)]
+    conv = b.node(
+        "QLinearConv", [x, *xp, b.constant(weights(8, 4, 3, 3)), *wp, *yp, b.constant(np.arange(8), np.int32)]
+    )
+    pooled = b.node("MaxPool", [conv], kernel_shape=[2, 2])
+    average = b.node("QLinearAveragePool", [pooled, *yp, *xp], kernel_shape=[2, 1], **microsoft)
+    joined = b.node("QLinearConcat", [*xp, average, *xp, average, *xp], axis=1, **microsoft)
+    total = b.node("QLinearGlobalAveragePool", [joined, *xp, *yp], channels_last=0, **microsoft)
+    flat = b.node("Flatten", [total])
+    wp = [b.constant(0.01, np.float32), b.constant(3, np.int8)]
+    matrix = b.node("QLinearMatMul", [flat, *yp, b.constant(weights(16, 5)), *wp, *xp])
+    both = b.node("QLinearAdd", [matrix, *xp, b.constant(weights(5, dtype=dtype)), *yp, *yp], **microsoft)
+    bias = b.constant(np.arange(3), np.int32)
+    last = b.node("QGemm", [both, *yp, b.constant(weights(3, 5)), *wp, bias, *xp], alpha=0.7, transB=1, **microsoft)
+    graph = read(b.model(last, types={last: (dtype, None)}), "net")
+    assert kinds(graph) == [
+        "Conv", "MaxPool", "AveragePool", "Concat", "AveragePool", "Reshape", "Gemm", "Add", "Gemm"
+    ]  # fmt: skip
+    assert len(graph.rewrites) == 1
+    assert_exact(graph, samples=20)
+
+
+def test_host_nodes_between_integer_ones():
+    def build(b, x):
+        conv = b.node("Conv", [x, b.weight(weights(4, 4, 1, 1), 0.01)])
+        first = b.dequantize(b.quantize(conv, 0.25, 4), 0.25, 4)
+        soft = b.dequantize(b.quantize(b.node("Softmax", [first]), 1 / 256, -128), 1 / 256, -128)
+        return b.node("Conv", [soft, b.weight(weights(4, 4, 1, 1), 0.01)])
+
+    graph = integer_model(build, (1, 4, 5, 5))
+    assert kinds(graph) == ["Conv", "DequantizeLinear", "Softmax", "QuantizeLinear", "Conv"]
+    assert_exact(graph)
+
+
+# Samples --------------------------------------------------------------------------------------------------------------
+
+
+def mixing_model():
+    """A model that moves its own batch axis about, so samples must not be told from it by shape."""
+
+    def build(b, x):
+        turned = b.node("Transpose", [x], perm=[1, 0])
+        return b.node("Concat", [turned, turned], axis=0)
+
+    return integer_model(build, (2, 2), y=(0.5, 3))
+
+
+def test_samples_are_independent():
+    graph = mixing_model()
+    x = RNG.integers(-128, 128, (6, 2)).astype(np.int8)
+    together = reference.run(graph, {"x": x})["y"]
+    apart = [reference.run(graph, {"x": x[start : start + 2]})["y"] for start in (0, 2, 4)]
+    assert np.array_equal(together, np.concatenate(apart))
+
+
+def test_keep_returns_intermediates():
+    graph = mixing_model()
+    inner = graph.ops[0].outputs[0]
+    x = np.array([[1, 2], [3, 4]], np.int8)
+    results = reference.run(graph, {"x": x}, keep=[inner])
+    assert list(results) == ["y", inner]
+    assert np.array_equal(results[inner], x.T)
+
+
+def test_graph_without_operators_returns_its_input():
+    tensor = Tensor("x", (2,), "int8", 1.0, 0)
+    graph = Graph("net", ["x"], ["x"], {"x": tensor})
+    assert reference.run(graph, {"x": np.array([1, 2, 3, 4], np.int8)})["x"].tolist() == [1, 2, 3, 4]
+
+
+def test_constant_output_is_repeated_for_each_sample():
+    tensors = {name: Tensor(name, (1, 2), "int8", 1.0, 0) for name in "xcy"}
+    graph = Graph("net", ["x"], ["y"], tensors, {"c": np.array([[5, 6]], np.int8)})
+    graph.ops.append(Reshape(name="r", inputs=("c",), outputs=("y",)))
+    assert reference.run(graph, {"x": np.zeros((3, 2), np.int8)})["y"].tolist() == [[5, 6]] * 3
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({}, "input 'x' is missing"),
+        ({"x": np.zeros((2, 2), np.int8), "q": np.zeros(1)}, "has no input 'q': its inputs are x"),
+        ({"x": np.zeros((2, 2), np.uint8)}, "input 'x' must be int8, not uint8"),
+        ({"x": np.zeros((2, 3), np.int8)}, r"must have shape \(2, 2\).*not \(2, 3\)"),
+        ({"x": np.zeros((3, 2), np.int8)}, r"multiple of it along the first dimension, not \(3, 2\)"),
+        ({"x": np.zeros((2, 2, 1), np.int8)}, r"not \(2, 2, 1\)"),
+        ({"x": np.zeros((0, 2), np.int8)}, "at least 1"),
+    ],
+)
+def test_feeds_that_do_not_fit(feeds, message):
+    with pytest.raises(InputError, match=message):
+        reference.run(mixing_model(), feeds)
+
+
+def test_inputs_with_different_numbers_of_samples():
+    def build(b, x):
+        return b.node("Add", [x, b.dequantize(b.input("z", (1, 2), "int8"), 0.5, 3)])
+
+    graph = integer_model(build, (1, 2))
+    with pytest.raises(InputError, match="same number of samples, at least 1 \\('x' 2, 'z' 3\\)"):
+        reference.run(graph, {"x": np.zeros((2, 2), np.int8), "z": np.zeros((3, 2), np.int8)})
+
+
+def test_unknown_tensor_to_keep():
+    with pytest.raises(InputError, match="no tensor 'ghost'"):
+        reference.run(mixing_model(), {"x": np.zeros((2, 2), np.int8)}, keep=["ghost"])
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def test_pieces_keep_every_partial_sum_below_24_bits():
+    weight = RNG.integers(-255, 256, (5000, 3))
+    pieces = exact_pieces(weight, 255)
+    assert len(pieces) > 1
+    assert [piece.start for piece in pieces[1:]] == [piece.stop for piece in pieces[:-1]]
+    assert (pieces[0].start, pieces[-1].stop) == (0, 5000)
+    for piece in pieces:
+        assert np.abs(weight[piece]).sum(axis=0).max() * 255 < 2**24
+
+
+def test_matmul_is_exact_where_float32_is_not():
+    weight = np.full((4096, 1), 255)
+    x = np.full((1, 4096), 255)
+    x[0, 0] = 254
+    pieces = exact_pieces(weight, 255)
+    acc = exact_matmul(x.astype(np.float32), weight.astype(np.float32), pieces)
+    assert acc.dtype == np.int32
+    assert int(acc[0, 0]) == 4096 * 255 * 255 - 255
+    assert int(acc[0, 0]) != int(np.float32(4096 * 255 * 255 - 255))
+
+
+def test_model_onnx_runtime_refuses():
+    with pytest.raises(ModelError, match="ONNX Runtime can't run the model: "):
+        oracle_session(b"junk")
+
+
+# The bundled network --------------------------------------------------------------------------------------------------
+
+
+def test_demo_network_equals_onnx_runtime_on_its_samples():
+    graph = read(demo.model_path())
+    images, labels = demo.load_samples()
+    assert reasons(graph) == {"QuantizeLinear": EDGE, "DequantizeLinear": EDGE}
+    assert graph.rewrites == []
+    mismatches, elements = count_mismatches(graph, {graph.inputs[0]: images})
+    assert elements > 100_000
+    assert mismatches == 0
+    predicted = reference.run(graph, {graph.inputs[0]: images})[graph.outputs[0]].argmax(axis=1)
+    assert np.mean(predicted == labels) > 0.95
