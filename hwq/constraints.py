@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from hwq import ir
 from hwq.config import ArrayConfig
 from hwq.residual import AddParameters, fit_add
@@ -19,13 +21,14 @@ def add_parameters(op: ir.Add, graph: ir.Graph) -> AddParameters | None:
     """Return the integers that make the output path's adder equal `op` for all operands, or None."""
     a, b = (graph.tensors[name] for name in op.inputs)
     y = graph.tensors[op.outputs[0]]
+    scales = [np.float32(tensor.scale) for tensor in (a, b, y) if tensor.scale is not None]
     label = 128 if y.dtype == "uint8" else 0
     return fit_add(
-        a.scale,
+        scales[0],
         a.zero_point - label,
-        b.scale,
+        scales[1],
         b.zero_point - label,
-        y.scale,
+        scales[2],
         y.zero_point - label,
         op.lo - label,
         op.hi - label,
@@ -59,7 +62,7 @@ def constraint_pool_rank(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> boo
 
 
 def constraint_add(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
-    """No integer factors of 26 bits reproduce this Add for all 65,536 operand pairs; scales that are powers of two do."""
+    """No integer factors of 26 bits reproduce this Add for all 65,536 operand pairs; power-of-two scales do."""
     return not isinstance(op, ir.Add) or add_parameters(op, graph) is not None
 
 

@@ -18,7 +18,7 @@ class ArchError(HwqError):
 
 
 class CapacityError(HwqError):
-    """A layer or network that doesn't fit the chosen architecture; names the memory, what is needed and what is there."""
+    """A layer or network that doesn't fit the chosen architecture; names the memory, what it has and what is needed."""
 
 
 class ProgramError(HwqError):

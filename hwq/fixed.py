@@ -213,7 +213,7 @@ def requantize_add(
     """
     total = np.asarray(a, dtype=np.int64) * factor_a + np.asarray(b, dtype=np.int64) * factor_b + offset
     # One more bit on both sides of the division, so that the shift is at least 1.
-    scaled = _round_as_float32(np.abs(total) << 1, np.int64(shift + 1))
+    scaled = _round_as_float32(np.abs(total) << 1, np.asarray(shift + 1, dtype=np.int64))
     return saturate(np.where(total < 0, -scaled, scaled), lo, hi)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,10 +54,8 @@ class Images:
         self.labels.append(label)
         return slot
 
-    def add_params(
-        self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str
-    ) -> int:
-        """Append one parameter set a channel, `lanes` to a word, each block of `cols` beginning a word; return the first.
+    def add_params(self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str) -> int:
+        """Append a parameter set a channel, `lanes` to a word, each block of `cols` beginning a word; return the first.
 
         Parameters
         ----------
@@ -73,9 +72,7 @@ class Images:
         self.params += list(padded.reshape(-1, config.lanes, isa.PARAM_LANE_WORDS)[:words])
         return first
 
-    def add_lane_params(
-        self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str
-    ) -> int:
+    def add_lane_params(self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str) -> int:
         """Append one parameter word, a set for each lane; return its index."""
         self._fits("parameter memory", "param_words", len(self.params) + 1, self.config.param_words, label)
         self.params.append(_encoded(bias, multiplier))
@@ -112,8 +109,8 @@ class Images:
 def _encoded(bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     """Return the parameters of each channel as `isa.PARAM` packs them, (channels, PARAM_LANE_WORDS)."""
     mantissa, shift = fixed.encode_multiplier(multiplier)
-    values = {"bias": bias, "mantissa": mantissa, "shift": shift}
+    values: dict[str, npt.NDArray[Any]] = {"bias": bias, "mantissa": mantissa, "shift": shift}
     words = np.zeros((len(bias), isa.PARAM_LANE_WORDS), np.uint32)
-    for field in isa.PARAM:
-        words[:, field.word] |= (values[field.name].astype(np.int64) << field.lsb & field.mask).astype(np.uint32)
+    for f in isa.PARAM:
+        words[:, f.word] |= (values[f.name].astype(np.int64) << f.lsb & f.mask).astype(np.uint32)
     return words

@@ -183,7 +183,7 @@ class Pad(Op):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reshape(Op):
-    """Same elements in row-major order under the output's shape (ONNX Reshape, Flatten, Squeeze, Unsqueeze, Identity)."""
+    """Same elements, row-major, under the output's shape (ONNX Reshape, Flatten, Squeeze, Unsqueeze, Identity)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -196,7 +196,9 @@ class Register:
 REGISTERS: tuple[Register, ...] = (
     Register("id", "r", "0x31515748, the bytes `HWQ1`"),
     Register("digest", "r", "first 32 bits of the configuration's digest"),
-    Register("control", "w", "bit 0 starts at `pc`; bit 1 aborts and clears every unit, the memories keep their contents"),
+    Register(
+        "control", "w", "bit 0 starts at `pc`; bit 1 aborts and clears every unit, the memories keep their contents"
+    ),
     Register("status", "r", "bit 0 busy, bit 1 done, bits 15..8 `ErrorCode`"),
     Register("pc", "rw", "slot of the next start; while busy and after a stop the slot being executed"),
     Register("watchdog", "rw", "cycles without progress until `ErrorCode.WATCHDOG`; 0 switches it off"),
@@ -288,7 +290,9 @@ def markdown(fields: Sequence[Field]) -> str:
     for field in fields:
         sign = "signed, " if field.signed else ""
         zero = " (not 0)" if field.nonzero else ""
-        rows.append(f"| {field.word} | {field.lsb + field.width - 1}..{field.lsb} | `{field.name}` | {sign}{field.doc}{zero} |")
+        rows.append(
+            f"| {field.word} | {field.lsb + field.width - 1}..{field.lsb} | `{field.name}` | {sign}{field.doc}{zero} |"
+        )
     return "\n".join(rows)
 
 

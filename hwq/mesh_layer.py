@@ -171,7 +171,7 @@ def _taps(weight: npt.NDArray[np.int16], x: View, dilations: tuple[int, int]) ->
 
 def _int8_terms(weight: npt.NDArray[np.int16]) -> npt.NDArray[np.int8]:
     """Return int8 arrays, stacked, that add up to `weight` (-255..255): one where it fits, up to three."""
-    terms = []
+    terms: list[npt.NDArray[np.int8]] = []
     left = weight
     while not terms or left.any():
         term = np.clip(left, -128, 127)

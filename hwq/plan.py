@@ -7,6 +7,7 @@ matrix product of its own runs in that layer's output path.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -164,10 +165,11 @@ def _fused(graph: ir.Graph, ops: Sequence[ir.Op], wanted: set[str]) -> list[Step
             continue
         for own, other in (add.inputs, add.inputs[::-1])[::-1]:
             op = writer.get(own)
+            if not isinstance(op, ir.Conv | ir.Gemm):
+                continue
             alone = own not in wanted and sum(own in reader.inputs for reader in ops) == 1
             same = graph.tensors[own].shape == graph.tensors[add.outputs[0]].shape
-            channels = _channels_match(graph, op, other) if isinstance(op, ir.Conv | ir.Gemm) else False
-            if alone and same and channels:
+            if alone and same and _channels_match(graph, op, other):
                 taken |= {op, add}
                 steps.append(Step(op, (op.inputs[0], other), add.outputs[0], add))
                 break
@@ -271,7 +273,7 @@ class _Planner:
             if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
                 return name
         copy = f"{name}#{op.name}"
-        plan.tensors[copy] = ir.Tensor(**(_members(plan.tensors[name]) | {"name": copy}))
+        plan.tensors[copy] = dataclasses.replace(plan.tensors[name], name=copy)
         if (needed := _needed_halo(op, plan.tensors)) is not None:
             self._halos[copy] = needed
         self._append(Step(ir.Copy(name=copy, inputs=(name,), outputs=(copy,)), (name,), copy))
@@ -291,10 +293,6 @@ class _Planner:
         plan.buffers.append(dense)
         plan._where[step.writes] = (dense, View.dense(0, shape))
         self._append(Step(op, (source,), step.writes))
-
-
-def _members(tensor: ir.Tensor) -> dict[str, object]:
-    return {name: getattr(tensor, name) for name in ir.Tensor.__slots__}
 
 
 def _union(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

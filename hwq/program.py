@@ -29,7 +29,20 @@ Array = npt.NDArray[Any]
 FORMAT = "hwq-program-1"
 """Value of the metadata entry ``format``."""
 
-_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64", "bool")
+_DTYPES = (
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "bool",
+)
 
 
 @dataclass(frozen=True)
@@ -251,7 +264,9 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
     _require(1 <= slots <= config.slots, f"{slots} slots")
     halt = int(words[(slots - 1) * isa.SLOT_WORDS]) & 0xFF
     _require(halt == isa.Opcode.HALT, "the last descriptor isn't HALT")
-    _require(params.dtype == np.uint32 and params.shape[1:] == (config.lanes * isa.PARAM_LANE_WORDS,), "parameter image")
+    _require(
+        params.dtype == np.uint32 and params.shape[1:] == (config.lanes * isa.PARAM_LANE_WORDS,), "parameter image"
+    )
     _require(weights.dtype == np.int8 and weights.shape[1:] == (config.cols,), "weight image")
     _require(len(params) <= config.param_words and len(weights) <= config.weight_words, "image larger than its memory")
     constants = []
@@ -265,11 +280,7 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
         if "slot" in entry:
             _require(type(entry["slot"]) is int and 0 <= entry["slot"] < slots, "slot")
             ports = {key: tuple(_port(port, config) for port in entry[key]) for key in ("inputs", "outputs")}
-            layers = tuple(
-                LayerInfo(**(_strings(layer, "name", "op") | _ints(layer, "first_slot", "end_slot")),
-                          output=_port(layer["output"], config))
-                for layer in entry["layers"]
-            )
+            layers = tuple(_layer(layer, config) for layer in entry["layers"])
             _require(all(0 <= i.first_slot <= i.end_slot <= slots for i in layers), "layer slots")
             steps.append(ArrayStep(entry["slot"], **ports, layers=layers))
         else:
@@ -291,6 +302,12 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
         rewrites=_names(body["rewrites"]),
         golden=golden,
     )
+
+
+def _layer(entry: dict[str, Any], config: ArrayConfig) -> LayerInfo:
+    text, slots = _strings(entry, "name", "op"), _ints(entry, "first_slot", "end_slot")
+    output = _port(entry["output"], config)
+    return LayerInfo(text["name"], text["op"], slots["first_slot"], slots["end_slot"], output)
 
 
 def _strings(entry: dict[str, Any], *keys: str) -> dict[str, str]:
@@ -324,7 +341,7 @@ def _port(entry: dict[str, Any], config: ArrayConfig) -> PortImage:
     _require(entry["dtype"] in ("int8", "uint8"), f"port dtype {entry['dtype']!r}")
     numbers = _ints(entry, "address", "size_bytes", "fill")
     address, size = numbers["address"], numbers["size_bytes"]
-    _require(0 <= address and 0 < size and address + size <= config.act_bytes, "port outside activation memory")
+    _require(address >= 0 and size > 0 and address + size <= config.act_bytes, "port outside activation memory")
     _require(-128 <= numbers["fill"] <= 127, "port fill")
     raw = entry["view"]
     view = View(_ints(raw, "address")["address"], _sizes(raw["shape"]), _sizes(raw["strides"], 0))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hwq.fixed import requantize_add, saturate
 
@@ -22,7 +22,7 @@ SHIFT_DEFAULT = 24
 _SEARCH_RADIUS = 8
 _SEARCH_WORK = 1 << 20  # pairs looked at before a repair is given up, some 10 ms
 _OPERAND = np.arange(-128, 128, dtype=np.int64)
-_UNBOUNDED = np.int64(1) << 60
+_UNBOUNDED = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AddParameters:
     shift: int
 
 
-def _fma(x: NDArray, y: np.float32, z: NDArray) -> NDArray[np.float32]:
+def _fma(x: ArrayLike, y: np.float32, z: ArrayLike) -> NDArray[np.float32]:
     """Return ``fl(x * y + z)``, rounded once, for `x` of at most 29 significant bits and float32 `y`, `z`.
 
     The product is exact in float64, the sum need not be. It is therefore rounded to odd (two-sum, then step to the odd
@@ -188,7 +188,7 @@ def _preimage(c: NDArray[np.int64], shift: int) -> tuple[NDArray[np.int64], NDAr
     tie band at n.
     """
 
-    def greatest_magnitude(n):
+    def greatest_magnitude(n: NDArray[np.int64]) -> NDArray[np.int64]:
         _, bit_length = np.frexp(n.astype(np.float64))
         band = (np.int64(1) << np.maximum(shift + bit_length.astype(np.int64) - 24, 0)) >> 1
         return (2 * n + 1) * (1 << (shift - 1)) + np.where(n & 1, -band - 1, band)
@@ -219,7 +219,7 @@ def _repair(start: AddParameters, target: NDArray[np.int64], lo: int, hi: int) -
     for step_a, step_b in steps[: _SEARCH_WORK // max(a.size, 1)]:
         moved = a * step_a + b * step_b
         # Together with the move itself, such an offset can't bring a pair from beyond reach to its bound.
-        least = max(int((room_down - moved).max(initial=-reach)), -reach // 2)
+        least = max(int((room_down - moved).max(initial=-reach)), -(reach // 2))
         most = min(int((room_up - moved).min(initial=reach)), reach // 2)
         if least > most:
             continue

@@ -110,15 +110,17 @@ def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
         channels = d["last_channels"] if block == d["blocks"] - 1 else config.cols
         slices = -(-channels // config.fetch_bytes) if d["residual"] else 0
         drain_cycles = rows * -(-channels // config.lanes)
-        state, left = None, tiles
+        previous: tuple[int, ...] | None = None
+        left = tiles
         while left:
             before = walk.last_step
             walk.tile(slices, drain_cycles)
             left -= 1
-            previous, state = state, walk.relative()
+            state = walk.relative()
             if state == previous:
                 walk.shift(left * (walk.last_step - before))
                 left = 0
+            previous = state
     return walk.free - 1 + pipeline.WRITE_BACK
 
 

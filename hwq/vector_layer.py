@@ -24,7 +24,8 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     assert isinstance(op, ir.MaxPool | ir.AveragePool)
     x, y = plan.view(step.reads[0]), plan.view(step.writes)
     average = isinstance(op, ir.AveragePool)
-    (top, left), dilations = ((0, 0), (1, 1)) if average else (op.pads[:2], op.dilations)
+    pads, dilations = (op.pads, op.dilations) if isinstance(op, ir.MaxPool) else ((0, 0, 0, 0), (1, 1))
+    top, left = pads[:2]
     (kernel_rows, kernel_columns), strides = op.kernel, op.strides
     by_image, _, by_row, by_column = x.strides
     param = 0
@@ -61,6 +62,7 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
 
 def add_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     """Yield the descriptors of an Add step."""
+    assert isinstance(step.op, ir.Add)
     y = plan.view(step.writes)
     operands = [plan.view(name).broadcast(y.shape) for name in step.reads]
     fields = output_fields(plan, Step(step.op, step.reads, step.writes, step.op))

@@ -52,7 +52,8 @@ class ActRam(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        assert pipeline.READ_LATENCY == 3 and pipeline.WRITE_LATENCY == 2
+        assert pipeline.READ_LATENCY == 3
+        assert pipeline.WRITE_LATENCY == 2
         fetch, low = self._fetch, ceil_log2(self._fetch)
         index_bits = max(1, ceil_log2(self._depth))
 

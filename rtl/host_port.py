@@ -13,7 +13,7 @@ COUNTERS = [register.name for register in isa.REGISTERS if register.name.startsw
 
 
 class HostPort(wiring.Component):
-    """Decode the bus. Windows onto memories answer while the core is idle; while it is busy they read 0 and drop writes.
+    """Decode the bus. Windows onto memories answer while the core is idle; otherwise they read 0 and drop writes.
 
     Latency: a write is acknowledged one cycle after its request, a read `READ_LATENCY` + 2 cycles after. Throughput:
     one transfer at a time. Backpressure: `ack`.

@@ -4,7 +4,7 @@ from amaranth import Array, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwq import isa, pipeline
+from hwq import isa
 from hwq.config import ArrayConfig
 from rtl.layouts import descriptor_layout, field_slice
 

@@ -14,7 +14,6 @@ from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
 from rtl.issue import Issue
-from rtl.layouts import param_layout
 from rtl.mesh import Mesh
 from rtl.post import Post
 from rtl.sequencer import Sequencer
@@ -131,9 +130,7 @@ class Accelerator(wiring.Component):
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
         m.d.comb += [
             act.i_read.eq(fetch.o_read | vector.o_read),
-            act.i_address.eq(
-                Mux(fetch.o_read, fetch.o_address, Mux(vector.o_running, vector.o_address, offset))
-            ),
+            act.i_address.eq(Mux(fetch.o_read, fetch.o_address, Mux(vector.o_running, vector.o_address, offset))),
             act.i_count.eq(Mux(fetch.o_read, fetch.o_count, vector.o_count)),
             act.i_write.eq(post.o_write | write[isa.Region.ACT]),
             act.i_write_address.eq(Mux(post.o_write, post.o_address, offset)),
@@ -169,9 +166,7 @@ class Accelerator(wiring.Component):
             with m.If(abort):
                 m.d.sync += [later.read.eq(0), later.end.eq(0)]
             coming = later
-        m.submodules.second = second = Memory(
-            shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[]
-        )
+        m.submodules.second = second = Memory(shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[])
         second_write, second_read = second.write_port(), second.read_port()
         m.d.comb += [
             second_write.addr.eq(coming.slot),
@@ -237,9 +232,7 @@ class Accelerator(wiring.Component):
             group_in_slice.eq(drain.o_group),
         ]
         use_vector = descriptor.opcode == isa.Opcode.VECTOR
-        second_bytes = second_read.data.word_select(
-            group_in_slice[: ceil_log2(group_lanes)], 8 * lanes
-        )
+        second_bytes = second_read.data.word_select(group_in_slice[: ceil_log2(group_lanes)], 8 * lanes)
         m.d.comb += [
             second_read.addr.eq(
                 Cat(

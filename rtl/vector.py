@@ -1,5 +1,7 @@
 """Vector unit: reductions over activation memory that need no multiplier."""
 
+import itertools
+
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -132,7 +134,7 @@ class Vector(wiring.Component):
             head.address.eq(self.ofm.address + offset),
             head.count.eq(self.o_count),
         ]
-        for before, after in zip(stages, stages[1:], strict=False):
+        for before, after in itertools.pairwise(stages):
             m.d.sync += after.eq(before)
         arriving, leaving = stages[pipeline.READ_LATENCY], stages[pipeline.READ_LATENCY + 1]
         with m.If(arriving.tap):

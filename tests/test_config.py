@@ -83,5 +83,5 @@ def test_misspelt_preset_gets_a_suggestion():
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ArchError, match="nothing.toml: No such file"):
+    with pytest.raises(ArchError, match=r"nothing\.toml: No such file"):
         load_arch(tmp_path / "nothing.toml")

@@ -115,6 +115,20 @@ def test_add(dtype, scales):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_add_of_every_pair(dtype):
+    """With these parameters 1219 pairs of uint8 differ from the same pairs relabelled as int8."""
+
+    def build(b, x):
+        second = b.dequantize(b.input("z", (1, 256), dtype), 0.034, 74 + b.zero_offset, dtype)
+        return b.node("Add", [x, second])
+
+    graph = integer_model(build, (256, 1), x=(0.032, -94), y=(0.044, 112), dtype=dtype)
+    every = np.arange(256) + LOW[dtype]
+    feeds = {"x": every.reshape(256, 1).astype(dtype), "z": every.reshape(1, 256).astype(dtype)}
+    assert count_mismatches(graph, feeds) == (0, 65536)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_add_of_a_constant(dtype):
     def build(b, x):
         return b.node("Add", [b.weight(weights(40, dtype=dtype), np.float32(0.02), 5 + b.zero_offset), x])
