@@ -135,6 +135,8 @@ class Add(Op):
 
     ``ra = fl(a_scale / y_scale)``, ``rb = fl(b_scale / y_scale)``,
     ``K = fl(y_zp - fl(fl(ra * a_zp) + fl(rb * b_zp)))`` (com.microsoft QLinearAdd on x86).
+
+    The order counts: an operand that is broadcast along the innermost axis is b, as in ONNX Runtime's kernel.
     """
 
     lo: int = -128

@@ -303,7 +303,20 @@ def _qlinear_add(values: Values, node: onnx.NodeProto) -> list[Op]:
 
 def _build_add(node: onnx.NodeProto, a: Tensor, b: Tensor, y: Tensor, clamp: Clamp) -> list[Op]:
     require(constraint_one_signedness, a, b, y)
+    if _is_constant_along_rows(a, y):
+        a, b = b, a
     return [Add(name=node_name(node), inputs=(a.name, b.name), outputs=(y.name,), lo=clamp[0], hi=clamp[1])]
+
+
+def _is_constant_along_rows(a: Tensor, y: Tensor) -> bool:
+    """Whether ONNX Runtime's kernel takes the first operand as a scalar, which it multiplies and rounds first.
+
+    That is so where the operand is broadcast along the innermost axis longer than 1, and where there is no such axis.
+    """
+    aligned = (1,) * (len(y.shape) - len(a.shape)) + a.shape
+    return next(
+        (first == 1 for first, size in zip(reversed(aligned), reversed(y.shape), strict=True) if size > 1), True
+    )
 
 
 # Pooling --------------------------------------------------------------------------------------------------------------

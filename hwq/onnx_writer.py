@@ -191,8 +191,9 @@ class _Writer:
 
     @_write.register
     def _(self, op: Add) -> None:
-        tensors = [self.graph.tensors[name] for name in (*op.inputs, *op.outputs)]
-        a, b, y = tensors
+        a, b, y = (self.graph.tensors[name] for name in (*op.inputs, *op.outputs))
+        if y.size == 1:  # of two scalars, ONNX Runtime takes the first as b
+            a, b = b, a
         inputs = [a.name, *self._params(a), b.name, *self._params(b), *self._params(y)]
         raw = self._clamp(op)
         self._node(op.name, "QLinearAdd", inputs, raw, _MICROSOFT)

@@ -219,12 +219,12 @@ def _repair(start: AddParameters, target: NDArray[np.int64], lo: int, hi: int) -
     for step_a, step_b in steps[: _SEARCH_WORK // max(a.size, 1)]:
         moved = a * step_a + b * step_b
         # Together with the move itself, such an offset can't bring a pair from beyond reach to its bound.
-        least = max(int((room_down - moved).max(initial=-reach)), -(reach // 2))
-        most = min(int((room_up - moved).min(initial=reach)), reach // 2)
-        if least > most:
+        lowest = max(int((room_down - moved).max(initial=-reach)), -(reach // 2))
+        highest = min(int((room_up - moved).min(initial=reach)), reach // 2)
+        if lowest > highest:
             continue
         found = AddParameters(
-            start.factor_a + step_a, start.factor_b + step_b, start.offset + (least + most) // 2, start.shift
+            start.factor_a + step_a, start.factor_b + step_b, start.offset + (lowest + highest) // 2, start.shift
         )
         if _fits(found) and _equals(found, target, lo, hi):
             return found

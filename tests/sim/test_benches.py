@@ -41,13 +41,13 @@ def test_mesh(rows, cols):
 
 
 def test_sequencer():
-    config = programs.tiny(2, 6, 4, 3, slots=8)
+    config = programs.tiny(2, 6, 4, 2, slots=8)
     bench(Sequencer(config), "sequencer", 6, environment={"HWQ_ARCH": json.dumps(config.to_dict())})
 
 
 @pytest.mark.parametrize(
     ("shape", "seed"),
-    [((2, 4, 4, 2), 1), ((2, 4, 4, 2), 2), ((3, 6, 8, 3), 3), ((4, 4, 4, 1), 4), ((1, 3, 4, 3), 5)],
+    [((2, 4, 4, 2), 1), ((2, 4, 4, 2), 2), ((3, 6, 8, 2), 3), ((4, 4, 4, 1), 4), ((1, 3, 4, 1), 5)],
 )
 def test_whole_program(shape, seed, tmp_path):
     config = programs.tiny(*shape, act_bytes=1024, weight_words=512, param_words=32, slots=8)

@@ -1,0 +1,5 @@
+"""``python -m hwq`` is the command ``hwq``."""
+
+from hwq.cli import main
+
+main()

@@ -1,0 +1,177 @@
+"""Where a wrong byte comes from: the layer, the descriptor, the tile and the element of the array."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hwq import isa
+from hwq.config import ArrayConfig
+from hwq.host import run_model
+from hwq.program import ArrayStep, HostStep, LayerInfo, Program
+from hwq.rungs import Fault, differs
+from hwq.runtime import Accelerator, Backend, MachineBackend, unpack
+
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Who writes a byte of activation memory.
+
+    Members
+    -------
+    address : int
+    tile : tuple of (str, int)
+        ``slot``, the descriptor, and for a mesh layer ``row block``, ``column block``, ``PE row`` and ``PE column``;
+        for a vector layer ``pixel``, ``group`` and ``lane``.
+    """
+
+    address: int
+    tile: tuple[tuple[str, int], ...]
+
+
+def locate(program: Program, layer: LayerInfo, wrong: npt.NDArray[np.bool_]) -> Place | None:
+    """Return the first byte, in the hardware's order, that `layer` writes and `wrong` (act_bytes,) marks."""
+    for slot in range(layer.first_slot, layer.end_slot):
+        first = slot * isa.SLOT_WORDS
+        d = isa.decode(isa.DESCRIPTOR, program.words[first : first + isa.DESCRIPTOR_WORDS].tolist())
+        if d["opcode"] != isa.Opcode.HALT:
+            addresses = _written(d, program.config)
+            pixels, channels = np.nonzero(wrong[addresses])
+            if pixels.size:
+                names, keys = _coordinates(d, program.config, pixels, channels)
+                chosen = int(np.lexsort([keys[name] for name in reversed(names)])[0])
+                tile = tuple((name, int(keys[name][chosen])) for name in names if not name.startswith("_"))
+                return Place(int(addresses[pixels[chosen], channels[chosen]]), (("slot", slot), *tile))
+    return None
+
+
+def _written(d: Mapping[str, int], config: ArrayConfig) -> Array:
+    """Return the addresses (pixels, channels) that descriptor `d` writes."""
+    width = config.cols if d["opcode"] == isa.Opcode.CONV else config.lanes
+    channels = (d["blocks"] - 1) * width + d["last_channels"]
+    y, x = np.divmod(np.arange(d["pixels"], dtype=np.int64), d["row_pixels"])
+    starts = d["ofm_base"] + x * d["ofm_x_step"] + y * (d["ofm_y_step"] + (d["row_pixels"] - 1) * d["ofm_x_step"])
+    return (starts & ((1 << isa.ADDRESS_BITS) - 1))[:, None] + np.arange(channels)
+
+
+def _coordinates(
+    d: Mapping[str, int], config: ArrayConfig, pixels: Array, channels: Array
+) -> tuple[list[str], dict[str, Array]]:
+    """Return the coordinates of results by name, and the names in the order the hardware counts them."""
+    if d["opcode"] != isa.Opcode.CONV:
+        group, lane = np.divmod(channels, config.lanes)
+        return ["pixel", "group", "lane"], {"pixel": pixels, "group": group, "lane": lane}
+    row_block, row = np.divmod(pixels, config.rows)
+    column_block, column = np.divmod(channels, config.cols)
+    keys = {"column block": column_block, "row block": row_block, "PE row": row, "PE column": column}
+    return ["column block", "row block", "_group", "PE row", "PE column"], keys | {"_group": column // config.lanes}
+
+
+def tensor_fault(
+    program: Program, layer: LayerInfo, sample: int, got: Array, expected: Array, tensor: str = ""
+) -> Fault | None:
+    """Return the first difference, in the hardware's order, between two values of the tensor `layer` writes."""
+    different = differs(got, expected)
+    if not different.any():
+        return None
+    offsets = layer.output.view.offsets().reshape(layer.output.shape)
+    wrong = np.zeros(program.config.act_bytes, np.bool_)
+    wrong[offsets[different]] = True
+    place = locate(program, layer, wrong)
+    at = np.argwhere(different if place is None else offsets == place.address)[0]
+    index = tuple(int(i) for i in at)
+    return Fault(
+        sample,
+        tensor or layer.output.tensor,
+        index,
+        expected[index].item(),
+        got[index].item(),
+        layer.name,
+        layer.op,
+        place.tile if place is not None else (),
+    )
+
+
+def memory_fault(program: Program, layer: LayerInfo, sample: int, got: Bytes, expected: Bytes) -> Fault | None:
+    """Return the first difference between two images of the activation memory, taken after `layer`."""
+    wrong = got != expected
+    if not wrong.any():
+        return None
+    port = layer.output
+    tensors = (unpack(port, image[port.address :][: port.size_bytes]) for image in (got, expected))
+    fault = tensor_fault(program, layer, sample, *tensors)
+    if fault is not None:
+        return fault
+    place = locate(program, layer, wrong)
+    address = int(np.flatnonzero(wrong)[0]) if place is None else place.address
+    fault = Fault(sample, "memory", (address,), int(expected[address]), int(got[address]), layer.name, layer.op)
+    return fault if place is None else replace(fault, tile=place.tile)
+
+
+def first_wrong_layer(
+    program: Program, backend: Backend, feeds: Mapping[str, Array], memory: Bytes, sample: int
+) -> Fault | None:
+    """Run `program` on `backend` and on the machine up to each layer in turn; return the first difference in memory.
+
+    A run is cut short by a HALT in place of the next layer's descriptor, so the layers before it overlap as they do in
+    a whole run. Program memory is restored afterwards.
+
+    Parameters
+    ----------
+    program : Program
+    backend : Backend
+        Loaded with `program`; whether its memories hold what was loaded is part of the question.
+    feeds : mapping of str to array
+        One sample.
+    memory : int8 (act_bytes,)
+        What both activation memories hold to begin with, constants included.
+    sample : int
+        For the report.
+
+    Returns
+    -------
+    Fault or None
+        None where memory is equal after every layer.
+    """
+    machine = MachineBackend(program.config)
+    expected = Accelerator(program, machine)
+    machine.write_act(0, memory)
+    values = dict(feeds)
+    for step in program.steps:
+        if isinstance(step, HostStep):
+            values |= run_model(step.model, {name: values[name] for name in step.inputs}, step.outputs)
+            continue
+        expected.write_inputs(step, values)
+        try:
+            fault = _first_in_step(program, step, backend, machine, sample)
+        finally:
+            backend.load_program(program.words)
+            machine.load_program(program.words)
+        if fault is not None:
+            return fault
+        values |= {port.tensor: expected.read(port) for port in step.outputs}
+    return None
+
+
+def _first_in_step(
+    program: Program, step: ArrayStep, backend: Backend, machine: MachineBackend, sample: int
+) -> Fault | None:
+    start = machine.read_act(0, program.config.act_bytes)
+    for layer in step.layers:
+        words = program.words.copy()
+        words[layer.end_slot * isa.SLOT_WORDS :][: isa.SLOT_WORDS] = 0  # all zeros is HALT
+        for one in (backend, machine):
+            one.load_program(words)
+            one.write_act(0, start)
+            one.start(step.slot)
+        fault = memory_fault(program, layer, sample, backend.read_act(0, start.size), machine.machine.act)
+        if fault is not None:
+            return fault
+    return None
