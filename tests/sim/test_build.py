@@ -5,33 +5,42 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hwq.config import ArrayConfig
-from hwq.errors import MissingToolError
+from hwq.errors import DeviceError, MissingToolError
 from sim import build as build_module
 from sim import toolchain
 from sim.build import build, verilog
 from sim.cache import cache_dir, cached, digest
 from sim.sources import ROOT, sources
 
-COUNTER = """
-module hwq_harness(input clk, input rst, input [25:0] adr, input [31:0] dat_w, output [31:0] dat_r, input [3:0] sel,
-                   input we, input cyc, input stb, output ack, output irq);
-  assign ack = 0;
-  assign irq = 0;
-  assign dat_r = {value};
-endmodule
-"""
-LIBRARY = build_module.Product(harness=build_module.LIBRARY.harness, suffix=".so", linker_flags=("-shared",))
+DESIGN = "module top; wire [31:0] value = {value}; endmodule"
 
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HWQ_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands of builds, which aren't run: they leave empty files."""
+    ran = []
+
+    def pretend(command, environment=None):
+        ran.append(command)
+        if "-o" in command:
+            target = Path(command[command.index("-o") + 1])
+            target.parent.mkdir(exist_ok=True)
+            target.touch()
+
+    monkeypatch.setattr(build_module, "_run", pretend)
+    return ran
 
 
 @pytest.fixture
@@ -113,17 +122,42 @@ def test_digests_keep_parts_apart():
     assert digest([b"ab"]) == digest(["ab"])
 
 
-def test_a_build_depends_on_its_source_and_flags(tools, monkeypatch):
-    first = build(COUNTER.format(value=1), product=LIBRARY)
-    monkeypatch.setattr(build_module, "_run", lambda *_: pytest.fail("built again"))
-    assert build(COUNTER.format(value=1), product=LIBRARY) == first
-    monkeypatch.undo()
-    assert build(COUNTER.format(value=2), product=LIBRARY) != first
+def test_an_equal_build_runs_nothing(tools, commands):
+    first = build(DESIGN.format(value=1))
+    assert any("verilator_bin" in command[0] for command in commands)
+    commands.clear()
+    assert build(DESIGN.format(value=1)) == first
+    assert not commands
+
+
+def test_a_build_s_name_holds_all_it_depends_on(tools, commands, monkeypatch, tmp_path):
+    text = DESIGN.format(value=1)
+    harness = tmp_path / "harness.cpp"
+    harness.write_text("// another")
+    product = build_module.LIBRARY
+    paths = [
+        build(text),
+        build(DESIGN.format(value=2)),
+        build(text, product=replace(product, harness=harness)),
+        build(text, product=replace(product, wrapper=None)),
+        build(text, product=replace(product, verilator_flags=("-O1",))),
+        build(text, product=replace(product, compiler_flags=("-g",))),
+        build(text, product=replace(product, linker_flags=("-s",))),
+    ]
+    monkeypatch.setattr(build_module, "FAST", "-O0")
+    paths.append(build(text))
+    compiler = replace(toolchain.find_compiler(), version="another")
+    monkeypatch.setattr(build_module, "find_compiler", lambda: compiler)
+    paths.append(build(text))
+    verilator = replace(toolchain.find_verilator(), version="another")
+    monkeypatch.setattr(build_module, "find_verilator", lambda: verilator)
+    paths.append(build(text))
+    assert len(set(paths)) == len(paths)
 
 
 def test_a_refused_design_is_reported_and_leaves_no_result(tools, private_cache):
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        build("module hwq_harness(", product=LIBRARY)
+        build("module hwq_harness(")
     assert "syntax error" in caught.value.stderr
     assert not list(private_cache.glob("*.so")) + list(private_cache.glob("*.partial"))
 
@@ -158,3 +192,11 @@ def test_verilog_is_made_of_every_file_it_imports():
     names = {str(path.relative_to(ROOT)) for path in sources("sim.elaborate")}
     assert {"rtl/top.py", "rtl/bus.py", "hwq/isa.py", "hwq/config.py", "sim/memory.py"} <= names
     assert not {"hwq/driver.py", "sim/build.py"} & names
+
+
+def test_a_design_that_cannot_be_built_is_one_sentence(tools, monkeypatch):
+    from sim import verilator_bus
+
+    monkeypatch.setattr(verilator_bus, "verilog", lambda config: "module top(")
+    with pytest.raises(DeviceError, match=r"^Building the simulator failed: %Error: .*syntax error[^\n]*$"):
+        verilator_bus.open_bus(None)

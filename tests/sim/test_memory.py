@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from sim.elaborate import convert
-from sim.memory import LARGE_ROWS, SimulationPlatform
+from sim.memory import LARGE_ROWS
 
 CYCLES = 3000
 HOT_ROWS = 4
@@ -88,39 +88,13 @@ def test_every_port_reads_what_amaranth_s_reads(tools, tmp_path):
 
 
 def test_a_large_memory_costs_a_few_lines():
-    platform = SimulationPlatform()
     assert len(convert(OneMemory(depth=1 << 20)).splitlines()) < 100
-    assert not platform.modules
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"depth": LARGE_ROWS - 1},
-        {"init": [0, 1]},
-        {"shape": data.StructLayout({"a": 8})},
-    ],
-    ids=["small", "initialized", "shaped"],
-)
+@pytest.mark.parametrize("options", [{"depth": LARGE_ROWS - 1}, {"init": [0, 1]}], ids=["small", "initialized"])
 def test_other_memories_stay_with_amaranth(options):
-    class Shaped(OneMemory):
-        pass
-
-    if "shape" in options:
-        text = convert(_Shaped())
-    else:
-        text = convert(OneMemory(**options))
-    assert "hwq_ram" not in text
-
-
-class _Shaped(wiring.Component):
-    o: Out(8)
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.memory = memory = Memory(shape=data.StructLayout({"a": 8}), depth=LARGE_ROWS, init=[])
-        m.d.comb += self.o.eq(memory.read_port().data.a)
-        return m
+    assert "hwq_ram" in convert(OneMemory())
+    assert "hwq_ram" not in convert(OneMemory(**options))
 
 
 def test_equal_memories_share_a_module():
