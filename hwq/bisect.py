@@ -105,8 +105,8 @@ def memory_fault(program: Program, layer: LayerInfo, sample: int, got: Bytes, ex
     if not wrong.any():
         return None
     port = layer.output
-    tensors = (unpack(port, image[port.address :][: port.size_bytes]) for image in (got, expected))
-    fault = tensor_fault(program, layer, sample, *tensors)
+    value, wanted = (unpack(port, image[port.address :][: port.size_bytes]) for image in (got, expected))
+    fault = tensor_fault(program, layer, sample, value, wanted)
     if fault is not None:
         return fault
     place = locate(program, layer, wrong)

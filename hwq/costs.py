@@ -108,7 +108,9 @@ def estimate(model: Model | Program, arch: Any = None) -> Estimate:
         descriptors = program.descriptors(step.slot)
         predicted = timing.predict(descriptors, config, step.slot)
         total += predicted.total
-        by_slot = {item.slot: (item, descriptor) for item, descriptor in zip(predicted.layers, descriptors, strict=False)}
+        by_slot = {
+            item.slot: (item, descriptor) for item, descriptor in zip(predicted.layers, descriptors, strict=False)
+        }
         layers += [_layer_cost(layer, by_slot, config) for layer in step.layers]
     macs = sum(layer.macs for layer in layers)
     return Estimate(
@@ -127,7 +129,8 @@ def estimate(model: Model | Program, arch: Any = None) -> Estimate:
 def measured(costs: Estimate, config: ArrayConfig, counters: Mapping[str, int], slots: Mapping[int, int]) -> Estimate:
     """Return `costs` with what the hardware counted: `counters` over one sample, `slots` for each descriptor."""
     layers = tuple(
-        replace(layer, cycles_measured=sum(slots.get(slot, 0) for slot in range(*layer.slots))) for layer in costs.layers
+        replace(layer, cycles_measured=sum(slots.get(slot, 0) for slot in range(*layer.slots)))
+        for layer in costs.layers
     )
     cycles = counters.get("cycles")
     return replace(

@@ -5,7 +5,19 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-_FLAGS = ("sse4_1", "avx", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+_FLAGS = (
+    "sse4_1",
+    "avx",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+)
 _FLAG_LINES = ("flags", "Features")
 """How Linux names the line on x86 and on ARM."""
 

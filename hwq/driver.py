@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,8 +99,9 @@ class Driver:
             Lane by lane, as `isa.PARAM` packs one.
         first : int
         """
-        width = self.config.lanes * isa.PARAM_LANE_WORDS
-        self._load(isa.Region.PARAM, np.asarray(image, np.uint32), width, self.config.param_stride_bytes, first)
+        config, width = self.config, self.config.lanes * isa.PARAM_LANE_WORDS
+        words = np.asarray(image, np.uint32)
+        self._load(isa.Region.PARAM, words, (config.param_words, width), config.param_stride_bytes, first)
 
     def load_weights(self, image: NDArray[np.int8], first: int = 0) -> None:
         """Write weight memory from word `first`.
@@ -110,20 +111,17 @@ class Driver:
         image : int8, (n, cols)
         first : int
         """
-        self._load(
-            isa.Region.WEIGHT, np.asarray(image, np.int8), self.config.cols, self.config.weight_stride_bytes, first
-        )
+        config, rows = self.config, np.asarray(image, np.int8)
+        self._load(isa.Region.WEIGHT, rows, (config.weight_words, config.cols), config.weight_stride_bytes, first)
 
-    def _load(self, region: isa.Region, image: NDArray, width: int, stride_bytes: int, first: int) -> None:
-        """Write rows of `image`, each padded to the bus's stride, in one transfer."""
-        name, limit = (
-            region.name.lower(),
-            {"PARAM": self.config.param_words, "WEIGHT": self.config.weight_words}[region.name],
-        )
-        self._require(
-            image.ndim == 2 and image.shape[1] == width, f"{name} image must be (n, {width}), not {image.shape}"
-        )
-        self._fits(name, "words", first + image.shape[0], limit)
+    def _load(
+        self, region: isa.Region, image: NDArray[Any], shape: tuple[int, int], stride_bytes: int, first: int
+    ) -> None:
+        """Write rows of `image`, each padded to the bus's stride, into a memory of `shape`, in one transfer."""
+        name, (depth, width) = region.name.lower(), shape
+        fits = image.ndim == 2 and image.shape[1] == width
+        self._require(fits, f"{name} image must be (n, {width}), not {image.shape}")
+        self._fits(name, "words", first + image.shape[0], depth)
         padded = np.zeros((image.shape[0], stride_bytes // image.itemsize), image.dtype)
         padded[:, :width] = image
         words = padded.view("<u4").reshape(-1).astype(np.uint32, copy=False)

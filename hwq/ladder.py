@@ -322,4 +322,6 @@ def _histogram(
     rows = [session.run(names, _rows(graph, feeds, sample, sample + 1)) for sample in range(samples)]
     original = concatenated([dict(zip(names, row, strict=True)) for row in rows])
     counts = lsb_histogram(original, oracle)
-    return {name: {str(step): count for step, count in steps.items()} for name, steps in zip(names, counts, strict=True)}
+    return {
+        name: {str(step): count for step, count in steps.items()} for name, steps in zip(names, counts, strict=True)
+    }

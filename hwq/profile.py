@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import Any
 
-from hwq import pipeline
+from hwq import isa, pipeline, timing
 from hwq.compiler import Model, compile, load, random_feeds
-from hwq.costs import Estimate, LayerCost, estimate, measured
+from hwq.costs import Estimate, estimate, measured
 from hwq.errors import HwqError
 from hwq.program import Program
 from hwq.runtime import Accelerator, open_backend
 
-STALLS = {
+COUNTERS = {
     "cycles_mesh": "the mesh took a step",
     "cycles_fetch": "the mesh waited for activations",
     "cycles_output": "the mesh waited for the output path",
@@ -23,16 +23,58 @@ STALLS = {
 """The hardware's counters and what happened in the cycles they count."""
 
 
-def profile(model: Model, arch: Any, *, target: str = "verilator", seed: int = 0) -> Estimate:
-    """Run one random sample of `model` on `target` and return its costs with what the hardware counted.
+@dataclass(frozen=True)
+class Profile:
+    """One sample's run: `costs` with measured cycles, and the cycles of every descriptor slot."""
 
-    Cycles don't depend on the data.
+    program: Program
+    costs: Estimate
+    slots: dict[int, int] = field(default_factory=dict)
+
+    def chrome_trace(self) -> dict[str, Any]:
+        """Return the run as a Chrome trace (chrome://tracing, Perfetto), a microsecond standing for a cycle.
+
+        There is a track a unit: mesh and vector path from a descriptor's start to its last byte in memory; setup while
+        a descriptor is read, which overlaps the one before.
+        """
+        tracks = {"mesh": 1, "vector": 2, "setup": 3}
+        process = {
+            "ph": "M",
+            "pid": 1,
+            "name": "process_name",
+            "args": {"name": f"{self.costs.model}, {self.costs.arch}"},
+        }
+        events = [process]
+        for name, tid in tracks.items():
+            events.append({"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}})
+        origin = 0
+        for step in self.program.array_steps:
+            names = {slot: item.name for item in step.layers for slot in range(item.first_slot, item.end_slot)}
+            descriptors = self.program.descriptors(step.slot)
+            predicted = timing.predict(descriptors, self.program.config, step.slot)
+            read, go, end = 0, pipeline.DESCRIPTOR_LOAD, 0
+            for item, descriptor in zip(predicted.layers, descriptors, strict=False):
+                name = names.get(item.slot, f"slot {item.slot}")
+                arguments = {"slot": item.slot, "macs": item.macs, "bound": item.bound}
+                events.append(_event(f"read {name}", tracks["setup"], origin + read, go - read, {"slot": item.slot}))
+                end += self.slots.get(item.slot, item.cycles)
+                unit = "mesh" if descriptor["opcode"] == isa.Opcode.CONV else "vector"
+                events.append(_event(name, tracks[unit], origin + go, end - go, arguments))
+                read, go = go, max(end + 1, go + pipeline.DESCRIPTOR_LOAD)
+            origin += go
+        return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": self.costs.counters}
+
+
+def profile(model: Model, arch: Any, *, target: str = "verilator", seed: int = 0) -> Profile:
+    """Run one random sample of `model` on `target`; cycles don't depend on the data.
 
     Raises
     ------
     HwqError
         As `hwq.compile` raises them, or where `target` has no clock.
     """
+    if target in ("reference", "machine"):
+        raise HwqError(f"Target {target!r} has no clock to measure; use verilator, amaranth or serial:PORT")
     graph = load(model)
     program = compile(graph, arch, golden=False)
     accelerator = Accelerator(program, open_backend(target, program.config))
@@ -40,35 +82,8 @@ def profile(model: Model, arch: Any, *, target: str = "verilator", seed: int = 0
         accelerator.run(random_feeds(graph, 1, seed))
     finally:
         accelerator.close()
-    if not accelerator.counters and program.array_steps:
-        raise HwqError(f"Target {target!r} has no clock to measure; use verilator, amaranth or serial:PORT")
-    return measured(estimate(program), program.config, accelerator.counters, accelerator.profile)
-
-
-def chrome_trace(costs: Estimate, program: Program) -> dict[str, Any]:
-    """Return `costs` as a Chrome trace (chrome://tracing, Perfetto), a microsecond standing for a cycle.
-
-    There is a track a unit: mesh and vector path from the end of the layer before to the end of their own, setup while
-    a descriptor is read, which overlaps the layer before. Measured cycles are drawn where there are any.
-    """
-    tracks = {"mesh": 1, "vector": 2, "setup": 3}
-    events: list[dict[str, Any]] = [
-        {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}} for name, tid in tracks.items()
-    ]
-    events.append({"ph": "M", "pid": 1, "name": "process_name", "args": {"name": f"{costs.model} on {costs.arch}"}})
-    starts = [0]
-    for layer in costs.layers:
-        starts.append(starts[-1] + _cycles(layer))
-    for layer, (start, end) in zip(costs.layers, pairwise(starts), strict=True):
-        track = "vector" if layer.bound == "vector" else "mesh"
-        arguments = {"macs": layer.macs, "bound": layer.bound, "utilisation": layer.utilisation}
-        events.append(_event(layer.name, tracks[track], start, end - start, arguments))
-        events.append(_event(f"read {layer.name}", tracks["setup"], start, min(pipeline.DESCRIPTOR_LOAD, end - start), {}))
-    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"counters": costs.counters}}
-
-
-def _cycles(layer: LayerCost) -> int:
-    return layer.cycles_predicted if layer.cycles_measured is None else layer.cycles_measured
+    costs = measured(estimate(program), program.config, accelerator.counters, accelerator.profile)
+    return Profile(program, costs, accelerator.profile)
 
 
 def _event(name: str, track: int, start: int, cycles: int, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -228,7 +228,9 @@ class Program:
 
 def write_whole(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` through a temporary file beside it, so that an interrupted run leaves no half a file."""
-    path = Path(path)
+    path = Path(path).resolve()  # a symbolic link stays one
+    if path.exists() and not path.is_file():
+        raise ProgramError(f"{path}: can't be written (it isn't a regular file)")
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

@@ -109,7 +109,7 @@ class MachineRunner:
         return list(dict.fromkeys(name for name in map(self._name, layers) if name is not None))
 
     def run(self, sample: int, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> Values:
-        """Run one sample, compare with `expected`, which holds the `needed` tensors and the outputs; return the outputs."""
+        """Run one sample and return its outputs; `expected` holds the `needed` tensors and the outputs to compare."""
         self.before = self.memory.copy()
         self._backend.captured.clear()
         start = time.perf_counter()
@@ -162,7 +162,9 @@ class HardwareRunner:
         """Cycles of each descriptor in the last sample."""
         return self._accelerator.profile
 
-    def run(self, sample: int, feeds: Mapping[str, Array], expected: Mapping[str, Array], machine: MachineRunner) -> Values:
+    def run(
+        self, sample: int, feeds: Mapping[str, Array], expected: Mapping[str, Array], machine: MachineRunner
+    ) -> Values:
         """Run one sample and compare it with the machine, which has just run it and made `expected`."""
         start = time.perf_counter()
         outputs = self._accelerator.run(feeds)
@@ -184,5 +186,3 @@ class HardwareRunner:
 def concatenated(rows: Sequence[Values]) -> Values:
     """Return the values of several samples along their first dimension."""
     return {name: np.concatenate([np.atleast_1d(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
-
-

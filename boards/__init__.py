@@ -1,0 +1,1 @@
+"""Boards: pins to bitstream, and the host link to a running one."""

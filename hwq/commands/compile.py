@@ -1,0 +1,81 @@
+"""``hwq compile``: a model becomes a program file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwq.commands.options import Arch, JsonFile, Model, writable
+
+if TYPE_CHECKING:
+    from hwq.program import Program
+
+
+def compile_(
+    model: Model,
+    arch: Arch,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="P.hwq", help="Program file.", show_default=False, callback=writable),
+    ],
+    json: JsonFile = None,
+) -> None:
+    """Compile a model for an architecture into one program file."""
+    from dataclasses import asdict
+
+    from hwq.commands.console import console, percent, progress, table, write_report
+    from hwq.compiler import compile
+    from hwq.costs import estimate
+
+    with progress() as show:
+        show(f"Compiling {model}", 0, 0)
+        program = compile(model, arch)
+        program.save(output)
+    costs = estimate(program)
+    memory = memory_use(program)
+    report = {
+        "model": program.name,
+        "arch": program.config.name,
+        "digest": program.config.digest(),
+        "output": str(output),
+        "layers": len(costs.layers),
+        "memory": memory,
+        "macs": costs.macs,
+        "cycles_predicted": costs.cycles_predicted,
+        "utilisation": costs.utilisation,
+        "host_nodes": [asdict(node) for node in program.host_nodes],
+        "rewrites": list(program.rewrites),
+    }
+    write_report(json, report)
+    if str(json) == "-":
+        return
+    out = console()
+    rows = [[name, use["used"], use["there"], percent(use["used"] / use["there"])] for name, use in memory.items()]
+    out.print(table(f"{program.name} on {program.config.name}", ["memory", "used", "there", ""], rows,
+                    numbers=["used", "there", ""]))  # fmt: skip
+    hosts = ", ".join(dict.fromkeys(node.op for node in program.host_nodes)) or "none"
+    out.print(
+        f"{len(costs.layers)} layers, {costs.macs:,} MACs, {costs.cycles_predicted:,} cycles predicted "
+        f"({percent(costs.utilisation)} of the array's rate); on the host: {hosts}.",
+        markup=False,
+    )
+    out.print(f"Wrote {output} ({output.stat().st_size:,} bytes).", markup=False)
+
+
+def memory_use(program: Program) -> dict[str, dict[str, int]]:
+    """Return how much of each memory `program` takes, and how much there is."""
+    from hwq import isa
+
+    config = program.config
+    ports = [port for step in program.array_steps for port in (*step.inputs, *step.outputs)]
+    ports += [layer.output for step in program.array_steps for layer in step.layers]
+    top = max((port.address + port.size_bytes for port in ports), default=0)
+    used: dict[str, tuple[Any, int]] = {
+        "activation bytes": (top + sum(data.size for _, data in program.constants), config.act_bytes),
+        "weight bytes": (program.weights.size, config.weight_words * config.cols),
+        "parameter words": (len(program.params), config.param_words),
+        "program slots": (len(program.words) // isa.SLOT_WORDS, config.slots),
+    }
+    return {name: {"used": int(use), "there": there} for name, (use, there) in used.items()}

@@ -1,0 +1,33 @@
+"""Arguments that several commands take, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file, quantized.", show_default=False)]
+Arch = Annotated[
+    str,
+    typer.Option("--arch", "-a", metavar="ARCH", help="Preset (hwq arch list) or TOML/JSON file.", show_default=False),
+]
+
+
+def writable(path: Path | None) -> Path | None:
+    """Refuse, before any work is done, a path that nothing can be written to."""
+    if path is not None and str(path) != "-":
+        if path.exists() and not path.is_file():
+            raise typer.BadParameter(f"{path} isn't a regular file")
+        if not path.resolve().parent.is_dir():
+            raise typer.BadParameter(f"{path}: there is no folder {path.resolve().parent}")
+    return path
+
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Also write the report as JSON; - is standard output.", callback=writable
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the random samples.")]
