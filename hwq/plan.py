@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 
@@ -82,6 +83,11 @@ class Plan:
 def stored_zero_point(tensor: ir.Tensor) -> int:
     """Return the signed byte that stands for the real value 0."""
     return tensor.zero_point - (128 if tensor.dtype == "uint8" else 0)
+
+
+def is_depthwise(op: ir.Op) -> TypeGuard[ir.Conv]:
+    """Whether `op` is a convolution in which every channel has one output, made from that channel alone."""
+    return isinstance(op, ir.Conv) and op.groups > 1 and op.weight.shape[:2] == (op.groups, 1)
 
 
 def make_plan(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Images) -> Plan:
@@ -165,7 +171,7 @@ def _fused(graph: ir.Graph, ops: Sequence[ir.Op], wanted: set[str]) -> list[Step
             continue
         for own, other in (add.inputs, add.inputs[::-1])[::-1]:
             op = writer.get(own)
-            if not isinstance(op, ir.Conv | ir.Gemm):
+            if not isinstance(op, ir.Conv | ir.Gemm) or is_depthwise(op):
                 continue
             alone = own not in wanted and sum(own in reader.inputs for reader in ops) == 1
             same = graph.tensors[own].shape == graph.tensors[add.outputs[0]].shape

@@ -9,9 +9,10 @@ from hwq import ir, isa
 from hwq.config import ArrayConfig
 from hwq.images import Images
 from hwq.layout import View
+from hwq.depthwise_layer import depthwise_descriptors
 from hwq.mesh_layer import conv_descriptors
 from hwq.passes.partition import ArrayPart
-from hwq.plan import Plan, Step, make_plan
+from hwq.plan import Plan, Step, is_depthwise, make_plan
 from hwq.vector_layer import add_descriptors, copy_descriptors, fill_descriptors, pool_descriptors
 
 Fields = dict[str, int]
@@ -91,6 +92,10 @@ def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     return copy_descriptors(source, target, images)
 
 
+def _conv(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    return depthwise_descriptors(plan, step, images) if is_depthwise(step.op) else conv_descriptors(plan, step, images)
+
+
 def _concat(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     assert isinstance(step.op, ir.Concat)
     target = plan.view(step.writes)
@@ -116,7 +121,7 @@ def _pad(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
 
 
 _EMITTERS: dict[type[ir.Op], Callable[[Plan, Step, Images], Iterator[Fields]]] = {
-    ir.Conv: conv_descriptors,
+    ir.Conv: _conv,
     ir.Gemm: conv_descriptors,
     ir.MaxPool: pool_descriptors,
     ir.AveragePool: pool_descriptors,
