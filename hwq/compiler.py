@@ -17,7 +17,7 @@ from hwq.layout import View
 from hwq.onnx_reader import read
 from hwq.passes.flatten_to_conv import flatten_to_conv
 from hwq.passes.fuse_views import fuse_views
-from hwq.passes.partition import HostPart, Part, partition
+from hwq.passes.partition import ArrayPart, HostPart, Part, partition
 from hwq.plan import Port
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PortImage, Program, TensorInfo
 from hwq.schedule import Layer, Schedule, schedule
@@ -58,13 +58,14 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
     source = load(model)
     graph, parts = split(source, config)
     images = Images(config)
+    schedules = iter(schedule(graph, [part for part in parts if isinstance(part, ArrayPart)], config, images))
     steps: list[HostStep | ArrayStep] = []
     for part in parts:
         if isinstance(part, HostPart):
             model_bytes = part.model.SerializeToString(deterministic=True)
             steps.append(HostStep(model_bytes, part.inputs, part.outputs))
         else:
-            steps.append(_array_step(schedule(graph, part, config, images), images))
+            steps.append(_array_step(next(schedules)))
     if not images.descriptors:
         images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
     words = np.zeros((len(images.descriptors), isa.SLOT_WORDS), np.uint32)
@@ -148,7 +149,7 @@ def _infos(graph: ir.Graph, names: list[str]) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(name, graph.tensors[name].shape, graph.tensors[name].dtype) for name in names)
 
 
-def _array_step(result: Schedule, images: Images) -> ArrayStep:
+def _array_step(result: Schedule) -> ArrayStep:
     plan = result.plan
     return ArrayStep(
         slot=result.slot,

@@ -15,11 +15,10 @@ from typing import TypeGuard
 import numpy as np
 
 from hwq import ir
-from hwq.config import ArrayConfig
 from hwq.images import Images
 from hwq.layout import View
 from hwq.passes.partition import ArrayPart
-from hwq.tiling import Buffer, image_shape, place, tensor_view
+from hwq.tiling import Buffer, image_shape, tensor_view
 
 ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
 """``("reshape", shape)`` and ``("transpose", perm)`` steps between a part's boundary tensor and the one it stores."""
@@ -90,13 +89,15 @@ def is_depthwise(op: ir.Op) -> TypeGuard[ir.Conv]:
     return isinstance(op, ir.Conv) and op.groups > 1 and op.weight.shape[:2] == (op.groups, 1)
 
 
-def make_plan(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Images) -> Plan:
-    """Order the part's operators into steps, place their tensors, and put constants into `images`.
+def make_plan(graph: ir.Graph, part: ArrayPart, images: Images) -> Plan:
+    """Order the part's operators into steps, give their tensors buffers, and put constants into `images`.
+
+    The buffers have addresses after `hwq.tiling.allocate`.
 
     Raises
     ------
     CapacityError
-        Where the tensors don't fit activation memory.
+        Where constants don't fit activation memory.
     """
     plan = Plan(graph, dict(graph.tensors))
     ops = list(part.ops)
@@ -111,7 +112,6 @@ def make_plan(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Ima
         plan.outputs.append(Port(name, stored, _chain(graph, links)))
     wanted = {port.stored for port in plan.outputs}
     _Planner(plan, images).run(_fused(graph, _without_idle_views(ops, wanted), wanted))
-    place(plan.buffers, config, reserved_bytes=images.constant_bytes, part=f"Network {graph.name!r}")
     return plan
 
 
@@ -215,6 +215,7 @@ class _Planner:
             pads, fill = self._halos.get(name, ((0, 0, 0, 0), needed[1]))
             if fill == needed[1]:
                 self._halos[name] = (_union(pads, needed[0]), fill)
+        self._unify_halos()
         for port in plan.inputs:
             self._store(port.stored, first=-1)
         for step in steps:
@@ -225,6 +226,15 @@ class _Planner:
             self._append(Step(step.op, reads, step.writes, step.add))
         for port in plan.outputs:
             plan.buffer(port.stored).last = len(plan.steps)
+
+    def _unify_halos(self) -> None:
+        """Give tensors of one shape and fill one halo, so that they can share a place."""
+        united: dict[tuple[tuple[int, ...], int], tuple[int, int, int, int]] = {}
+        for name, (pads, fill) in self._halos.items():
+            key = self._plan.tensors[name].shape, fill
+            united[key] = _union(united.get(key, pads), pads)
+        for name, (_, fill) in self._halos.items():
+            self._halos[name] = united[self._plan.tensors[name].shape, fill], fill
 
     def _append(self, step: Step) -> None:
         index = len(self._plan.steps)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from hwq import ir, isa
 from hwq.config import ArrayConfig
@@ -13,6 +15,7 @@ from hwq.depthwise_layer import depthwise_descriptors
 from hwq.mesh_layer import conv_descriptors
 from hwq.passes.partition import ArrayPart
 from hwq.plan import Plan, Step, is_depthwise, make_plan
+from hwq.tiling import allocate
 from hwq.vector_layer import add_descriptors, copy_descriptors, fill_descriptors, pool_descriptors
 
 Fields = dict[str, int]
@@ -51,15 +54,23 @@ class Schedule:
     plan: Plan
 
 
-def schedule(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Images) -> Schedule:
-    """Append `part`'s descriptors, weights, parameters and constants to `images`.
+def schedule(graph: ir.Graph, parts: Sequence[ArrayPart], config: ArrayConfig, images: Images) -> list[Schedule]:
+    """Append the descriptors, weights, parameters and constants of `parts` to `images`.
 
     Raises
     ------
     CapacityError
         Where a layer exceeds a memory of `config`.
     """
-    plan = make_plan(graph, part, config, images)
+    plans = [make_plan(graph, part, images) for part in parts]
+    kept = allocate([plan.buffers for plan in plans], config, reserved_bytes=images.constant_bytes, name=graph.name)
+    for buffer in kept:
+        assert buffer.fill is not None
+        images.constants.append((buffer.address, np.full(buffer.size_bytes, buffer.fill, np.int8)))
+    return [_part(plan, images) for plan in plans]
+
+
+def _part(plan: Plan, images: Images) -> Schedule:
     slot = len(images.descriptors)
     layers = []
     for index, step in enumerate(plan.steps):
@@ -76,10 +87,9 @@ def schedule(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Imag
 def _step_descriptors(plan: Plan, step: Step, index: int, images: Images) -> Iterator[Fields]:
     """Yield the step's descriptors, first those that fill the halo of the buffer it begins."""
     buffer = plan.buffer(step.writes)
-    if buffer.first == index and buffer.fill is not None:
+    if buffer.first == index and buffer.fill is not None and not buffer.kept:
         for rectangle in buffer.halo():
-            shifted = View(rectangle.address, rectangle.shape, rectangle.strides)
-            yield from fill_descriptors(shifted, buffer.fill, images)
+            yield from fill_descriptors(rectangle, buffer.fill, images)
     yield from _EMITTERS[type(step.op)](plan, step, images)
 
 
