@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq import fixed, isa
+from hwq import fixed, isa, timing
 from hwq.config import ArrayConfig
 from hwq.errors import CapacityError
 
@@ -45,6 +45,16 @@ class Images:
     def __post_init__(self) -> None:
         lane = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, IDENTITY)
         self.params.append(np.tile(np.array(lane, np.uint32), (self.config.lanes, 1)))
+
+    def cycles(self) -> int:
+        """Return the cycles of the descriptors, every run of them from start to done."""
+        complete = [{field.name: d.get(field.name, 0) for field in isa.DESCRIPTOR} for d in self.descriptors]
+        total, first = 0, 0
+        for slot, d in enumerate(complete):
+            if d["opcode"] == isa.Opcode.HALT:
+                total += timing.predict(complete[first : slot + 1], self.config).total
+                first = slot + 1
+        return total
 
     def add_descriptor(self, fields: Mapping[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""

@@ -1,0 +1,1 @@
+"""Simulation: Verilated RTL behind a native harness, Amaranth's own simulator, and cocotb benches."""

@@ -1,0 +1,1 @@
+"""cocotb benches, one a component; `sim.cocotb_runner.run` runs them."""

@@ -1,0 +1,189 @@
+"""The sequencer: descriptors from a modelled memory, layers of random length, every kind of stop."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import cocotb
+
+from hwq import isa
+from sim.benches.bench import Bench, signed
+
+INPUTS = (
+    "i_start", "i_pc", "i_clear", "i_watchdog", "i_progress", "i_act_range", "i_weight_range", "i_param_range",
+    "i_layer_done", "i_word",
+)  # fmt: skip
+SLOTS = 8
+
+
+class SequencerBench(Bench):
+    """Program memory with one cycle of latency, and a unit that runs each layer."""
+
+    def __init__(self, dut) -> None:
+        super().__init__(dut)
+        arch = json.loads(os.environ["HWQ_ARCH"])
+        self.cols, self.lanes = arch["cols"], arch["lanes"]
+        self.slots = arch["slots"]
+        self.program = [0] * (self.slots * isa.SLOT_WORDS)
+
+    def layer(self, opcode: int) -> dict[str, int]:
+        """Return random legal field values."""
+        values = {}
+        for field in isa.DESCRIPTOR:
+            low, high = field.range
+            values[field.name] = self.random.randint(1 if field.nonzero else low, high)
+        most = self.cols if opcode == isa.Opcode.CONV else self.lanes
+        return values | {"opcode": opcode, "last_channels": self.random.randint(1, most)}
+
+    def store(self, slot: int, values: dict[str, int]) -> None:
+        """Write a descriptor; the words of the slot that hold no field are random."""
+        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, values)
+        spare = [self.random.getrandbits(32) for _ in range(isa.SLOT_WORDS - isa.DESCRIPTOR_WORDS)]
+        self.program[slot * isa.SLOT_WORDS : (slot + 1) * isa.SLOT_WORDS] = words + spare
+
+    def descriptor(self) -> dict[str, int]:
+        """Return the fields on o_descriptor."""
+        word, out = self.get("o_descriptor"), {}
+        for field in isa.DESCRIPTOR:
+            value = word & ((1 << field.width) - 1)
+            out[field.name] = signed(value, field.width) if field.signed else value
+            word >>= field.width
+        return out
+
+    async def begin(self) -> None:
+        await self.start(**dict.fromkeys(INPUTS, 0))
+
+    async def tick(self, **inputs: int) -> None:
+        """One cycle; program memory answers the address of the cycle before, pulses fall again."""
+        address = self.get("o_address")
+        self.set(**inputs)
+        await self.cycle()
+        self.set(i_word=self.program[address] if address < len(self.program) else 0)
+        self.set(**dict.fromkeys(inputs, 0))
+
+    async def run(self, slot: int, most_cycles: int = 40) -> list[tuple[int, str]]:
+        """Start at `slot`; return (slot, unit) of each layer that ran until the sequencer stopped."""
+        ran: list[tuple[int, str]] = []
+        await self.tick(i_start=1, i_pc=slot)
+        left = -1
+        for _ in range(10_000):
+            if not self.get("o_busy"):
+                return ran
+            units = [name for name in ("conv", "vector") if self.get(f"o_{name}")]
+            if units:
+                assert left < 0, "a layer started while another was running"
+                assert len(units) == 1
+                ran.append((self.get("o_pc"), units[0]))
+                expected = self.program[ran[-1][0] * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS]
+                assert self.descriptor() == isa.decode(isa.DESCRIPTOR, expected)
+                left = self.random.randint(1, most_cycles)
+            left -= 1
+            await self.tick(i_layer_done=left == 0, i_progress=1)
+        raise AssertionError("the sequencer never stopped")
+
+    def assert_stopped(self, error: isa.ErrorCode, slot: int) -> None:
+        assert (self.get("o_error"), self.get("o_pc")) == (error, slot)
+        assert self.get("o_done") == (error is isa.ErrorCode.NONE)
+
+
+@cocotb.test
+async def layers_run_in_order_until_halt(dut) -> None:
+    bench = SequencerBench(dut)
+    await bench.begin()
+    for _ in range(6):
+        first, layers = bench.random.randrange(3), bench.random.randint(0, 4)
+        want = []
+        for slot in range(first, first + layers):
+            unit = bench.random.choice(["conv", "vector"])
+            bench.store(slot, bench.layer(isa.Opcode[unit.upper()]))
+            want.append((slot, unit))
+        bench.store(first + layers, {"opcode": isa.Opcode.HALT})
+        assert await bench.run(first) == want
+        bench.assert_stopped(isa.ErrorCode.NONE, first + layers)
+
+
+@cocotb.test
+async def every_illegal_descriptor_stops(dut) -> None:
+    bench = SequencerBench(dut)
+    await bench.begin()
+    bench.store(0, bench.layer(isa.Opcode.VECTOR))
+    for opcode in (3, 0x55, 0xFF):
+        bench.store(1, {"opcode": opcode})
+        assert await bench.run(0) == [(0, "vector")]
+        bench.assert_stopped(isa.ErrorCode.ILLEGAL_OPCODE, 1)
+    for opcode, most in ((isa.Opcode.CONV, bench.cols), (isa.Opcode.VECTOR, bench.lanes)):
+        wrong = [{field.name: 0} for field in isa.DESCRIPTOR if field.nonzero] + [{"last_channels": most + 1}]
+        for change in wrong:
+            bench.store(1, bench.layer(opcode) | change)
+            assert await bench.run(0) == [(0, "vector")], change
+            bench.assert_stopped(isa.ErrorCode.ILLEGAL_FIELD, 1)
+        for word, mask in enumerate(isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)):
+            if mask != 0xFFFF_FFFF:
+                bench.store(1, bench.layer(opcode))
+                stray = bench.random.choice([bit for bit in range(32) if not mask >> bit & 1])
+                bench.program[isa.SLOT_WORDS + word] |= 1 << stray
+                assert await bench.run(0) == [(0, "vector")], (word, stray)
+                bench.assert_stopped(isa.ErrorCode.ILLEGAL_FIELD, 1)
+
+
+@cocotb.test
+async def running_past_the_last_slot_stops(dut) -> None:
+    bench = SequencerBench(dut)
+    await bench.begin()
+    bench.store(bench.slots - 1, bench.layer(isa.Opcode.CONV))
+    assert await bench.run(bench.slots - 1) == [(bench.slots - 1, "conv")]
+    assert (bench.get("o_error"), bench.get("o_done")) == (isa.ErrorCode.PC_RANGE, 0)
+
+
+@cocotb.test
+async def a_unit_can_stop_a_layer(dut) -> None:
+    bench = SequencerBench(dut)
+    await bench.begin()
+    bench.store(0, bench.layer(isa.Opcode.CONV))
+    for name in ("act", "weight", "param"):
+        await bench.tick(i_start=1)
+        while not bench.get("o_layer"):
+            await bench.tick()
+        for _ in range(bench.random.randint(0, 50)):
+            await bench.tick(i_progress=1)
+        bench.set(**{f"i_{name}_range": 1})
+        await bench.tick(**{f"i_{name}_range": 1})
+        assert not bench.get("o_busy")
+        bench.assert_stopped(isa.ErrorCode[f"{name.upper()}_RANGE"], 0)
+
+
+@cocotb.test
+async def the_watchdog_counts_cycles_without_progress(dut) -> None:
+    bench = SequencerBench(dut)
+    await bench.begin()
+    bench.store(0, bench.layer(isa.Opcode.CONV))
+    bench.set(i_watchdog=20)
+    await bench.tick(i_start=1)
+    while not bench.get("o_layer"):
+        await bench.tick()
+    for _ in range(10):
+        for _ in range(bench.random.randint(1, 18)):
+            await bench.tick()
+        await bench.tick(i_progress=1)
+    assert bench.get("o_busy")
+    for _ in range(22):
+        await bench.tick()
+    assert not bench.get("o_busy")
+    bench.assert_stopped(isa.ErrorCode.WATCHDOG, 0)
+
+
+@cocotb.test
+async def clear_aborts_and_a_start_works_again(dut) -> None:
+    bench = SequencerBench(dut)
+    await bench.begin()
+    bench.store(0, bench.layer(isa.Opcode.VECTOR))
+    bench.store(1, {"opcode": isa.Opcode.HALT})
+    for wait in (0, 5, 26, 40):
+        await bench.tick(i_start=1)
+        for _ in range(wait):
+            await bench.tick(i_progress=1)
+        await bench.tick(i_clear=1)
+        assert (bench.get("o_busy"), bench.get("o_done"), bench.get("o_error")) == (0, 0, 0)
+        assert await bench.run(0) == [(0, "vector")]
+        bench.assert_stopped(isa.ErrorCode.NONE, 1)

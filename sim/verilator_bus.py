@@ -1,0 +1,100 @@
+"""The host bus of the Verilated accelerator."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.config import ArrayConfig
+from hwq.errors import DeviceError
+from sim.build import build, verilog
+
+_HANDLE, _WORDS, _COUNT = ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.c_int64
+_FUNCTIONS = {
+    "hwq_create": (_HANDLE, []),
+    "hwq_destroy": (None, [_HANDLE]),
+    "hwq_reset": (None, [_HANDLE]),
+    "hwq_write": (_COUNT, [_HANDLE, ctypes.c_uint32, _WORDS, _COUNT]),
+    "hwq_read": (_COUNT, [_HANDLE, ctypes.c_uint32, _WORDS, _COUNT]),
+    "hwq_wait": (_COUNT, [_HANDLE, _COUNT]),
+    "hwq_cycles": (ctypes.c_uint64, [_HANDLE]),
+}
+"""Results and arguments of what harness.cpp exports."""
+
+
+class VerilatorBus:
+    """`hwq.driver.Bus` on a simulated accelerator, in native code between calls.
+
+    Parameters
+    ----------
+    library : Path
+        What `sim.build.build` returned.
+    """
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, arguments
+        self._handle = self._library.hwq_create()
+
+    def _transfer(self, function: str, address: int, words: NDArray[np.uint32]) -> None:
+        pointer = words.ctypes.data_as(_WORDS)
+        done = getattr(self._library, function)(self._handle, address, pointer, words.size)
+        if done != words.size:
+            raise DeviceError(f"The simulated bus never acknowledged address 0x{address + 4 * done:x}")
+
+    def write(self, address: int, words: NDArray[np.uint32]) -> None:
+        """Write `words` to consecutive word addresses from byte address `address`."""
+        self._transfer("hwq_write", address, np.ascontiguousarray(words, np.uint32))
+
+    def read(self, address: int, count: int) -> NDArray[np.uint32]:
+        """Read `count` words from consecutive word addresses from byte address `address`."""
+        words = np.empty(count, np.uint32)
+        self._transfer("hwq_read", address, words)
+        return words
+
+    def wait(self, max_cycles: int) -> bool:
+        """Run until irq is high; False when it isn't after `max_cycles`."""
+        return self._library.hwq_wait(self._handle, max_cycles) >= 0
+
+    def reset(self) -> None:
+        """Pulse the reset input; memories keep their contents."""
+        self._library.hwq_reset(self._handle)
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles simulated since reset, bus traffic included."""
+        return self._library.hwq_cycles(self._handle)
+
+    def close(self) -> None:
+        """Free the model; using the bus afterwards is an error."""
+        if self._handle:
+            self._library.hwq_destroy(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+
+def open_bus(config: ArrayConfig) -> VerilatorBus:
+    """Return the bus of a fresh accelerator of `config`; builds the simulator when it isn't in the cache.
+
+    Raises
+    ------
+    MissingToolError
+        When Amaranth, Verilator or a C++ compiler isn't installed.
+    DeviceError
+        When the simulator can't be built.
+    """
+    text = verilog(config)
+    try:
+        return VerilatorBus(build(text))
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or "").strip().splitlines()
+        raise DeviceError(f"Building the simulator failed: {said[-1] if said else error}") from error
