@@ -1,1 +1,0 @@
-"""cocotb benches, one a component; `sim.cocotb_runner.run` runs them."""
