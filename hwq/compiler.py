@@ -17,8 +17,9 @@ from hwq.layout import View
 from hwq.onnx_reader import read
 from hwq.passes.flatten_to_conv import flatten_to_conv
 from hwq.passes.fuse_views import fuse_views
-from hwq.passes.partition import HostPart, Part, partition
-from hwq.plan import Port
+from hwq.passes.transpose_space import SWAP, is_square, transpose_space
+from hwq.passes.partition import ArrayPart, HostPart, Part, partition
+from hwq.plan import Port, ViewChain
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PortImage, Program, TensorInfo
 from hwq.schedule import Layer, Schedule, schedule
 
@@ -35,8 +36,19 @@ def load(model: Model, *, external_data: bool = False) -> ir.Graph:
 
 def split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:
     """Return the graph rearranged for the array, and its parts for array and host."""
-    graph = fuse_views(flatten_to_conv(graph))
+    return _split(fuse_views(flatten_to_conv(graph)), config)
+
+
+def _split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:
     return graph, partition(graph, lambda op: broken_rule(op, graph, config))
+
+
+def arrangements(graph: ir.Graph, config: ArrayConfig) -> list[tuple[ir.Graph, list[Part]]]:
+    """Return the ways to lay out the graph's images: as they are, and with rows and columns exchanged."""
+    upright = split(graph, config)
+    if is_square(upright[0]):
+        return [upright]
+    return [upright, _split(fuse_views(transpose_space(upright[0])), config)]
 
 
 def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True) -> Program:
@@ -56,15 +68,8 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
     """
     config = load_arch(arch)
     source = load(model)
-    graph, parts = split(source, config)
-    images = Images(config)
-    steps: list[HostStep | ArrayStep] = []
-    for part in parts:
-        if isinstance(part, HostPart):
-            model_bytes = part.model.SerializeToString(deterministic=True)
-            steps.append(HostStep(model_bytes, part.inputs, part.outputs))
-        else:
-            steps.append(_array_step(schedule(graph, part, config, images), images))
+    candidates = [_candidate(graph, parts, config) for graph, parts in arrangements(source, config)]
+    graph, parts, images, steps = min(candidates, key=lambda candidate: candidate[2].cycles())
     if not images.descriptors:
         images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
     words = np.zeros((len(images.descriptors), isa.SLOT_WORDS), np.uint32)
@@ -85,6 +90,22 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
         rewrites=tuple(graph.rewrites),
         golden=sample | reference.run(source, sample) if golden else {},
     )
+
+
+def _candidate(
+    graph: ir.Graph, parts: list[Part], config: ArrayConfig
+) -> tuple[ir.Graph, list[Part], Images, list[HostStep | ArrayStep]]:
+    """Schedule one arrangement of the network."""
+    images = Images(config)
+    schedules = iter(schedule(graph, [part for part in parts if isinstance(part, ArrayPart)], config, images))
+    steps: list[HostStep | ArrayStep] = []
+    for part in parts:
+        if isinstance(part, HostPart):
+            model_bytes = part.model.SerializeToString(deterministic=True)
+            steps.append(HostStep(model_bytes, part.inputs, part.outputs))
+        else:
+            steps.append(_array_step(next(schedules)))
+    return graph, parts, images, steps
 
 
 def host_nodes(graph: ir.Graph, parts: list[Part], config: ArrayConfig) -> list[HostNodeInfo]:
@@ -148,7 +169,7 @@ def _infos(graph: ir.Graph, names: list[str]) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(name, graph.tensors[name].shape, graph.tensors[name].dtype) for name in names)
 
 
-def _array_step(result: Schedule, images: Images) -> ArrayStep:
+def _array_step(result: Schedule) -> ArrayStep:
     plan = result.plan
     return ArrayStep(
         slot=result.slot,
@@ -178,7 +199,11 @@ def _output_port(port: Port, plan: Any) -> PortImage:
 
 
 def _layer(layer: Layer, plan: Any) -> LayerInfo:
-    image = _extent(layer.tensor, plan.tensors[layer.tensor], layer.view, ())
+    tensor = plan.tensors[layer.tensor]
+    chain: ViewChain = ()
+    if layer.tensor in plan.graph.swapped:
+        tensor, chain = plan.graph.swapped[layer.tensor], (("transpose", SWAP),)
+    image = _extent(tensor.name, tensor, layer.view, chain)
     return LayerInfo(layer.name, layer.op, layer.first_slot, layer.end_slot, image)
 
 

@@ -91,6 +91,11 @@ class ArrayConfig:
         return self.cols // self.lanes
 
     @property
+    def depthwise_cols(self) -> int:
+        """Channels a depthwise layer computes at once: those a fetch delivers, on at most `cols` columns."""
+        return min(self.cols, self.fetch_bytes)
+
+    @property
     def macs_per_cycle(self) -> int:
         """Multiply-accumulates a cycle at full rate."""
         return self.rows * self.cols

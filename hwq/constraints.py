@@ -12,6 +12,7 @@ import numpy as np
 
 from hwq import ir
 from hwq.config import ArrayConfig
+from hwq.plan import is_depthwise
 from hwq.residual import AddParameters, fit_add
 
 Constraint = Callable[[ir.Op, ir.Graph, ArrayConfig], bool]
@@ -37,8 +38,8 @@ def add_parameters(op: ir.Add, graph: ir.Graph) -> AddParameters | None:
 
 
 def constraint_groups(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
-    """Grouped and depthwise convolution runs on the host; use group = 1 to run it on the array."""
-    return not isinstance(op, ir.Conv) or op.groups == 1
+    """Grouped convolution runs on the host, unless it is depthwise (as many groups as inputs and outputs)."""
+    return not isinstance(op, ir.Conv) or op.groups == 1 or is_depthwise(op)
 
 
 def constraint_pads(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:

@@ -175,7 +175,7 @@ def _moved(config: ArrayConfig, descriptors: Iterable[Mapping[str, int]]) -> tup
     read = written = weights = 0
     for d in descriptors:
         if d["opcode"] == isa.Opcode.CONV:
-            depth, channels = timing.conv_depth(d), timing.conv_channels(d, config)
+            depth, channels = timing.weight_words(d), timing.channels(d, config)
             read += d["pixels"] * depth * d["blocks"]
             weights += d["blocks"] * depth * config.cols
         else:

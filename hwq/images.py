@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq import fixed, isa
+from hwq import fixed, isa, timing
 from hwq.config import ArrayConfig
 from hwq.errors import CapacityError
 
@@ -46,6 +46,16 @@ class Images:
         lane = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, IDENTITY)
         self.params.append(np.tile(np.array(lane, np.uint32), (self.config.lanes, 1)))
 
+    def cycles(self) -> int:
+        """Return the cycles of the descriptors, every run of them from start to done."""
+        complete = [{field.name: d.get(field.name, 0) for field in isa.DESCRIPTOR} for d in self.descriptors]
+        total, first = 0, 0
+        for slot, d in enumerate(complete):
+            if d["opcode"] == isa.Opcode.HALT:
+                total += timing.predict(complete[first : slot + 1], self.config).total
+                first = slot + 1
+        return total
+
     def add_descriptor(self, fields: Mapping[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""
         slot = len(self.descriptors)
@@ -54,8 +64,10 @@ class Images:
         self.labels.append(label)
         return slot
 
-    def add_params(self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str) -> int:
-        """Append a parameter set a channel, `lanes` to a word, each block of `cols` beginning a word; return the first.
+    def add_params(
+        self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str, width: int
+    ) -> int:
+        """Append a parameter set a channel, `lanes` to a word, each block of `width` beginning one; return the first.
 
         Parameters
         ----------
@@ -63,11 +75,10 @@ class Images:
         multiplier : float32 (channels,)
         """
         config, first, channels = self.config, len(self.params), len(bias)
-        blocks = -(-channels // config.cols)
-        padded = np.zeros((blocks * config.cols, isa.PARAM_LANE_WORDS), np.uint32)
+        blocks = -(-channels // width)
+        padded = np.zeros((blocks * width, isa.PARAM_LANE_WORDS), np.uint32)
         padded[:channels] = _encoded(bias, multiplier)
-        last_words = -(-(channels - (blocks - 1) * config.cols) // config.lanes)
-        words = (blocks - 1) * config.groups + last_words
+        words = -(-channels // config.lanes)
         self._fits("parameter memory", "param_words", first + words, config.param_words, label)
         self.params += list(padded.reshape(-1, config.lanes, isa.PARAM_LANE_WORDS)[:words])
         return first
@@ -78,15 +89,17 @@ class Images:
         self.params.append(_encoded(bias, multiplier))
         return len(self.params) - 1
 
-    def add_weights(self, weights: npt.NDArray[np.int8], label: str) -> int:
-        """Append a (K, channels) matrix in blocks of `cols` channels; return the first word."""
+    def add_weights(self, weights: npt.NDArray[np.int8], label: str, width: int) -> int:
+        """Append a (K, channels) matrix in blocks of `width` channels, at most `cols`; return the first word."""
         config, first = self.config, self._weight_words
         depth, channels = weights.shape
-        blocks = -(-channels // config.cols)
+        blocks = -(-channels // width)
         self._fits("weight memory", "weight_words", first + blocks * depth, config.weight_words, label)
-        padded = np.zeros((depth, blocks * config.cols), np.int8)
+        padded = np.zeros((depth, blocks * width), np.int8)
         padded[:, :channels] = weights
-        self.weights.append(padded.reshape(depth, blocks, config.cols).transpose(1, 0, 2).reshape(-1, config.cols))
+        words = np.zeros((blocks * depth, config.cols), np.int8)
+        words[:, :width] = padded.reshape(depth, blocks, width).transpose(1, 0, 2).reshape(-1, width)
+        self.weights.append(words)
         self._weight_words += blocks * depth
         return first
 

@@ -229,6 +229,8 @@ class Graph:
     ops : list of Op
     opset : dict of str to int
         Operator-set versions of the source model, for writing ONNX again.
+    swapped : dict of str to Tensor
+        Names of tensors that are another with rows and columns exchanged, and that other one.
     rewrites : list of str
         What the reader changed on the way to integer operators, one line each, for the report of `verify`.
     """
@@ -240,6 +242,7 @@ class Graph:
     constants: dict[str, Array] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
     opset: dict[str, int] = field(default_factory=dict)
+    swapped: dict[str, Tensor] = field(default_factory=dict)
     rewrites: list[str] = field(default_factory=list)
 
     def producer(self, name: str) -> Op | None:

@@ -32,6 +32,8 @@ class Opcode(enum.IntEnum):
     """Multiply-accumulate on the mesh: convolution and matrix product."""
     VECTOR = 2
     """Reduce bytes of activation memory over taps: pooling, element-wise add, copy, fill."""
+    DEPTHWISE = 3
+    """Multiply-accumulate on the mesh, every channel with weights of its own: depthwise convolution."""
 
 
 class Reduce(enum.IntEnum):
@@ -121,16 +123,18 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("pixels", 5, 0, 24, nonzero=True, doc="output pixels in all"),
     Field("taps_y", 6, 0, 12, nonzero=True, doc="outer tap count"),
     Field("taps_x", 6, 16, 12, nonzero=True, doc="inner tap count"),
-    Field("span", 7, 0, 16, nonzero=True, doc="CONV: contiguous bytes of one tap"),
+    Field("span", 7, 0, 16, nonzero=True, doc="CONV: contiguous bytes of one tap; DEPTHWISE: pixels"),
+    Field("short_from", 7, 16, 12, doc="DEPTHWISE: inner taps from this one on have one pixel less; 0: none"),
+    Field("repeats", 7, 28, 2, doc="DEPTHWISE: an inner tap is read this many times more, with weights of their own"),
     _step("tap_y_step", 8, "from the last inner tap to the next outer tap's first"),
     _step("tap_x_step", 9, "to the next inner tap"),
-    _address("weight_base", 10, "CONV: first weight word"),
+    _address("weight_base", 10, "CONV, DEPTHWISE: first weight word"),
     _address("param_base", 11, "first parameter word"),
     _address("ofm_base", 12, "first output byte of the first pixel"),
     _step("ofm_x_step", 13, "to the next output pixel of a row"),
     _step("ofm_y_step", 14, "from a row's last output pixel to the next row's first"),
-    Field("blocks", 15, 0, 16, nonzero=True, doc="CONV: blocks of `cols` channels; VECTOR: groups of `lanes` channels"),
-    Field("last_channels", 15, 16, 16, nonzero=True, doc="channels in the last block (or group)"),
+    Field("blocks", 15, 0, 16, nonzero=True, doc="CONV: blocks of `cols` channels; DEPTHWISE: of `depthwise_cols`; VECTOR: of `lanes`"),
+    Field("last_channels", 15, 16, 16, nonzero=True, doc="channels in the last block"),
     _address("res_base", 16, "first byte of the second operand"),
     _step("res_x_step", 17, "to the second operand's next pixel of a row"),
     _step("res_y_step", 18, "from a row's last pixel of the second operand to the next row's first"),

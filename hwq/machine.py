@@ -83,7 +83,8 @@ class Machine:
         if d["opcode"] == isa.Opcode.HALT:
             return True
         pixels = _pixel_addresses(d, "ifm")
-        sums, words, lanes = self._conv(d, pixels) if d["opcode"] == isa.Opcode.CONV else self._vector(d, pixels)
+        compute = {isa.Opcode.CONV: self._conv, isa.Opcode.DEPTHWISE: self._depthwise, isa.Opcode.VECTOR: self._vector}
+        sums, words, lanes = compute[isa.Opcode(d["opcode"])](d, pixels)
         if words.max() >= self.config.param_words:
             raise _Stop(isa.ErrorCode.PARAM_RANGE)
         parameters = self.params.reshape(self.config.param_words, self.config.lanes, isa.PARAM_LANE_WORDS)
@@ -112,13 +113,19 @@ class Machine:
         d = isa.decode(isa.DESCRIPTOR, words.tolist())
         if d["opcode"] == isa.Opcode.HALT:
             return d
-        if d["opcode"] not in (isa.Opcode.CONV, isa.Opcode.VECTOR):
+        most = {
+            isa.Opcode.CONV: self.config.cols,
+            isa.Opcode.DEPTHWISE: self.config.depthwise_cols,
+            isa.Opcode.VECTOR: self.config.lanes,
+        }
+        if d["opcode"] not in most:
             raise _Stop(isa.ErrorCode.ILLEGAL_OPCODE)
+        depthwise = d["opcode"] == isa.Opcode.DEPTHWISE
+        shapeless = depthwise and ((d["short_from"] and d["span"] == 1) or d["residual"])
         masks = isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)
         stray = any(int(word) & ~mask for word, mask in zip(words, masks, strict=True))
-        most = self.config.cols if d["opcode"] == isa.Opcode.CONV else self.config.lanes
         zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)
-        if stray or zero or d["last_channels"] > most:
+        if stray or zero or shapeless or d["last_channels"] > most[isa.Opcode(d["opcode"])]:
             raise _Stop(isa.ErrorCode.ILLEGAL_FIELD)
         return d
 
@@ -154,6 +161,28 @@ class Machine:
         channel = np.arange(channels, dtype=np.int64)
         block, column = channel // cols, channel % cols
         return sums, d["param_base"] + block * self.config.groups + column // lanes, column % lanes
+
+    def _depthwise(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
+        """Return the sums (pixels, channels), and each channel's parameter word and lane."""
+        cols, lanes = self.config.depthwise_cols, self.config.lanes
+        channel = np.arange((d["blocks"] - 1) * cols + d["last_channels"], dtype=np.int64)
+        block, column = channel // cols, channel % cols
+        spans = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"])] * d["taps_y"]
+        terms = d["repeats"] + 1
+        depth = terms * sum(spans)
+        if d["weight_base"] + d["blocks"] * depth > self.config.weight_words:
+            raise _Stop(isa.ErrorCode.WEIGHT_RANGE)
+        first_word = d["weight_base"] + block * depth
+        sums = np.zeros((len(pixels), len(channel)), np.int32)
+        first = 0
+        for tap, span in zip(_tap_offsets(d), spans, strict=True):
+            for position in range(span):
+                start = (pixels + tap + position * d["ifm_x_step"]) & _ADDRESS_MASK
+                operands = self.act[self._checked(start, channel)].astype(np.int32)
+                for word in range(first + position, first + terms * span, span):
+                    sums += operands * self.weights[first_word + word, column]
+            first += terms * span
+        return sums, d["param_base"] + block * (-(-cols // lanes)) + column // lanes, column % lanes
 
     def _vector(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
         """Return the reduced taps (pixels, channels), and each channel's parameter word and lane."""

@@ -43,8 +43,8 @@ def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     shared = {
         "opcode": isa.Opcode.CONV,
         **taps,
-        "weight_base": images.add_weights(matrix, step.name),
-        "param_base": images.add_params(bias, multiplier, step.name),
+        "weight_base": images.add_weights(matrix, step.name, images.config.cols),
+        "param_base": images.add_params(bias, multiplier, step.name, images.config.cols),
         "blocks": blocks,
         "last_channels": channels - (blocks - 1) * images.config.cols,
         **output_fields(plan, step),
@@ -53,9 +53,9 @@ def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     for image in range(y.shape[0]):
         yield {
             **shared,
-            **_walk("ifm", x, image, y.shape, strides, (-top, -left)),
-            **_walk("ofm", y, image, y.shape),
-            **(_walk("res", second, image, y.shape) if second is not None else {}),
+            **walk("ifm", x, image, y.shape, strides, (-top, -left)),
+            **walk("ofm", y, image, y.shape),
+            **(walk("res", second, image, y.shape) if second is not None else {}),
             "row_pixels": y.shape[3],
             "pixels": y.shape[2] * y.shape[3],
         }
@@ -109,7 +109,7 @@ def _second_operand(plan: Plan, step: Step, y: View) -> View | None:
     return _as_image(other) if isinstance(step.op, ir.Gemm) else other
 
 
-def _walk(
+def walk(
     which: str,
     view: View,
     image: int,
@@ -135,7 +135,7 @@ def _taps(weight: npt.NDArray[np.int16], x: View, dilations: tuple[int, int]) ->
     """
     rows, columns, inputs, channels = weight.shape
     by_row, by_column = x.strides[2] * dilations[0], x.strides[3] * dilations[1]
-    terms = _int8_terms(weight)
+    terms = int8_terms(weight)
     if len(terms) > 1 and columns > 1 and by_column != inputs:
         # one tap a kernel row all the same: the bytes between two columns get weight zero
         stretched = np.zeros((len(terms), rows, (columns - 1) * by_column + inputs, channels), np.int8)
@@ -169,7 +169,7 @@ def _taps(weight: npt.NDArray[np.int16], x: View, dilations: tuple[int, int]) ->
     }
 
 
-def _int8_terms(weight: npt.NDArray[np.int16]) -> npt.NDArray[np.int8]:
+def int8_terms(weight: npt.NDArray[np.int16]) -> npt.NDArray[np.int8]:
     """Return int8 arrays, stacked, that add up to `weight` (-255..255): one where it fits, up to three."""
     terms: list[npt.NDArray[np.int8]] = []
     left = weight

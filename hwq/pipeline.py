@@ -14,8 +14,15 @@ READ_LATENCY = 3
 WRITE_LATENCY = 2
 """From a result on the write port to the activation memory holding it."""
 
-ISSUE_TO_EDGE = 2
-"""From the cycle a mesh step is issued to its operands on the mesh's edge."""
+ISSUE_TO_EDGE = READ_LATENCY + 1
+"""From the cycle a mesh step is issued to its operands on the mesh's edge: a step of a depthwise layer reads activation
+memory when it is issued. A serializer takes its byte one cycle before the edge."""
+
+WEIGHT_DELAY = ISSUE_TO_EDGE - 2
+"""From the cycle a mesh step is issued to the read of its weight word."""
+
+PART_LATENCY = READ_LATENCY + 2 - ISSUE_TO_EDGE
+"""From the launch of a part to the first step that may take it."""
 
 EDGE_TO_SHADOW = 5
 """From a PE's operands on its inputs to its finished accumulator in the shadow register (operand register, two

@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 
 from hwq import ir
-from hwq.config import ArrayConfig
 from hwq.images import Images
 from hwq.layout import View
 from hwq.passes.partition import ArrayPart
-from hwq.tiling import Buffer, image_shape, place, tensor_view
+from hwq.tiling import Buffer, image_shape, tensor_view
 
 ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
 """``("reshape", shape)`` and ``("transpose", perm)`` steps between a part's boundary tensor and the one it stores."""
@@ -84,13 +84,20 @@ def stored_zero_point(tensor: ir.Tensor) -> int:
     return tensor.zero_point - (128 if tensor.dtype == "uint8" else 0)
 
 
-def make_plan(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Images) -> Plan:
-    """Order the part's operators into steps, place their tensors, and put constants into `images`.
+def is_depthwise(op: ir.Op) -> TypeGuard[ir.Conv]:
+    """Whether `op` is a convolution in which every channel has one output, made from that channel alone."""
+    return isinstance(op, ir.Conv) and op.groups > 1 and op.weight.shape[:2] == (op.groups, 1)
+
+
+def make_plan(graph: ir.Graph, part: ArrayPart, images: Images) -> Plan:
+    """Order the part's operators into steps, give their tensors buffers, and put constants into `images`.
+
+    The buffers have addresses after `hwq.tiling.allocate`.
 
     Raises
     ------
     CapacityError
-        Where the tensors don't fit activation memory.
+        Where constants don't fit activation memory.
     """
     plan = Plan(graph, dict(graph.tensors))
     ops = list(part.ops)
@@ -105,7 +112,6 @@ def make_plan(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Ima
         plan.outputs.append(Port(name, stored, _chain(graph, links)))
     wanted = {port.stored for port in plan.outputs}
     _Planner(plan, images).run(_fused(graph, _without_idle_views(ops, wanted), wanted))
-    place(plan.buffers, config, reserved_bytes=images.constant_bytes, part=f"Network {graph.name!r}")
     return plan
 
 
@@ -165,7 +171,7 @@ def _fused(graph: ir.Graph, ops: Sequence[ir.Op], wanted: set[str]) -> list[Step
             continue
         for own, other in (add.inputs, add.inputs[::-1])[::-1]:
             op = writer.get(own)
-            if not isinstance(op, ir.Conv | ir.Gemm):
+            if not isinstance(op, ir.Conv | ir.Gemm) or is_depthwise(op):
                 continue
             alone = own not in wanted and sum(own in reader.inputs for reader in ops) == 1
             same = graph.tensors[own].shape == graph.tensors[add.outputs[0]].shape
@@ -209,6 +215,7 @@ class _Planner:
             pads, fill = self._halos.get(name, ((0, 0, 0, 0), needed[1]))
             if fill == needed[1]:
                 self._halos[name] = (_union(pads, needed[0]), fill)
+        self._unify_halos()
         for port in plan.inputs:
             self._store(port.stored, first=-1)
         for step in steps:
@@ -219,6 +226,15 @@ class _Planner:
             self._append(Step(step.op, reads, step.writes, step.add))
         for port in plan.outputs:
             plan.buffer(port.stored).last = len(plan.steps)
+
+    def _unify_halos(self) -> None:
+        """Give tensors of one shape and fill one halo, so that they can share a place."""
+        united: dict[tuple[tuple[int, ...], int], tuple[int, int, int, int]] = {}
+        for name, (pads, fill) in self._halos.items():
+            key = self._plan.tensors[name].shape, fill
+            united[key] = _union(united.get(key, pads), pads)
+        for name, (_, fill) in self._halos.items():
+            self._halos[name] = united[self._plan.tensors[name].shape, fill], fill
 
     def _append(self, step: Step) -> None:
         index = len(self._plan.steps)

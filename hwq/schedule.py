@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from hwq import ir, isa
 from hwq.config import ArrayConfig
 from hwq.images import Images
 from hwq.layout import View
+from hwq.depthwise_layer import depthwise_descriptors
 from hwq.mesh_layer import conv_descriptors
 from hwq.passes.partition import ArrayPart
-from hwq.plan import Plan, Step, make_plan
+from hwq.plan import Plan, Step, is_depthwise, make_plan
+from hwq.tiling import allocate
 from hwq.vector_layer import add_descriptors, copy_descriptors, fill_descriptors, pool_descriptors
 
 Fields = dict[str, int]
@@ -50,15 +54,23 @@ class Schedule:
     plan: Plan
 
 
-def schedule(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Images) -> Schedule:
-    """Append `part`'s descriptors, weights, parameters and constants to `images`.
+def schedule(graph: ir.Graph, parts: Sequence[ArrayPart], config: ArrayConfig, images: Images) -> list[Schedule]:
+    """Append the descriptors, weights, parameters and constants of `parts` to `images`.
 
     Raises
     ------
     CapacityError
         Where a layer exceeds a memory of `config`.
     """
-    plan = make_plan(graph, part, config, images)
+    plans = [make_plan(graph, part, images) for part in parts]
+    kept = allocate([plan.buffers for plan in plans], config, reserved_bytes=images.constant_bytes, name=graph.name)
+    for buffer in kept:
+        assert buffer.fill is not None
+        images.constants.append((buffer.address, np.full(buffer.size_bytes, buffer.fill, np.int8)))
+    return [_part(plan, images) for plan in plans]
+
+
+def _part(plan: Plan, images: Images) -> Schedule:
     slot = len(images.descriptors)
     layers = []
     for index, step in enumerate(plan.steps):
@@ -75,10 +87,9 @@ def schedule(graph: ir.Graph, part: ArrayPart, config: ArrayConfig, images: Imag
 def _step_descriptors(plan: Plan, step: Step, index: int, images: Images) -> Iterator[Fields]:
     """Yield the step's descriptors, first those that fill the halo of the buffer it begins."""
     buffer = plan.buffer(step.writes)
-    if buffer.first == index and buffer.fill is not None:
+    if buffer.first == index and buffer.fill is not None and not buffer.kept:
         for rectangle in buffer.halo():
-            shifted = View(rectangle.address, rectangle.shape, rectangle.strides)
-            yield from fill_descriptors(shifted, buffer.fill, images)
+            yield from fill_descriptors(rectangle, buffer.fill, images)
     yield from _EMITTERS[type(step.op)](plan, step, images)
 
 
@@ -89,6 +100,10 @@ def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
         assert reshaped is not None, step
         target = reshaped
     return copy_descriptors(source, target, images)
+
+
+def _conv(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    return depthwise_descriptors(plan, step, images) if is_depthwise(step.op) else conv_descriptors(plan, step, images)
 
 
 def _concat(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
@@ -116,7 +131,7 @@ def _pad(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
 
 
 _EMITTERS: dict[type[ir.Op], Callable[[Plan, Step, Images], Iterator[Fields]]] = {
-    ir.Conv: conv_descriptors,
+    ir.Conv: _conv,
     ir.Gemm: conv_descriptors,
     ir.MaxPool: pool_descriptors,
     ir.AveragePool: pool_descriptors,

@@ -8,7 +8,7 @@ of the next are the same bytes. Buffers whose lifetimes don't meet share memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hwq import ir
 from hwq.config import ArrayConfig
@@ -34,9 +34,11 @@ class Buffer:
     fill : int or None
         Signed byte the halo holds, None without one.
     first, last : int
-        Operators of the part between which the buffer is in use.
+        Steps of the part between which the buffer is in use; the host fills one with `first` -1.
     address : int
-        Set by `place`.
+        Set by `allocate`.
+    kept : bool
+        Set by `allocate`: the halo is written once and for all, since nothing else ever uses its bytes.
     """
 
     name: str
@@ -45,7 +47,8 @@ class Buffer:
     fill: int | None = None
     first: int = 0
     last: int = 0
-    address: int = field(default=-1)
+    address: int = -1
+    kept: bool = False
 
     @property
     def row_pitch(self) -> int:
@@ -91,15 +94,60 @@ class Buffer:
         return [span for span in spans if all(span.shape)]
 
 
-def place(buffers: Sequence[Buffer], config: ArrayConfig, *, reserved_bytes: int, part: str) -> None:
-    """Give every buffer an address below ``act_bytes - reserved_bytes``, first fit by falling size.
+def allocate(parts: Sequence[Sequence[Buffer]], config: ArrayConfig, *, reserved_bytes: int, name: str) -> list[Buffer]:
+    """Give every buffer of every part an address below ``act_bytes - reserved_bytes``.
+
+    Buffers of one shape and halo that are never alive together share a place of their own, whose halo needs writing
+    only once; the largest of these places are given up where memory is short. Parts run one after another.
+
+    Returns
+    -------
+    list of Buffer
+        One of those sharing each place: the halo bytes to write before the program first runs.
 
     Raises
     ------
     CapacityError
-        Where the buffers alive at one operator don't fit.
+        Where the buffers alive at one step don't fit; `name` is the network's.
     """
-    limit = config.act_bytes - reserved_bytes
+    places = sorted(_places(parts), key=lambda members: -members[0][1].size_bytes)
+    while True:
+        top = config.act_bytes - reserved_bytes
+        for members in places:
+            top = (top - members[0][1].size_bytes) // ALIGNMENT * ALIGNMENT
+            for _, buffer in members:
+                buffer.address, buffer.kept = top, True
+        try:
+            for buffers in parts:
+                _place([b for b in buffers if not b.kept], top, config, name)
+        except CapacityError:
+            if not places:
+                raise
+            for _, buffer in places.pop(0):
+                buffer.kept = False
+            continue
+        return [members[0][1] for members in places]
+
+
+def _places(parts: Sequence[Sequence[Buffer]]) -> list[list[tuple[int, Buffer]]]:
+    """Return groups of (part, buffer) with equal shape, halo and fill, none of which are alive together."""
+    groups: list[list[tuple[int, Buffer]]] = []
+    for part, buffers in enumerate(parts):
+        for buffer in sorted(buffers, key=lambda b: b.first):
+            if buffer.fill is None or buffer.first < 0:
+                continue
+            for group in groups:
+                same = all(getattr(group[0][1], m) == getattr(buffer, m) for m in ("shape", "pads", "fill"))
+                if same and all(p != part or b.last < buffer.first for p, b in group):
+                    group.append((part, buffer))
+                    break
+            else:
+                groups.append([(part, buffer)])
+    return groups
+
+
+def _place(buffers: Sequence[Buffer], limit: int, config: ArrayConfig, name: str) -> None:
+    """Give every buffer of one part an address below `limit`, first fit by falling size."""
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda b: (-b.size_bytes, b.first, b.name)):
         others = sorted(
@@ -113,10 +161,10 @@ def place(buffers: Sequence[Buffer], config: ArrayConfig, *, reserved_bytes: int
         buffer.address = address
         placed.append(buffer)
         if address + buffer.size_bytes > limit:
-            need = address + buffer.size_bytes + reserved_bytes
+            need = address + buffer.size_bytes + config.act_bytes - limit
             raise CapacityError(
-                f"{part}: tensor {buffer.name!r} needs activation memory up to byte {need}, arch {config.name!r} has "
-                f"{config.act_bytes} (act_bytes); choose an arch with more"
+                f"Network {name!r}: tensor {buffer.name!r} needs activation memory up to byte {need}, "
+                f"arch {config.name!r} has {config.act_bytes} (act_bytes); choose an arch with more"
             )
 
 

@@ -52,46 +52,68 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
         if d["opcode"] == isa.Opcode.HALT:
             break
         start = go + 1
-        conv = d["opcode"] == isa.Opcode.CONV
-        end = start + (_conv_cycles(d, config) if conv else _vector_cycles(d))
-        macs = d["pixels"] * conv_depth(d) * conv_channels(d, config) if conv else 0
+        end = start + _CYCLES[isa.Opcode(d["opcode"])](d, config)
+        macs = d["pixels"] * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config)))
         ended = end
         go = max(end + 1, go + pipeline.DESCRIPTOR_LOAD)
     return Timing(tuple(layers), go)
 
 
-def conv_depth(d: Mapping[str, int]) -> int:
-    """Return K, the mesh steps of one tile."""
-    return d["taps_y"] * d["taps_x"] * d["span"]
+def weight_words(d: Mapping[str, int]) -> int:
+    """Return K, the weights of one output: the weight words of a block of a CONV or DEPTHWISE descriptor."""
+    inner = d["taps_x"] * d["span"]
+    if d["opcode"] == isa.Opcode.DEPTHWISE:
+        return sum(_runs(d))
+    return d["taps_y"] * inner
 
 
-def conv_channels(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Return the output channels of a CONV descriptor."""
-    return (d["blocks"] - 1) * config.cols + d["last_channels"]
+def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Return the output channels of a descriptor."""
+    width = {isa.Opcode.CONV: config.cols, isa.Opcode.DEPTHWISE: config.depthwise_cols}
+    return (d["blocks"] - 1) * width.get(isa.Opcode(d["opcode"]), config.lanes) + d["last_channels"]
+
+
+def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Return the mesh steps of a layer."""
+    if d["opcode"] == isa.Opcode.VECTOR:
+        return 0
+    if d["opcode"] == isa.Opcode.CONV:
+        return weight_words(d) * -(-d["pixels"] // config.rows) * d["blocks"]
+    rows, rest = divmod(d["pixels"], d["row_pixels"])
+    lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
+    tiles = sum(-(-length // config.rows) for length in lengths)
+    return d["blocks"] * sum(d["pixels"] + tiles * (span - 1) for span in _runs(d))
 
 
 def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     """Return the lower bounds of a tile's period by cause; the largest one rules."""
+    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config) + 1
+    output = max(config.rows * config.groups, wave)
+    if d["opcode"] == isa.Opcode.DEPTHWISE:
+        pixels = min(config.rows, d["row_pixels"])
+        fetch = sum(pixels + span - 1 for span in _runs(d))
+        return {"mac": weight_words(d), "fetch": fetch, "output": output}
     parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
     passes = parts + (config.residual_passes if d["residual"] else 0)
-    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config) + 1
-    return {
-        "mac": conv_depth(d),
-        "fetch": passes * config.rows,
-        "output": max(config.rows * config.groups, wave),
-    }
+    return {"mac": weight_words(d), "fetch": passes * config.rows, "output": output}
 
 
 def bound(d: Mapping[str, int], config: ArrayConfig) -> str:
     """Return what sets the tile period: ``mac``, ``fetch``, ``output``, or ``vector``."""
-    if d["opcode"] != isa.Opcode.CONV:
+    if d["opcode"] == isa.Opcode.VECTOR:
         return "vector"
     periods = tile_period(d, config)
     return max(periods, key=lambda cause: periods[cause])
 
 
-def _vector_cycles(d: Mapping[str, int]) -> int:
+def _runs(d: Mapping[str, int]) -> list[int]:
+    """Return the spans of a DEPTHWISE tile's runs."""
+    inner = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"]) for _ in range(d["repeats"] + 1)]
+    return inner * d["taps_y"]
+
+
+def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     reads = d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
     last_tap = reads - d["residual"]
@@ -122,6 +144,39 @@ def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
                 left = 0
             previous = state
     return walk.free - 1 + pipeline.WRITE_BACK
+
+
+def _depthwise_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Cycles from the start pulse to the end of a DEPTHWISE layer."""
+    runs = _runs(d)
+    rows, rest = divmod(d["pixels"], d["row_pixels"])
+    lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
+    walk = _Walk(config, [])
+    for block in range(d["blocks"]):
+        block_channels = d["last_channels"] if block == d["blocks"] - 1 else config.depthwise_cols
+        drain_cycles = config.rows * -(-block_channels // config.lanes)
+        previous: tuple[int, ...] | None = None
+        left = len(lengths)
+        while left:
+            before = walk.last_step
+            length = lengths[len(lengths) - left]
+            for first in range(0, length, config.rows):
+                walk.depthwise_tile(min(config.rows, length - first), runs, drain_cycles)
+            left -= 1
+            state = walk.relative()
+            same = left - bool(rest)
+            if state == previous and same > 0:
+                walk.shift(same * (walk.last_step - before))
+                left -= same
+            previous = state
+    return walk.free - 1 + pipeline.WRITE_BACK
+
+
+_CYCLES = {
+    isa.Opcode.CONV: _conv_cycles,
+    isa.Opcode.DEPTHWISE: _depthwise_cycles,
+    isa.Opcode.VECTOR: _vector_cycles,
+}
 
 
 class _Walk:
@@ -155,7 +210,7 @@ class _Walk:
         for index, count in enumerate(self._parts):
             launch = max(self.launch, self.taken)
             self.launch = launch + self._rows
-            take = max(launch + pipeline.READ_LATENCY, self.next_step)
+            take = max(launch + pipeline.PART_LATENCY, self.next_step)
             if index == final:
                 step = max(take + count - 1, self.hold, ready)
                 self.taken = step if count == 1 else take
@@ -163,6 +218,18 @@ class _Walk:
             else:
                 self.taken = take
                 self.next_step = take + count
+        self._end_tile(step, drain_cycles)
+
+    def depthwise_tile(self, pixels: int, runs: list[int], drain_cycles: int) -> None:
+        """Advance by one tile of `pixels` pixels of a DEPTHWISE layer; its last run begins once it can end."""
+        last = pixels + runs[-1] - 1
+        begin = self.next_step + sum(pixels + span - 1 for span in runs[:-1])
+        step = max(begin, self.hold - (last - 1)) + last - 1
+        self.next_step = step + 1
+        self._end_tile(step, drain_cycles)
+
+    def _end_tile(self, step: int, drain_cycles: int) -> None:
+        """Let the tile's last step be at `step`."""
         self.last_step = step
         start_in = max(self._first_read, self.free - step)
         self.hold = step + start_in + self._slack

@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwq import pipeline
+from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout
 from rtl.walker import WalkerControl
@@ -12,6 +12,8 @@ from rtl.walker import WalkerControl
 
 class Drain(wiring.Component):
     """Walk a tile group by group of `lanes` columns, row by row within a group, and give each result its address.
+
+    A CONV tile's pixels run on over the end of a row of the map, those of a DEPTHWISE tile stop there.
 
     The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
     was issued and the next tile may follow as soon as the read has ended.
@@ -71,25 +73,32 @@ class Drain(wiring.Component):
         channels_left = Signal(range(cols + 1))
         offset = Signal(range(cols))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
+        depthwise, in_tile = Signal(), Signal()
+        tile_rows = Signal(16)
+        block_cols = Mux(depthwise, config.depthwise_cols, cols)
+        with m.If(self.o_read & (self.o_row == 0)):
+            m.d.sync += tile_rows.eq(self.ofm.row_left)
         m.d.comb += [
+            depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
             last_block.eq(blocks_left == 1),
             offset.eq(self.o_group * lanes),
-            channels_left.eq(Mux(last_block, d.last_channels, cols) - offset),
+            channels_left.eq(Mux(last_block, d.last_channels, block_cols) - offset),
             group_end.eq(channels_left <= lanes),
             row_end.eq(self.o_row == rows - 1),
             tile_end.eq(self.o_read & row_end & group_end),
-            block_end.eq(tile_end & self.ofm.final),
+            in_tile.eq(~depthwise | (self.o_row == 0) | (self.o_row < tile_rows)),
+            block_end.eq(tile_end & Mux(in_tile, self.ofm.final, ~self.ofm.valid)),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
-            self.o_valid.eq(self.ofm.valid),
+            self.o_valid.eq(self.ofm.valid & in_tile),
             self.o_final.eq(block_end & last_block),
             self.o_param.eq(param_block + self.o_group),
             self.o_address.eq(self.ofm.address + offset),
             self.o_residual_done.eq(tile_end & d.residual),
             self.ofm.start.eq(self.i_start | block_end),
-            self.ofm.base.eq(Mux(self.i_start, d.ofm_base, block_base + cols)),
-            self.ofm.step.eq(self.o_read),
-            self.ofm.rewind.eq(row_end & ~group_end),
-            self.ofm.commit.eq(row_end & group_end),
+            self.ofm.base.eq(Mux(self.i_start, d.ofm_base, block_base + block_cols)),
+            self.ofm.step.eq(self.o_read & in_tile),
+            self.ofm.rewind.eq(self.o_read & row_end & ~group_end),
+            self.ofm.commit.eq(tile_end),
         ]
         with m.If(self.ofm.start):
             m.d.sync += block_base.eq(self.ofm.base)

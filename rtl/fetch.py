@@ -139,14 +139,14 @@ class Fetch(wiring.Component):
             self.ifm.start.eq(self.i_start | ifm_reload),
             self.ifm.base.eq(d.ifm_base),
             self.ifm.step.eq(ifm_pass),
-            self.ifm.commit.eq(row_end & tile_end),
-            self.ifm.rewind.eq(row_end & ~tile_end),
+            self.ifm.commit.eq(ifm_pass & row_end & tile_end),
+            self.ifm.rewind.eq(ifm_pass & row_end & ~tile_end),
             res_reload.eq(res_pass & row_end & slices_end & self.res.final),
             self.res.start.eq(self.i_start | res_reload),
             self.res.base.eq(Mux(self.i_start, d.res_base, res_base + cols)),
             self.res.step.eq(res_pass),
-            self.res.commit.eq(row_end & slices_end),
-            self.res.rewind.eq(row_end & ~slices_end),
+            self.res.commit.eq(res_pass & row_end & slices_end),
+            self.res.rewind.eq(res_pass & row_end & ~slices_end),
         ]
         with m.If(self.res.start):
             m.d.sync += res_base.eq(self.res.base)

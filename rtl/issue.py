@@ -4,8 +4,9 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwq import pipeline
+from hwq import isa, pipeline
 from hwq.config import ArrayConfig
+from rtl.depthwise import StepSource
 from rtl.fetch import part_layout
 from rtl.layouts import address_shape, descriptor_layout
 
@@ -23,11 +24,12 @@ class Issue(wiring.Component):
     -------
     i_start : begin with `i_descriptor`
     i_clear : stop
-    i_launch, i_part : a part is on its way to the serializers; its bytes are there `READ_LATENCY` cycles later
+    i_launch, i_part : a part is on its way to the serializers; it can be taken `PART_LATENCY` cycles later
+    depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
     o_free : the serializers' waiting half is free, or is being taken in this cycle
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its tile's first, last
-    o_weight : address of the step's weight word
+    o_weight, o_zero : address of the step's weight word; the weights are zero instead
     o_running : steps remain
     o_wait_output : no step although its operands are there: the output path isn't ready
     """
@@ -42,12 +44,14 @@ class Issue(wiring.Component):
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
                 "i_residual_ready": In(1),
+                "depthwise": In(StepSource()),
                 "o_free": Out(1),
                 "o_step": Out(1),
                 "o_take": Out(1),
                 "o_first": Out(1),
                 "o_last": Out(1),
                 "o_weight": Out(address_shape),
+                "o_zero": Out(1),
                 "o_running": Out(1),
                 "o_wait_output": Out(1),
             }
@@ -60,35 +64,51 @@ class Issue(wiring.Component):
         lanes = config.lanes
 
         waiting, active = Signal(part_layout(config)), Signal(part_layout(config))
-        on_way, full = Signal(), Signal()
-        arriving = Signal(pipeline.READ_LATENCY - 1)
+        full = Signal()
         weight_block = Signal(address_shape)
         residuals = Signal(range(pipeline.RESIDUAL_BUFFERS + 1))
 
         # the step at the head: the next byte of the active part, or the first of the waiting one
         fresh, head_last, head_block_end, head_last_block = Signal(), Signal(), Signal(), Signal()
-        available, ready = Signal(), Signal()
+        available, ready, depthwise = Signal(), Signal(), Signal()
+        steps = self.depthwise
         m.d.comb += [
+            depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
             fresh.eq(active.count == 0),
-            available.eq(~fresh | full),
-            head_last.eq(Mux(fresh, waiting.tile_end & (waiting.count == 1), active.tile_end & (active.count == 1))),
-            head_block_end.eq(Mux(fresh, waiting.block_end, active.block_end)),
-            head_last_block.eq(Mux(fresh, waiting.last_block, active.last_block)),
         ]
+        with m.If(depthwise):
+            m.d.comb += [
+                available.eq(1),
+                head_last.eq(steps.last),
+                head_block_end.eq(steps.block_end),
+                head_last_block.eq(steps.last_block),
+                self.o_zero.eq(steps.zero),
+            ]
+        with m.Else():
+            first_byte, next_byte = waiting.count == 1, active.count == 1
+            m.d.comb += [
+                available.eq(~fresh | full),
+                head_last.eq(Mux(fresh, waiting.tile_end & first_byte, active.tile_end & next_byte)),
+                head_block_end.eq(Mux(fresh, waiting.block_end, active.block_end)),
+                head_last_block.eq(Mux(fresh, waiting.last_block, active.last_block)),
+            ]
 
         # output path: cycles until a last step may come again, until the drain is free
         hold, busy = Signal(16), Signal(16)
         first_read, margin = pipeline.first_read(config), pipeline.overwrite_margin(config)
+        full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
-        start_in, drain_cycles = Signal(16), Signal(16)
+        start_in, drain_cycles, may_end = Signal(16), Signal(16), Signal()
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
-            drain_cycles.eq(config.rows * Mux(head_last_block, last_groups, config.groups)),
-            ready.eq(~head_last | ((hold == 0) & (~d.residual | (residuals != 0)))),
+            drain_cycles.eq(config.rows * Mux(head_last_block, last_groups, full_groups)),
+            may_end.eq((hold == 0) & (~d.residual | (residuals != 0))),
+            ready.eq(Mux(depthwise, ~steps.begin_last | (hold < steps.length), ~head_last | may_end)),
+            steps.step.eq(self.o_step & depthwise),
             self.o_step.eq(self.o_running & available & ready),
-            self.o_take.eq(self.o_step & fresh),
+            self.o_take.eq(self.o_step & fresh & ~depthwise),
             self.o_last.eq(self.o_step & head_last),
-            self.o_free.eq(~on_way | self.o_take),
+            self.o_free.eq(~full | self.o_take),
             self.o_wait_output.eq(self.o_running & available & ~ready),
         ]
         m.d.sync += [
@@ -103,21 +123,21 @@ class Issue(wiring.Component):
                 busy.eq(start_in + drain_cycles - 1),
             ]
 
-        m.d.sync += arriving.eq((arriving << 1) | self.i_launch)
+        assert pipeline.PART_LATENCY == 1  # `full` may be set with the launch: the bytes are there when row 0 needs them
         with m.If(self.o_take):
-            m.d.sync += [on_way.eq(0), full.eq(0), active.eq(waiting), active.count.eq(waiting.count - 1)]
-        with m.Elif(self.o_step):
+            m.d.sync += [full.eq(0), active.eq(waiting), active.count.eq(waiting.count - 1)]
+        with m.Elif(self.o_step & ~depthwise):
             m.d.sync += active.count.eq(active.count - 1)
         with m.If(self.i_launch):
-            m.d.sync += [on_way.eq(1), waiting.eq(self.i_part)]
-        with m.If(arriving[-1]):
-            m.d.sync += full.eq(1)
+            m.d.sync += [full.eq(1), waiting.eq(self.i_part)]
 
+        next_weight = Signal(address_shape)
+        m.d.comb += next_weight.eq(Mux(self.o_zero, self.o_weight, self.o_weight + 1))
         with m.If(self.o_step):
-            m.d.sync += [self.o_first.eq(head_last), self.o_weight.eq(self.o_weight + 1)]
+            m.d.sync += [self.o_first.eq(head_last), self.o_weight.eq(next_weight)]
         with m.If(self.o_last):
             with m.If(head_block_end):
-                m.d.sync += [weight_block.eq(self.o_weight + 1), self.o_running.eq(~head_last_block)]
+                m.d.sync += [weight_block.eq(next_weight), self.o_running.eq(~head_last_block)]
             with m.Else():
                 m.d.sync += self.o_weight.eq(weight_block)
 
@@ -134,7 +154,6 @@ class Issue(wiring.Component):
                 self.o_first.eq(1),
                 self.o_weight.eq(d.weight_base),
                 weight_block.eq(d.weight_base),
-                on_way.eq(0),
                 full.eq(0),
                 active.count.eq(0),
                 residuals.eq(0),

@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq import pipeline
+from rtl.pipeline import delayed
 
 
 class PE(wiring.Component):
@@ -17,7 +18,9 @@ class PE(wiring.Component):
 
     Members
     -------
-    i_a, i_w : operands
+    i_a, i_column : activation from the left, activation of the whole column
+    i_broadcast : use the column's
+    i_w : weight from above
     o_a, o_w : the operands one cycle later
     i_enable : add the product
     i_first : start from zero
@@ -26,6 +29,8 @@ class PE(wiring.Component):
     """
 
     i_a: In(signed(8))
+    i_column: In(signed(8))
+    i_broadcast: In(1)
     i_w: In(signed(8))
     o_a: Out(signed(8))
     o_w: Out(signed(8))
@@ -41,7 +46,7 @@ class PE(wiring.Component):
         product_2 = Signal(signed(16), reset_less=True)
         acc = Signal(signed(32), reset_less=True)
         m.d.sync += [
-            self.o_a.eq(self.i_a),
+            self.o_a.eq(Mux(self.i_broadcast, self.i_column, self.i_a)),
             self.o_w.eq(self.i_w),
             product.eq(self.o_a * self.o_w),
             product_2.eq(product),
@@ -57,7 +62,9 @@ class Mesh(wiring.Component):
     """Output-stationary array: row p carries a pixel, column c a channel, both operands move one PE a cycle.
 
     Row p's byte of a step must come p cycles after row 0's; the mesh itself delays column c's weight by c cycles,
-    so PE (p, c) meets step k's operands p + c cycles after PE (0, 0). The control bits come with row 0's operands and
+    so PE (p, c) meets step k's operands p + c cycles after PE (0, 0). With `i_broadcast` all rows of column c see the
+    column's byte c cycles after it came, while weights still move down a row a cycle: row p multiplies step j's byte
+    by step j - p's weight, which is a convolution along the steps. The control bits come with row 0's operands and
     run down a chain that the PEs of an anti-diagonal share. Bubbles (cycles without `i_valid`) are allowed anywhere.
 
     Latency: ``EDGE_TO_SHADOW + p + c`` from the last step on the edge to PE (p, c)'s sum in `o_shadow`.
@@ -66,6 +73,8 @@ class Mesh(wiring.Component):
     Members
     -------
     i_a : one byte for each row, row p's p cycles late
+    i_column : one byte for each column, all at once
+    i_broadcast : every row of a column gets the column's byte, instead of its row's from the left
     i_w : one byte for each column
     i_valid : row 0's operands are a step
     i_first, i_last : the step is the tile's first, last
@@ -77,6 +86,8 @@ class Mesh(wiring.Component):
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
+                "i_column": In(data.ArrayLayout(signed(8), cols)),
+                "i_broadcast": In(1),
                 "i_w": In(data.ArrayLayout(signed(8), cols)),
                 "i_valid": In(1),
                 "i_first": In(1),
@@ -99,12 +110,10 @@ class Mesh(wiring.Component):
         ]
         pes = [[PE() for _ in range(cols)] for _ in range(rows)]
         for c in range(cols):
-            weight = self.i_w[c]
-            for stage in range(c):
-                delayed = Signal(signed(8), name=f"weight_{c}_{stage}", reset_less=True)
-                m.d.sync += delayed.eq(weight)
-                weight = delayed
-            m.d.comb += pes[0][c].i_w.eq(weight)
+            m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], c))
+            column = delayed(m, self.i_column[c], c)
+            for p in range(rows):
+                m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(self.i_broadcast)]
         for p in range(rows):
             m.d.comb += pes[p][0].i_a.eq(self.i_a[p])
             for c in range(cols):

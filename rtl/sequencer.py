@@ -27,7 +27,7 @@ class Sequencer(wiring.Component):
     i_layer_done : the running layer's last result has been written
     o_address, i_word : program memory's read port, one cycle of latency
     o_descriptor : the running layer
-    o_conv, o_vector : start pulses
+    o_conv, o_depthwise, o_vector : start pulses
     o_loading : waiting for a descriptor
     o_layer : a layer is running
     o_retired : with `o_pc`, the layer in that slot has ended
@@ -52,6 +52,7 @@ class Sequencer(wiring.Component):
                 "i_word": In(32),
                 "o_descriptor": Out(descriptor_layout),
                 "o_conv": Out(1),
+                "o_depthwise": Out(1),
                 "o_vector": Out(1),
                 "o_loading": Out(1),
                 "o_layer": Out(1),
@@ -98,18 +99,30 @@ class Sequencer(wiring.Component):
                 m.d.sync += [loading.eq(0), loaded.eq(1)]
 
         # check: the opcode, then the counts
-        is_conv, is_vector = upcoming.opcode == isa.Opcode.CONV, upcoming.opcode == isa.Opcode.VECTOR
+        starts = {
+            isa.Opcode.CONV: (self.o_conv, config.cols),
+            isa.Opcode.DEPTHWISE: (self.o_depthwise, config.depthwise_cols),
+            isa.Opcode.VECTOR: (self.o_vector, config.lanes),
+        }
+        known, too_many = Signal(), Signal()
+        with m.Switch(upcoming.opcode):
+            for opcode, (_, most) in starts.items():
+                with m.Case(opcode):
+                    m.d.comb += [known.eq(1), too_many.eq(upcoming.last_channels > most)]
         zero = [upcoming[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero]
-        most = Mux(is_conv, config.cols, config.lanes)
+        # an inner tap must keep at least one pixel, and a depthwise layer has no second operand
+        shapeless = (upcoming.opcode == isa.Opcode.DEPTHWISE) & (
+            ((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual
+        )
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
-            bad_opcode.eq(~halt & ~is_conv & ~is_vector),
-            bad_field.eq((is_conv | is_vector) & (_any(zero) | stray | (upcoming.last_channels > most))),
+            bad_opcode.eq(~halt & ~known),
+            bad_field.eq(known & (_any(zero) | stray | too_many | shapeless)),
             go.eq(loaded & ~self.o_layer & self.o_busy),
             self.o_loading.eq(self.o_busy & ~self.o_layer),
         ]
-        m.d.sync += [self.o_conv.eq(0), self.o_vector.eq(0)]
+        m.d.sync += [start.eq(0) for start, _ in starts.values()]
         with m.If(go):
             m.d.sync += self.o_pc.eq(next_pc)
             with m.If(halt):
@@ -118,8 +131,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += [
                     self.o_descriptor.eq(upcoming),
                     self.o_layer.eq(1),
-                    self.o_conv.eq(is_conv),
-                    self.o_vector.eq(is_vector),
+                    *(start.eq(upcoming.opcode == opcode) for opcode, (start, _) in starts.items()),
                     next_pc.eq(next_pc + 1),
                     loading.eq(1),
                     loaded.eq(0),

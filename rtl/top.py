@@ -10,16 +10,18 @@ from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.act_ram import ActRam
 from rtl.bus import BusSignature
+from rtl.depthwise import Depthwise
 from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
 from rtl.issue import Issue
 from rtl.mesh import Mesh
+from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.vector import Vector
-from rtl.walker import PixelWalker
+from rtl.walker import PixelWalker, WalkerControl
 from rtl.window_ram import WindowRam
 
 
@@ -51,6 +53,7 @@ class Accelerator(wiring.Component):
         m.submodules.weights = weights = WindowRam(word_bytes=config.cols, depth=config.weight_words)
         m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
         m.submodules.fetch = fetch = Fetch(config)
+        m.submodules.depthwise = depthwise = Depthwise(config)
         m.submodules.issue = issue = Issue(config)
         m.submodules.mesh = mesh = Mesh(rows=rows, cols=config.cols)
         m.submodules.drain = drain = Drain(config)
@@ -101,15 +104,19 @@ class Accelerator(wiring.Component):
         abort = sequencer.o_abort
         m.d.comb += [
             fetch.i_start.eq(sequencer.o_conv),
-            issue.i_start.eq(sequencer.o_conv),
-            drain.i_start.eq(sequencer.o_conv),
+            depthwise.i_start.eq(sequencer.o_depthwise),
+            issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
+            drain.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             vector.i_start.eq(sequencer.o_vector),
             post.i_clear.eq(abort),
         ]
         for unit in (fetch, issue, drain, vector):
             m.d.comb += [unit.i_descriptor.eq(descriptor), unit.i_clear.eq(abort)]
-        m.d.comb += post.i_descriptor.eq(descriptor)
-        for name, users in (("ifm", (fetch, vector)), ("res", (fetch, vector)), ("ofm", (drain, vector))):
+        m.d.comb += [post.i_descriptor.eq(descriptor), depthwise.i_descriptor.eq(descriptor)]
+        wiring.connect(m, depthwise.steps, issue.depthwise)
+        use_vector = descriptor.opcode == isa.Opcode.VECTOR
+        use_depthwise = descriptor.opcode == isa.Opcode.DEPTHWISE
+        for name in ("ifm", "res", "ofm"):
             walker = PixelWalker()
             m.submodules[f"walk_{name}"] = walker
             m.d.comb += [
@@ -118,26 +125,37 @@ class Accelerator(wiring.Component):
                 walker.i_row_pixels.eq(descriptor.row_pixels),
                 walker.i_pixels.eq(descriptor.pixels),
             ]
-            mesh_side, vector_side = (getattr(user, name) for user in users)
-            use_vector = descriptor.opcode == isa.Opcode.VECTOR
-            for signal in ("start", "base", "step", "rewind", "commit"):
-                chosen = Mux(use_vector, getattr(vector_side, signal), getattr(mesh_side, signal))
-                m.d.comb += getattr(walker.control, signal).eq(chosen)
-            for side in (mesh_side, vector_side):
-                for signal in ("address", "valid", "final", "left"):
-                    m.d.comb += getattr(side, signal).eq(getattr(walker.control, signal))
+            users = {vector: use_vector, depthwise: use_depthwise, fetch: 1, drain: 1}
+            users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
+            for member, flow in WalkerControl().members.items():
+                if flow.flow is Out:
+                    chosen = 0
+                    for control, selected in reversed(users.items()):
+                        chosen = Mux(selected, getattr(control, member), chosen)
+                    m.d.comb += getattr(walker.control, member).eq(chosen)
+                else:
+                    m.d.comb += [getattr(control, member).eq(getattr(walker.control, member)) for control in users]
 
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
         m.d.comb += [
-            act.i_read.eq(fetch.o_read | vector.o_read),
-            act.i_address.eq(Mux(fetch.o_read, fetch.o_address, Mux(vector.o_running, vector.o_address, offset))),
-            act.i_count.eq(Mux(fetch.o_read, fetch.o_count, vector.o_count)),
+            act.i_read.eq(fetch.o_read | depthwise.steps.step | vector.o_read),
+            act.i_address.eq(offset),
+            act.i_count.eq(4),
             act.i_write.eq(post.o_write | write[isa.Region.ACT]),
             act.i_write_address.eq(Mux(post.o_write, post.o_address, offset)),
             act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host.o_data)),
             act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
             act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host.o_mask)),
         ]
+
+        readers = (
+            (fetch.o_read, fetch),
+            (depthwise.steps.step, depthwise),
+            (vector.o_read, vector),
+        )
+        for reads, unit in readers:
+            with m.If(reads):
+                m.d.comb += [act.i_address.eq(unit.o_address), act.i_count.eq(unit.o_count)]
 
         # fetched bytes: to a row's serializer or to the buffer of second operands
         part = data.StructLayout(
@@ -182,12 +200,14 @@ class Accelerator(wiring.Component):
             issue.i_launch.eq(fetch.o_launch),
             issue.i_part.eq(fetch.o_part),
         ]
-        step, take = issue.o_step, issue.o_take
+        abort_n = ~abort
+        steps = [issue.o_step & ~use_depthwise, issue.o_take]
+        step, take = (delayed(m, signal & abort_n, pipeline.ISSUE_TO_EDGE - 2) for signal in steps)
         for row in range(rows):
             serializer = Serializer(fetch_bytes=config.fetch_bytes)
             m.submodules[f"serializer_{row}"] = serializer
             row_step, row_take = Signal(name=f"step_{row}"), Signal(name=f"take_{row}")
-            m.d.sync += [row_step.eq(step & ~abort), row_take.eq(take)]
+            m.d.sync += [row_step.eq(step & abort_n), row_take.eq(take)]
             step, take = row_step, row_take
             m.d.comb += [
                 serializer.i_write.eq(coming.read & ~coming.residual & (coming.row == row)),
@@ -196,16 +216,15 @@ class Accelerator(wiring.Component):
                 serializer.i_take.eq(take),
                 mesh.i_a[row].eq(serializer.o),
             ]
-        control = Cat(issue.o_step, issue.o_first, issue.o_last)
-        for stage in range(pipeline.ISSUE_TO_EDGE):
-            later = Signal(3, name=f"control_{stage}")
-            m.d.sync += later.eq(control)
-            control = later
-        weight_word = Signal(8 * config.cols, reset_less=True)
-        m.d.sync += weight_word.eq(weights.o_word)
+        control = delayed(m, Cat(issue.o_step & abort_n, issue.o_first, issue.o_last), pipeline.ISSUE_TO_EDGE)
+        weight_word, column_bytes = Signal(8 * config.cols, reset_less=True), Signal(8 * config.cols, reset_less=True)
+        zero = delayed(m, issue.o_zero, pipeline.WEIGHT_DELAY + 1)
+        m.d.sync += [weight_word.eq(Mux(zero, 0, weights.o_word)), column_bytes.eq(act.o_data.as_value())]
         m.d.comb += [
-            weights.i_address.eq(issue.o_weight),
+            weights.i_address.eq(delayed(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
             mesh.i_w.as_value().eq(weight_word),
+            mesh.i_column.as_value().eq(column_bytes),
+            mesh.i_broadcast.eq(use_depthwise),
             Cat(mesh.i_valid, mesh.i_first, mesh.i_last).eq(control),
             drain.i_last.eq(issue.o_last),
         ]
@@ -231,7 +250,6 @@ class Accelerator(wiring.Component):
             place.count.eq(drain.o_count),
             group_in_slice.eq(drain.o_group),
         ]
-        use_vector = descriptor.opcode == isa.Opcode.VECTOR
         second_bytes = second_read.data.word_select(group_in_slice[: ceil_log2(group_lanes)], 8 * lanes)
         m.d.comb += [
             second_read.addr.eq(

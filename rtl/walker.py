@@ -14,12 +14,12 @@ class WalkerControl(wiring.Signature):
     -------
     start : go to the first pixel, at `base`; overrides the others
     step : go to the next pixel
-    rewind : with `step`, go to the tile's first pixel instead
-    commit : with `step`, the pixel stepped to is the next tile's first
+    rewind : go to the tile's first pixel instead
+    commit : the pixel stepped to, or stayed at without `step`, is the next tile's first
     address : byte address of the current pixel
     valid : the current pixel exists
     final : no pixel follows the current one
-    left : pixels from the current one to the last, both counted
+    left, row_left : pixels from the current one to the last, of all, of its row; both ends counted
     """
 
     def __init__(self):
@@ -34,6 +34,7 @@ class WalkerControl(wiring.Signature):
                 "valid": In(1),
                 "final": In(1),
                 "left": In(24),
+                "row_left": In(16),
             }
         )
 
@@ -64,7 +65,7 @@ class PixelWalker(wiring.Component):
         """Return the module."""
         m = Module()
         control = self.control
-        address, column, left = control.address, Signal(16), control.left
+        address, column, left = control.address, control.row_left, control.left
         tile_address, tile_column, tile_left = Signal(address_shape), Signal(16), Signal(24)
         next_address, next_column, next_left = Signal(address_shape), Signal(16), Signal(24)
         row_end = Signal()
@@ -74,9 +75,11 @@ class PixelWalker(wiring.Component):
             row_end.eq(column == 1),
             next_address.eq(address),
             next_column.eq(column),
-            next_left.eq(0),
+            next_left.eq(left),
         ]
-        with m.If(~control.final):
+        with m.If(control.step & control.final):
+            m.d.comb += next_left.eq(0)
+        with m.Elif(control.step):
             m.d.comb += [
                 next_address.eq(address + Mux(row_end, self.i_y_step, self.i_x_step)),
                 next_column.eq(Mux(row_end, self.i_row_pixels, column - 1)),
@@ -91,7 +94,7 @@ class PixelWalker(wiring.Component):
                 tile_column.eq(self.i_row_pixels),
                 tile_left.eq(self.i_pixels),
             ]
-        with m.Elif(control.step):
+        with m.Else():
             with m.If(control.rewind):
                 m.d.sync += [address.eq(tile_address), column.eq(tile_column), left.eq(tile_left)]
             with m.Else():

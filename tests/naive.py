@@ -34,7 +34,8 @@ def run(machine: Machine) -> None:
         if d["opcode"] == isa.Opcode.HALT:
             return
         conv = d["opcode"] == isa.Opcode.CONV
-        width = config.cols if conv else config.lanes
+        depthwise = d["opcode"] == isa.Opcode.DEPTHWISE
+        width = config.cols if conv else config.depthwise_cols if depthwise else config.lanes
         channels = (d["blocks"] - 1) * width + d["last_channels"]
         walks = {name: _Walk(d, name) for name in ("ifm", "res", "ofm")}
         results = {}
@@ -43,8 +44,16 @@ def run(machine: Machine) -> None:
                 block, column = divmod(channel, width)
                 total: int | None = None
                 k = 0
-                for offset in _taps(d):
+                for tap, offset in enumerate(_taps(d)):
                     address = walks["ifm"].address + offset
+                    if depthwise:
+                        spans = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"])]
+                        depth = d["taps_y"] * sum(spans) * (d["repeats"] + 1)
+                        for i in list(range(spans[tap % d["taps_x"]])) * (d["repeats"] + 1):
+                            weight = int(machine.weights[d["weight_base"] + block * depth + k, column])
+                            total = (total or 0) + int(act[address + i * d["ifm_x_step"] + channel]) * weight
+                            k += 1
+                        continue
                     if conv:
                         for i in range(d["span"]):
                             depth = d["taps_y"] * d["taps_x"] * d["span"]
@@ -59,8 +68,8 @@ def run(machine: Machine) -> None:
                             total = total + value if d["reduce"] == isa.Reduce.SUM else max(total, value)
                 assert total is not None
                 word = d["param_base"]
-                if conv:
-                    word += block * config.groups + column // config.lanes
+                if conv or depthwise:
+                    word += block * (width // config.lanes) + column // config.lanes
                 else:
                     word += block * d["param_step"]
                 lane = column % config.lanes
@@ -69,8 +78,9 @@ def run(machine: Machine) -> None:
                 a = _requantize(acc, p["mantissa"], p["shift"], d["zero_point"], d["lo"], d["hi"])
                 b = int(act[walks["res"].address + channel]) if d["residual"] else 0
                 offset = (d["offset_high"] << 32) + d["offset_low"]
-                exact = Fraction(a * d["factor_a"] + b * d["factor_b"] + offset, 1 << d["add_shift"])
-                results[walks["ofm"].address + channel] = max(d["add_lo"], min(d["add_hi"], _round_half_even(exact)))
+                total = a * d["factor_a"] + b * d["factor_b"] + offset
+                rounded = Fraction(float(np.float32(total / 2.0 ** d["add_shift"])))
+                results[walks["ofm"].address + channel] = max(d["add_lo"], min(d["add_hi"], _round_half_even(rounded)))
             for walk in walks.values():
                 walk.advance()
         for address, value in results.items():

@@ -34,7 +34,7 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
             },
         )
     for slot in range(layers):
-        make = random_conv if rng.random() < 0.7 else random_vector
+        make = rng.choice([random_conv, random_conv, random_depthwise, random_vector])
         words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, make(config, rng))
         machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
     return machine
@@ -122,6 +122,48 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
             **_named("res", res),
             **_named("ofm", ofm),
             **_post(rng, residual),
+        }
+
+
+def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]:
+    """Return a legal DEPTHWISE whose operands lie in one half of activation memory and whose output lies in the other."""
+    while True:
+        source, target = _halves(config, rng)
+        rows, columns = int(rng.integers(1, 5)), int(rng.integers(1, 2 * config.rows + 3))
+        pixels = (rows - 1) * columns + int(rng.integers(1, columns + 1))
+        taps_y, taps_x, span = (int(rng.integers(1, 4)) for _ in range(3))
+        short_from = int(rng.integers(0, taps_x)) if span > 1 else 0
+        blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, config.depthwise_cols + 1))
+        channels = (blocks - 1) * config.depthwise_cols + last
+        tap_x_step, tap_y_step = int(rng.integers(0, 9)), int(rng.integers(0, 40))
+        x_step = int(rng.integers(0, channels + 3))
+        reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + channels
+        ifm = _map(rng, rows, columns + span, max(reach, x_step), source, 0)
+        ofm = _map(rng, rows, columns, channels, target, 3)
+        repeats = int(rng.choice([0, 0, 1, 2]))
+        depth = (repeats + 1) * taps_y * taps_x * span
+        if ifm is None or ofm is None or blocks * depth > config.weight_words:
+            continue
+        ifm["x_step"] = x_step
+        groups = config.depthwise_cols // config.lanes
+        return {
+            "opcode": isa.Opcode.DEPTHWISE,
+            "row_pixels": columns,
+            "pixels": pixels,
+            "taps_y": taps_y,
+            "taps_x": taps_x,
+            "span": span,
+            "short_from": short_from,
+            "repeats": repeats,
+            "tap_y_step": tap_y_step,
+            "tap_x_step": tap_x_step,
+            "weight_base": int(rng.integers(0, config.weight_words - blocks * depth + 1)),
+            "param_base": int(rng.integers(0, config.param_words - blocks * groups + 1)),
+            "blocks": blocks,
+            "last_channels": last,
+            **_named("ifm", ifm),
+            **_named("ofm", ofm),
+            **_post(rng, False),
         }
 
 

@@ -11,7 +11,7 @@ from hwq import ir
 from hwq.config import PRESETS
 from hwq.errors import CapacityError
 from hwq.layout import View, nests
-from hwq.tiling import Buffer, place, tensor_view
+from hwq.tiling import Buffer, allocate, tensor_view
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
@@ -81,7 +81,7 @@ def test_buffers_alive_together_do_not_overlap():
     for index in range(40):
         first = int(rng.integers(0, 20))
         buffers.append(Buffer(str(index), (1, 1, 1, int(rng.integers(1, 2000))), first=first, last=first + 3))
-    place(buffers, PRESETS["sim-4x4"], reserved_bytes=0, part="test")
+    allocate([buffers], PRESETS["sim-4x4"], reserved_bytes=0, name="n")
     for a, b in itertools.combinations(buffers, 2):
         if a.first <= b.last and b.first <= a.last:
             assert a.address + a.size_bytes <= b.address or b.address + b.size_bytes <= a.address
@@ -89,4 +89,4 @@ def test_buffers_alive_together_do_not_overlap():
 
 def test_too_large_a_tensor_is_named():
     with pytest.raises(CapacityError, match="Network 'n': tensor 'big' needs activation memory"):
-        place([Buffer("big", (1, 1, 1, 1 << 21))], PRESETS["sim-4x4"], reserved_bytes=0, part="Network 'n'")
+        allocate([[Buffer("big", (1, 1, 1, 1 << 21))]], PRESETS["sim-4x4"], reserved_bytes=0, name="n")

@@ -40,7 +40,7 @@ LEGAL = {"opcode": isa.Opcode.CONV, **COUNTS}
     ("changes", "error"),
     [
         ({}, "NONE"),
-        ({"opcode": 3}, "ILLEGAL_OPCODE"),
+        ({"opcode": 4}, "ILLEGAL_OPCODE"),
         ({"opcode": 255}, "ILLEGAL_OPCODE"),
         *[({name: 0}, "ILLEGAL_FIELD") for name in COUNTS],
         ({"last_channels": 5}, "ILLEGAL_FIELD"),

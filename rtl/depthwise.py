@@ -1,0 +1,145 @@
+"""Depthwise unit: the steps of a layer whose channels have weights of their own."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq.config import ArrayConfig
+from rtl.layouts import address_shape, descriptor_layout
+from rtl.walker import WalkerControl
+
+
+class StepSource(wiring.Signature):
+    """Mesh steps offered one after another; one is always offered while the layer runs.
+
+    Members
+    -------
+    step : the offered step is taken
+    last : it is its tile's last
+    block_end, last_block : its tile is its block's last; its block is the layer's last
+    zero : its weights are zero
+    begin_last : it begins its tile's last run, whose steps mustn't be interrupted
+    length : steps of the run it belongs to
+    """
+
+    def __init__(self):
+        super().__init__(
+            {
+                "step": In(1),
+                "last": Out(1),
+                "block_end": Out(1),
+                "last_block": Out(1),
+                "zero": Out(1),
+                "begin_last": Out(1),
+                "length": Out(17),
+            }
+        )
+
+
+class Depthwise(wiring.Component):
+    """Split a DEPTHWISE descriptor into runs of steps, one activation read each.
+
+    A tile is up to `rows` neighbouring pixels of one row of the map. For each inner tap the unit reads the channels of
+    ``pixels + span - 1`` neighbouring input pixels, one a step, and sends each down every column; the first `span`
+    steps bring the tap's weights, which move down a row a step, so that row p multiplies pixel p + k by weight k; the
+    others bring zeros. A convolution with stride s has s inner taps, one for each phase of its input pixels; weights
+    of more than 8 bits are the sum of several, for which an inner tap is repeated.
+
+    Latency: a step reads in the cycle in which it is taken. Throughput: one step a cycle. Backpressure: a run once
+    begun isn't interrupted, since weights move every cycle; the issuer holds a tile's last run until it can end.
+
+    Members
+    -------
+    i_start : begin with `i_descriptor`
+    steps : to the issue unit
+    o_address, o_count : the step's read, and how many of its bytes matter
+    ifm : the input's pixel walker
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._config = config
+        super().__init__(
+            {
+                "i_start": In(1),
+                "i_descriptor": In(descriptor_layout),
+                "steps": Out(StepSource()),
+                "o_address": Out(address_shape),
+                "o_count": Out(range(config.cols + 1)),
+                "ifm": Out(WalkerControl()),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        config, d, steps, ifm = self._config, self.i_descriptor, self.steps, self.ifm
+        rows, cols = config.rows, config.depthwise_cols
+
+        tile_begin = Signal()
+        base, tap, cursor = Signal(address_shape), Signal(address_shape), Signal(address_shape)
+        pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
+        neighbours = Signal(range(rows + 1))
+        final, saved_final = Signal(), Signal()
+        position, length, span = Signal(17), Signal(17), Signal(16)
+        inner, outer_left, blocks_left = Signal(12), Signal(12), Signal(16)
+        block_base, tile_base = Signal(address_shape), Signal(address_shape)
+        repeat = Signal(2)
+        inner_end, run_end, tap_end, first_run = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            neighbours.eq(Mux(ifm.row_left < rows, ifm.row_left, rows)),
+            pixels.eq(Mux(tile_begin, Mux(ifm.left < neighbours, ifm.left, neighbours), saved_pixels)),
+            final.eq(Mux(tile_begin, ifm.left <= neighbours, saved_final)),
+            tile_base.eq(Mux(tile_begin, ifm.address, base)),
+            span.eq(d.span - ((d.short_from != 0) & (inner >= d.short_from))),
+            length.eq(pixels + span - 1),
+            run_end.eq(position == length - 1),
+            tap_end.eq(repeat == d.repeats),
+            inner_end.eq(tap_end & (inner == d.taps_x - 1)),
+            first_run.eq((inner == 0) & (repeat == 0) & (outer_left == d.taps_y)),
+            self.o_address.eq(Mux(tile_begin, ifm.address, cursor)),
+            self.o_count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
+            steps.length.eq(length),
+            steps.zero.eq(position >= span),
+            steps.begin_last.eq((position == 0) & inner_end & (outer_left == 1)),
+            steps.last.eq(run_end & inner_end & (outer_left == 1)),
+            steps.block_end.eq(final),
+            steps.last_block.eq(blocks_left == 1),
+            ifm.step.eq(steps.step & first_run & (position < pixels)),
+            ifm.start.eq(self.i_start | (steps.step & steps.last & final)),
+            ifm.base.eq(Mux(self.i_start, d.ifm_base, block_base + cols)),
+        ]
+        with m.If(ifm.start):
+            m.d.sync += block_base.eq(ifm.base)
+        with m.If(steps.step):
+            m.d.sync += [
+                tile_begin.eq(0),
+                base.eq(tile_base),
+                saved_pixels.eq(pixels),
+                saved_final.eq(final),
+                position.eq(position + 1),
+                cursor.eq(self.o_address + d.ifm_x_step),
+            ]
+            with m.If(run_end):
+                following = Signal(address_shape)
+                m.d.comb += following.eq(tap + Mux(inner_end, d.tap_y_step, Mux(tap_end, d.tap_x_step, 0)))
+                m.d.sync += [
+                    position.eq(0),
+                    tap.eq(following),
+                    cursor.eq(tile_base + following),
+                    repeat.eq(Mux(tap_end, 0, repeat + 1)),
+                    inner.eq(Mux(inner_end, 0, inner + tap_end)),
+                    outer_left.eq(outer_left - inner_end),
+                ]
+            with m.If(steps.last):
+                m.d.sync += [tile_begin.eq(1), tap.eq(0), outer_left.eq(d.taps_y), blocks_left.eq(blocks_left - final)]
+        with m.If(self.i_start):
+            m.d.sync += [
+                tile_begin.eq(1),
+                position.eq(0),
+                tap.eq(0),
+                repeat.eq(0),
+                inner.eq(0),
+                outer_left.eq(d.taps_y),
+                blocks_left.eq(d.blocks),
+            ]
+        return m
