@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq import isa
+from hwq import isa, timing
 from hwq.config import ArrayConfig
 from hwq.host import run_model
-from hwq.program import ArrayStep, HostStep, LayerInfo, Program
+from hwq.program import ArrayStep, HostStep, LayerInfo, PortImage, Program
 from hwq.rungs import Fault, differs
 from hwq.runtime import Accelerator, Backend, MachineBackend, unpack
 
@@ -28,7 +28,7 @@ class Place:
     -------
     address : int
     tile : tuple of (str, int)
-        ``slot``, the descriptor, and for a mesh layer ``row block``, ``column block``, ``PE row`` and ``PE column``;
+        ``slot``, the descriptor, and on the mesh ``row block``, ``column block``, ``PE row`` and ``PE column``;
         for a vector layer ``pixel``, ``group`` and ``lane``.
     """
 
@@ -54,24 +54,36 @@ def locate(program: Program, layer: LayerInfo, wrong: npt.NDArray[np.bool_]) -> 
 
 def _written(d: Mapping[str, int], config: ArrayConfig) -> Array:
     """Return the addresses (pixels, channels) that descriptor `d` writes."""
-    width = config.cols if d["opcode"] == isa.Opcode.CONV else config.lanes
-    channels = (d["blocks"] - 1) * width + d["last_channels"]
     y, x = np.divmod(np.arange(d["pixels"], dtype=np.int64), d["row_pixels"])
     starts = d["ofm_base"] + x * d["ofm_x_step"] + y * (d["ofm_y_step"] + (d["row_pixels"] - 1) * d["ofm_x_step"])
-    return (starts & ((1 << isa.ADDRESS_BITS) - 1))[:, None] + np.arange(channels)
+    return (starts & ((1 << isa.ADDRESS_BITS) - 1))[:, None] + np.arange(timing.channels(d, config))
 
 
 def _coordinates(
     d: Mapping[str, int], config: ArrayConfig, pixels: Array, channels: Array
 ) -> tuple[list[str], dict[str, Array]]:
     """Return the coordinates of results by name, and the names in the order the hardware counts them."""
-    if d["opcode"] != isa.Opcode.CONV:
+    if d["opcode"] == isa.Opcode.VECTOR:
         group, lane = np.divmod(channels, config.lanes)
         return ["pixel", "group", "lane"], {"pixel": pixels, "group": group, "lane": lane}
-    row_block, row = np.divmod(pixels, config.rows)
-    column_block, column = np.divmod(channels, config.cols)
+    if d["opcode"] == isa.Opcode.DEPTHWISE:  # a tile ends with its row of pixels
+        width = config.depthwise_cols
+        y, x = np.divmod(pixels, d["row_pixels"])
+        row_block, row = y * -(-d["row_pixels"] // config.rows) + x // config.rows, x % config.rows
+    else:
+        width = config.cols
+        row_block, row = np.divmod(pixels, config.rows)
+    column_block, column = np.divmod(channels, width)
     keys = {"column block": column_block, "row block": row_block, "PE row": row, "PE column": column}
     return ["column block", "row block", "_group", "PE row", "PE column"], keys | {"_group": column // config.lanes}
+
+
+def _addresses(port: PortImage) -> Array:
+    """Return the address of every element of the port's tensor, in the tensor's own shape."""
+    addresses = port.view.offsets().reshape(port.view.shape)
+    for kind, argument in port.chain:
+        addresses = addresses.transpose(argument) if kind == "transpose" else addresses.reshape(argument)
+    return addresses.reshape(port.shape)
 
 
 def tensor_fault(
@@ -81,11 +93,11 @@ def tensor_fault(
     different = differs(got, expected)
     if not different.any():
         return None
-    offsets = layer.output.view.offsets().reshape(layer.output.shape)
+    addresses = _addresses(layer.output)
     wrong = np.zeros(program.config.act_bytes, np.bool_)
-    wrong[offsets[different]] = True
+    wrong[addresses[different]] = True
     place = locate(program, layer, wrong)
-    at = np.argwhere(different if place is None else offsets == place.address)[0]
+    at = np.argwhere(different if place is None else addresses == place.address)[0]
     index = tuple(int(i) for i in at)
     return Fault(
         sample,

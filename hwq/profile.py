@@ -58,7 +58,7 @@ class Profile:
                 arguments = {"slot": item.slot, "macs": item.macs, "bound": item.bound}
                 events.append(_event(f"read {name}", tracks["setup"], origin + read, go - read, {"slot": item.slot}))
                 end += self.slots.get(item.slot, item.cycles)
-                unit = "mesh" if descriptor["opcode"] == isa.Opcode.CONV else "vector"
+                unit = "vector" if descriptor["opcode"] == isa.Opcode.VECTOR else "mesh"
                 events.append(_event(name, tracks[unit], origin + go, end - go, arguments))
                 read, go = go, max(end + 1, go + pipeline.DESCRIPTOR_LOAD)
             origin += go

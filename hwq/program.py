@@ -7,8 +7,10 @@ treats it as untrusted: sizes, dtypes, ranges and names are checked before anyth
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from hwq.plan import ViewChain
 Array = npt.NDArray[Any]
 
 FORMAT = "hwq-program-1"
-"""Value of the metadata entry ``format``."""
+"""Value of the entry ``format`` of the metadata's JSON."""
 
 _DTYPES = (
     "int8",
@@ -187,6 +189,7 @@ class Program:
                 tensors[f"host.{index}"] = np.frombuffer(entry.pop("model"), np.uint8)
             steps.append(entry)
         body = {
+            "format": FORMAT,
             "name": self.name,
             "arch": self.config.to_dict(),
             "digest": self.config.digest(),
@@ -197,7 +200,7 @@ class Program:
             "host_nodes": [asdict(node) for node in self.host_nodes],
             "rewrites": list(self.rewrites),
         }
-        metadata = {"format": FORMAT, "hwq": json.dumps(body, sort_keys=True)}
+        metadata = {"hwq": json.dumps(body, sort_keys=True)}  # one entry: safetensors writes several in any order
         tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
         write_whole(path, safetensors.numpy.save(tensors, metadata))
 
@@ -218,10 +221,11 @@ class Program:
             raise ProgramError(f"{path}: no such file") from None
         except (SafetensorError, OSError, ValueError, TypeError) as error:
             raise ProgramError(f"{path}: not an hwq program ({error})") from error
-        if metadata.get("format") != FORMAT:
-            raise ProgramError(f"{path}: not an hwq program of format {FORMAT}; compile the model again")
         try:
-            return _decode(json.loads(metadata["hwq"]), tensors)
+            body = json.loads(metadata.get("hwq", "{}"))
+            if body.get("format") != FORMAT:
+                raise ProgramError(f"{path}: not an hwq program of format {FORMAT}; compile the model again")
+            return _decode(body, tensors)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, ArchError) as error:
             raise ProgramError(f"{path}: damaged program ({type(error).__name__}: {error})") from error
 
@@ -281,7 +285,10 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
     for index, entry in enumerate(body["steps"]):
         if "slot" in entry:
             _require(type(entry["slot"]) is int and 0 <= entry["slot"] < slots, "slot")
-            ports = {key: tuple(_port(port, config) for port in entry[key]) for key in ("inputs", "outputs")}
+            ports = {
+                key: tuple(_port(port, config, inward=key == "inputs") for port in entry[key])
+                for key in ("inputs", "outputs")
+            }
             layers = tuple(_layer(layer, config) for layer in entry["layers"])
             _require(all(0 <= i.first_slot <= i.end_slot <= slots for i in layers), "layer slots")
             steps.append(ArrayStep(entry["slot"], **ports, layers=layers))
@@ -290,11 +297,13 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
             _require(model.dtype == np.uint8 and model.ndim == 1, "host model")
             steps.append(HostStep(model.tobytes(), _names(entry["inputs"]), _names(entry["outputs"])))
     golden = {name.removeprefix("golden."): value for name, value in tensors.items() if name.startswith("golden.")}
+    inputs, outputs = (tuple(_info(info) for info in body[key]) for key in ("inputs", "outputs"))
+    _check_flow([info.name for info in inputs], steps, [info.name for info in outputs])
     return Program(
         name=str(body["name"]),
         config=config,
-        inputs=tuple(_info(info) for info in body["inputs"]),
-        outputs=tuple(_info(info) for info in body["outputs"]),
+        inputs=inputs,
+        outputs=outputs,
         steps=tuple(steps),
         words=words,
         params=params,
@@ -308,8 +317,22 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
 
 def _layer(entry: dict[str, Any], config: ArrayConfig) -> LayerInfo:
     text, slots = _strings(entry, "name", "op"), _ints(entry, "first_slot", "end_slot")
-    output = _port(entry["output"], config)
+    output = _port(entry["output"], config, inward=False)
     return LayerInfo(text["name"], text["op"], slots["first_slot"], slots["end_slot"], output)
+
+
+def _check_flow(inputs: list[str], steps: list[HostStep | ArrayStep], outputs: list[str]) -> None:
+    """Check that every step, and the caller, reads only what is there by then."""
+    known = set(inputs)
+    for step in steps:
+        read, made = (step.inputs, step.outputs) if isinstance(step, HostStep) else _tensors(step)
+        _require(known.issuperset(read), "a step reads a tensor that nothing writes")
+        known.update(made)
+    _require(known.issuperset(outputs), "nothing writes an output")
+
+
+def _tensors(step: ArrayStep) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(port.tensor for port in step.inputs), tuple(port.tensor for port in step.outputs)
 
 
 def _strings(entry: dict[str, Any], *keys: str) -> dict[str, str]:
@@ -338,7 +361,7 @@ def _info(entry: dict[str, Any]) -> TensorInfo:
     return TensorInfo(_strings(entry, "name")["name"], _sizes(entry["shape"]), entry["dtype"])
 
 
-def _port(entry: dict[str, Any], config: ArrayConfig) -> PortImage:
+def _port(entry: dict[str, Any], config: ArrayConfig, *, inward: bool) -> PortImage:
     shape = _sizes(entry["shape"])
     _require(entry["dtype"] in ("int8", "uint8"), f"port dtype {entry['dtype']!r}")
     numbers = _ints(entry, "address", "size_bytes", "fill")
@@ -349,9 +372,25 @@ def _port(entry: dict[str, Any], config: ArrayConfig) -> PortImage:
     view = View(_ints(raw, "address")["address"], _sizes(raw["shape"]), _sizes(raw["strides"], 0))
     reach = view.address + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
     _require(address <= view.address and reach < address + size, "port view outside its bytes")
-    chain = []
-    for kind, values in entry["chain"]:
-        _require(kind in ("reshape", "transpose"), f"chain step {kind!r}")
-        chain.append((kind, _sizes(values, 0)))
-    _require(int(np.prod(view.shape)) == int(np.prod(shape)), "port shape")
-    return PortImage(entry["tensor"], entry["dtype"], shape, tuple(chain), view=view, **numbers)
+    _require(math.prod(view.shape) == math.prod(shape) <= config.act_bytes, "port shape")
+    chain = [(_chain_kind(kind), _sizes(values, 0)) for kind, values in entry["chain"]]
+    ends = (shape, view.shape) if inward else (view.shape, shape)
+    _require(_chained(ends[0], chain) == ends[1], "port chain")
+    return PortImage(_strings(entry, "tensor")["tensor"], entry["dtype"], shape, tuple(chain), view=view, **numbers)
+
+
+def _chain_kind(kind: str) -> str:
+    _require(kind in ("reshape", "transpose"), f"chain step {kind!r}")
+    return kind
+
+
+def _chained(shape: tuple[int, ...], chain: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[int, ...]:
+    """Return the shape that the views of `chain` make of `shape`."""
+    for kind, values in chain:
+        if kind == "transpose":
+            _require(sorted(values) == list(range(len(shape))), "a transpose isn't a permutation")
+            shape = tuple(shape[axis] for axis in values)
+        else:
+            _require(math.prod(values) == math.prod(shape), "a reshape changes the size")
+            shape = values
+    return shape

@@ -16,7 +16,7 @@ from hwq.rungs import Rung
 from hwq.runners import start_memory
 from hwq.runtime import MachineBackend
 from tests.onnx_models import Builder
-from tests.programs import random_conv, random_vector, tiny
+from tests.programs import random_conv, random_depthwise, random_vector, tiny
 
 SMALL = tiny(2, 4, 4, 2, act_bytes=8192, param_words=256, slots=64)
 
@@ -268,7 +268,7 @@ def test_bisect_finds_nothing_in_equal_machines():
 # The parts
 
 
-@pytest.mark.parametrize("make", [random_conv, random_vector])
+@pytest.mark.parametrize("make", [random_conv, random_depthwise, random_vector])
 def test_locate_knows_every_byte_a_descriptor_writes(make):
     rng = np.random.default_rng(11)
     config = tiny(3, 4, 8, 2)
@@ -279,8 +279,7 @@ def test_locate_knows_every_byte_a_descriptor_writes(make):
         empty = (np.zeros((0, 1), np.uint32), np.zeros((0, 4), np.int8))
         program = Program("p", config, (), (), (), words, *empty)
         layer = LayerInfo("l", "Conv", 0, 1, port)
-        mesh = make is random_conv
-        width = config.cols if mesh else config.lanes
+        width = {random_conv: config.cols, random_depthwise: config.depthwise_cols}.get(make, config.lanes)
         channels = (d["blocks"] - 1) * width + d["last_channels"]
         written, address = {}, d["ofm_base"]
         for pixel in range(d["pixels"]):
@@ -293,7 +292,12 @@ def test_locate_knows_every_byte_a_descriptor_writes(make):
         wrong[chosen] = True
         tile = dict(locate(program, layer, wrong).tile)
         pixel, channel = written[chosen]
-        if mesh:
+        if make is random_depthwise:
+            tiles = -(-d["row_pixels"] // config.rows)
+            row, tile_in_row = divmod(tile["row block"], tiles)
+            assert row * d["row_pixels"] + tile_in_row * config.rows + tile["PE row"] == pixel
+            assert tile["column block"] * width + tile["PE column"] == channel
+        elif make is random_conv:
             assert tile["row block"] * config.rows + tile["PE row"] == pixel
             assert tile["column block"] * config.cols + tile["PE column"] == channel
         else:

@@ -1,0 +1,71 @@
+"""Third-party networks down the whole ladder: equal in every element on every rung, in exactly the predicted cycles."""
+
+import numpy as np
+import pytest
+
+from hwq.compiler import load, random_feeds
+from hwq.ladder import verify
+
+pytestmark = pytest.mark.system
+
+ARCHS = ["ecp5-8x16", "sim-4x4"]
+EDGES = {"QuantizeLinear", "DequantizeLinear"}
+SOFTMAX = EDGES | {"Softmax"}
+KWS = "models/tum_micro_kws_m/micro_kws_m_static"
+NETWORKS = {
+    # path below the workloads: (golden inputs and their key, operators left to the host)
+    "models/mlperf_ic_resnet8/resnet.onnx": ("mlperf_ic_resnet8", "input_float", SOFTMAX),
+    f"{KWS}_qdq.onnx": ("tum_micro_kws_m", "input_quant", SOFTMAX),
+    f"{KWS}_qoperator.onnx": ("tum_micro_kws_m", "input_quant", EDGES | {"QLinearSoftmax"}),
+    f"{KWS}_qoperator_tvm.onnx": ("tum_micro_kws_m", "input_quant", SOFTMAX),
+    "models/emlearn_mnist_cnn/emlearn_mnist_cnn.tf2onnx-op13.onnx": ("emlearn_mnist_cnn", "input_quant", SOFTMAX),
+    "models/tinymaix_mnist_valid/tinymaix_mnist_valid.tf2onnx-op13.onnx": (
+        "tinymaix_mnist_valid",
+        "input_quant",
+        SOFTMAX,
+    ),
+    "float/ic_resnet8.ortq_qdq_s8s8_perch.onnx": ("ic_resnet8.ortq_qdq_s8s8_perch", "input_float", SOFTMAX),
+    "float/ic_resnet8.ortq_qop_u8s8_pert.onnx": (
+        "ic_resnet8.ortq_qop_u8s8_pert",
+        "input_float",
+        EDGES | {"QLinearSoftmax"},
+    ),
+}
+CYCLE_LIMITS = {("models/mlperf_ic_resnet8/resnet.onnx", "ecp5-8x16"): 112_000}
+"""Cycles an inference may take at most."""
+
+
+def assert_equal(report):
+    assert [(rung.name, rung.mismatches) for rung in report.rungs] == [
+        ("reference", 0),
+        ("machine", 0),
+        ("verilator", 0),
+    ]
+    assert report.cycles_measured == report.cycles_predicted
+    assert [layer.cycles_measured for layer in report.layers] == [layer.cycles_predicted for layer in report.layers]
+    assert report.ok
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("path", NETWORKS)
+def test_network_is_equal_on_every_rung(workloads, path, arch):
+    golden, key, host = NETWORKS[path]
+    graph = load(workloads / path)
+    (name,) = graph.inputs
+    tensor = graph.tensors[name]
+    real = np.load(workloads / "goldens" / f"{golden}.npz")[key][:4]
+    real = real.reshape(-1, *tensor.shape[1:]).astype(tensor.dtype)
+    feeds = {name: np.concatenate([real, random_feeds(graph, 4, seed=7)[name]])}
+    report = verify(graph, arch, inputs=feeds)
+    assert report.samples == 8
+    assert_equal(report)
+    assert {node.op for node in report.host_nodes} == host
+    assert report.cycles_measured <= CYCLE_LIMITS.get((path, arch), report.cycles_measured)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("name", ["conv_qdq_s8s8", "conv_qdq_u8u8", "qdq_conv", "qdq_convs", "dup_qdq"])
+def test_one_operator_model_is_equal_on_every_rung(workloads, name, arch):
+    report = verify(workloads / "unit_ort" / f"{name}.onnx", arch, samples=2, seed=3)
+    assert_equal(report)
+    assert {node.op for node in report.host_nodes} <= EDGES
