@@ -9,9 +9,9 @@ import numpy as np
 
 from hwq import ir, isa
 from hwq.config import ArrayConfig
+from hwq.depthwise_layer import average_window, depthwise_descriptors, depthwise_fields, depthwise_window
 from hwq.images import Images
 from hwq.layout import View
-from hwq.depthwise_layer import average_window, depthwise_descriptors, depthwise_fields, depthwise_window
 from hwq.mesh_layer import conv_descriptors
 from hwq.passes.partition import ArrayPart
 from hwq.plan import Plan, Step, is_depthwise, make_plan

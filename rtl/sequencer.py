@@ -1,6 +1,6 @@
 """Sequencer: reads descriptors, checks them and starts the units, one layer after another."""
 
-from amaranth import Array, Module, Mux, Signal
+from amaranth import Array, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

@@ -129,7 +129,7 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
 
 
 def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]:
-    """Return a legal DEPTHWISE whose operands lie in one half of activation memory and whose output lies in the other."""
+    """Return a legal DEPTHWISE, operands and output in different halves of activation memory."""
     while True:
         source, target = _halves(config, rng)
         rows, columns = int(rng.integers(1, 5)), int(rng.integers(1, 2 * config.rows + 3))
