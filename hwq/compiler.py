@@ -17,8 +17,8 @@ from hwq.layout import View
 from hwq.onnx_reader import read
 from hwq.passes.flatten_to_conv import flatten_to_conv
 from hwq.passes.fuse_views import fuse_views
-from hwq.passes.transpose_space import SWAP, is_square, transpose_space
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
+from hwq.passes.transpose_space import SWAP, is_square, transpose_space
 from hwq.plan import Port, ViewChain
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PortImage, Program, TensorInfo
 from hwq.schedule import Layer, Schedule, schedule

@@ -96,6 +96,17 @@ class ArrayConfig:
         return min(self.cols, self.fetch_bytes)
 
     @property
+    def strip_columns(self) -> int:
+        """Output columns a depthwise layer computes at once in strips of two rows, 0 on arrays that can't.
+
+        Every pair of mesh rows takes a column; a kernel three columns wide must fit, and the output path must drain a
+        tile in the time the next one is streamed.
+        """
+        columns = self.rows // 2
+        fits = self.rows % 2 == 0 and columns >= 3 and self.groups <= 2 and self.lanes <= self.rows
+        return columns if fits else 0
+
+    @property
     def macs_per_cycle(self) -> int:
         """Multiply-accumulates a cycle at full rate."""
         return self.rows * self.cols
@@ -138,7 +149,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
-            act_bytes=96 * KIB, weight_words=16 * KIB, param_words=512, slots=256,
+            act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128,
         ),
         ArrayConfig(
             name="sim-16x16", rows=16, cols=16, fetch_bytes=16, lanes=8,

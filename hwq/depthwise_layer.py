@@ -1,54 +1,131 @@
-"""Depthwise convolutions as DEPTHWISE descriptors, weights and parameters."""
+"""Depthwise convolutions and average pools as DEPTHWISE descriptors, weights and parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from hwq import ir, isa
+from hwq import ir, isa, pipeline
+from hwq.config import ArrayConfig
 from hwq.images import Images
+from hwq.layout import View
 from hwq.mesh_layer import int8_terms, output_fields, walk
 from hwq.multipliers import multipliers
-from hwq.plan import Plan, Step, is_depthwise, stored_zero_point
+from hwq.plan import Plan, Step, stored_zero_point
+from hwq.timing import cycles
 
+Array = npt.NDArray[np.int8]
 Fields = dict[str, int]
 
 
-def depthwise_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
-    """Yield one descriptor an image of a depthwise Conv step."""
-    op = step.op
-    assert is_depthwise(op)
-    x, y = plan.view(step.reads[0]), plan.view(step.writes)
+@dataclass(frozen=True)
+class Window:
+    """What a depthwise layer does to every channel.
+
+    Members
+    -------
+    terms : int8 (n, kh, kw, channels)
+        The weights, as a sum.
+    bias : int32 (channels,)
+        Without the share of the input's zero point.
+    strides, dilations : (y, x)
+    pads : (top, left)
+    """
+
+    terms: Array
+    bias: npt.NDArray[np.int32]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int]
+
+
+def depthwise_window(op: ir.Conv) -> Window:
+    """Return the window of a depthwise convolution."""
     weight = op.weight[:, 0].astype(np.int16) - op.weight_zero_point.astype(np.int16)[:, None, None]
-    terms = int8_terms(weight.transpose(1, 2, 0))  # term, kh, kw, channel
-    runs, inner = _runs(terms, x.strides[3], op.strides[1], op.dilations[1])
-    matrix = runs.reshape(-1, runs.shape[-1])
-    zero_point = stored_zero_point(plan.tensors[op.inputs[0]])
-    bias = (op.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)).astype(np.int32)
-    width, channels = images.config.depthwise_cols, matrix.shape[1]
-    blocks = -(-channels // width)
-    by_row = op.dilations[0] * x.strides[2]
-    shared = {
-        "opcode": isa.Opcode.DEPTHWISE,
-        **inner,
-        "taps_y": weight.shape[1],
-        "tap_y_step": by_row - (inner["taps_x"] - 1) * inner["tap_x_step"],
+    return Window(int8_terms(weight.transpose(1, 2, 0)), op.bias, op.strides, op.dilations, op.pads[:2])
+
+
+def average_window(op: ir.AveragePool, channels: int) -> Window:
+    """Return the window of an average pool: a kernel of ones."""
+    ones = np.ones((1, *op.kernel, channels), np.int8)
+    return Window(ones, np.zeros(channels, np.int32), op.strides, (1, 1), (0, 0))
+
+
+def depthwise_fields(plan: Plan, step: Step, window: Window, config: ArrayConfig) -> tuple[Fields, Array]:
+    """Return the fields of the fastest way to run `window`, less bases, and the weights in its order.
+
+    The way is in strips of two rows or in tiles along rows.
+    """
+    x, y = plan.view(step.reads[0]), plan.view(step.writes)
+    rows, channels = window.terms.shape[1], window.terms.shape[3]
+    width = config.depthwise_cols
+    shape = {"opcode": isa.Opcode.DEPTHWISE, "taps_y": rows, **output_fields(plan, step)}
+    shape |= {"blocks": -(-channels // width), "last_channels": (channels - 1) % width + 1}
+    ways = [_along_rows(window, x, y)]
+    if _fits_strips(window, config):
+        ways.append(_in_strips(window, x, y))
+    fields, runs = min(ways, key=lambda way: cycles({**shape, **way[0]}, config))
+    return {**shape, **fields}, runs.reshape(-1, channels)
+
+
+def depthwise_descriptors(plan: Plan, step: Step, window: Window, images: Images) -> Iterator[Fields]:
+    """Yield one descriptor an image of a step that moves `window` over its input."""
+    x, y = plan.view(step.reads[0]), plan.view(step.writes)
+    fields, matrix = depthwise_fields(plan, step, window, images.config)
+    zero_point = stored_zero_point(plan.tensors[step.op.inputs[0]])
+    bias = (window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)).astype(np.int32)
+    multiplier = np.broadcast_to(multipliers(plan.graph, step.op), bias.shape)
+    width = images.config.depthwise_cols
+    fields |= {
         "weight_base": images.add_weights(matrix, step.name, width),
-        "param_base": images.add_params(bias, multipliers(plan.graph, op), step.name, width),
-        "blocks": blocks,
-        "last_channels": channels - (blocks - 1) * width,
-        "row_pixels": y.shape[3],
-        "pixels": y.shape[2] * y.shape[3],
-        **output_fields(plan, step),
+        "param_base": images.add_params(bias, multiplier, step.name, width),
     }
     for image in range(y.shape[0]):
-        yield {
-            **shared,
-            **walk("ifm", x, image, y.shape, op.strides, (-op.pads[0], -op.pads[1])),
-            **walk("ofm", y, image, y.shape),
-        }
+        start = x.address + image * x.strides[0] - window.pads[0] * x.strides[2] - window.pads[1] * x.strides[3]
+        yield {**fields, "ifm_base": start, "ofm_base": y.address + image * y.strides[0]}
+
+
+def _along_rows(window: Window, x: View, y: View) -> tuple[Fields, Array]:
+    """Return the fields and the weights of tiles of neighbouring pixels of one row."""
+    runs, inner = _runs(window.terms, x.strides[3], window.strides[1], window.dilations[1])
+    fields = {
+        **inner,
+        "tap_y_step": window.dilations[0] * x.strides[2] - (inner["taps_x"] - 1) * inner["tap_x_step"],
+        "row_pixels": y.shape[3],
+        "pixels": y.shape[2] * y.shape[3],
+        **walk("ifm", x, 0, y.shape, window.strides),
+        **walk("ofm", y, 0, y.shape),
+    }
+    return fields, runs
+
+
+def _fits_strips(window: Window, config: ArrayConfig) -> bool:
+    count, rows, columns, _ = window.terms.shape
+    small = rows < pipeline.STRIP_STEPS and columns <= config.strip_columns
+    return small and count == 1 and window.strides == (1, 1) and window.dilations == (1, 1)
+
+
+def _in_strips(window: Window, x: View, y: View) -> tuple[Fields, Array]:
+    """Return the fields and the weights of strips of two rows, walked column by column."""
+    _, _, rows, columns = y.shape
+    pitch, column_step = y.strides[2], y.strides[3]
+    fields = {
+        "span": window.terms.shape[2],
+        "taps_x": 1,
+        "tap_y_step": x.strides[2],
+        "row_pixels": 2,
+        "pixels": 2 * columns,
+        "strips": -(-rows // 2),
+        "short_strip": rows % 2,
+        "ifm_x_step": x.strides[3],
+        "ofm_x_step": pitch,
+        "ofm_y_step": column_step - pitch,
+        "res_x_step": 2 * pitch,
+    }
+    return fields, window.terms[0].transpose(1, 0, 2)
 
 
 def _runs(

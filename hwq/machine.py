@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hwq import fixed, isa
+from hwq import fixed, isa, pipeline
 from hwq.config import ArrayConfig
 
 _CHUNK = (1 << 24) // (128 * 128)
@@ -82,7 +82,7 @@ class Machine:
         d = self._decode(slot)
         if d["opcode"] == isa.Opcode.HALT:
             return True
-        pixels = _pixel_addresses(d, "ifm")
+        pixels = _strip_inputs(d) if d["strips"] else _pixel_addresses(d, "ifm")
         compute = {isa.Opcode.CONV: self._conv, isa.Opcode.DEPTHWISE: self._depthwise, isa.Opcode.VECTOR: self._vector}
         sums, words, lanes = compute[isa.Opcode(d["opcode"])](d, pixels)
         if words.max() >= self.config.param_words:
@@ -103,7 +103,7 @@ class Machine:
         value = fixed.requantize_add(
             value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
         )
-        self.act[self._checked(_pixel_addresses(d, "ofm"), channels)] = value
+        self.act[self._checked(_strip_outputs(d) if d["strips"] else _pixel_addresses(d, "ofm"), channels)] = value
         return False
 
     def _decode(self, slot: int) -> dict[str, int]:
@@ -122,6 +122,10 @@ class Machine:
             raise _Stop(isa.ErrorCode.ILLEGAL_OPCODE)
         depthwise = d["opcode"] == isa.Opcode.DEPTHWISE
         shapeless = depthwise and ((d["short_from"] and d["span"] == 1) or d["residual"])
+        if d["strips"]:
+            unfit = d["span"] > self.config.strip_columns or d["taps_y"] >= pipeline.STRIP_STEPS
+            uneven = d["pixels"] % 2 or d["taps_x"] != 1 or d["repeats"] or d["short_from"]
+            shapeless = shapeless or unfit or uneven or not depthwise
         masks = isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)
         stray = any(int(word) & ~mask for word, mask in zip(words, masks, strict=True))
         zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)
@@ -168,6 +172,10 @@ class Machine:
         channel = np.arange((d["blocks"] - 1) * cols + d["last_channels"], dtype=np.int64)
         block, column = channel // cols, channel % cols
         spans = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"])] * d["taps_y"]
+        taps = _tap_offsets(d)
+        if d["strips"]:  # weights column by column
+            taps = (np.arange(d["span"])[:, None] * d["ifm_x_step"] + taps).reshape(-1)
+            spans = [1] * len(taps)
         terms = d["repeats"] + 1
         depth = terms * sum(spans)
         if d["weight_base"] + d["blocks"] * depth > self.config.weight_words:
@@ -175,7 +183,7 @@ class Machine:
         first_word = d["weight_base"] + block * depth
         sums = np.zeros((len(pixels), len(channel)), np.int32)
         first = 0
-        for tap, span in zip(_tap_offsets(d), spans, strict=True):
+        for tap, span in zip(taps, spans, strict=True):
             for position in range(span):
                 start = (pixels + tap + position * d["ifm_x_step"]) & _ADDRESS_MASK
                 operands = self.act[self._checked(start, channel)].astype(np.int32)
@@ -210,6 +218,27 @@ def _pixel_addresses(d: dict[str, int], which: str) -> Indices:
     x_step, y_step = d[f"{which}_x_step"], d[f"{which}_y_step"]
     row_step = y_step + (d["row_pixels"] - 1) * x_step
     return (d[f"{which}_base"] + x * x_step + y * row_step) & _ADDRESS_MASK
+
+
+def _strip_grid(d: dict[str, int]) -> tuple[Indices, Indices, Indices]:
+    """Return strip, row within the strip and column of every output of a DEPTHWISE layer in strips."""
+    strip, rest = np.divmod(np.arange(d["strips"] * d["pixels"], dtype=np.int64), d["pixels"])
+    column, row = np.divmod(rest, 2)
+    exists = (row == 0) | (strip < d["strips"] - d["short_strip"])
+    return strip[exists], row[exists], column[exists]
+
+
+def _strip_inputs(d: dict[str, int]) -> Indices:
+    """Return the address of the first input pixel of every output."""
+    strip, row, column = _strip_grid(d)
+    return (d["ifm_base"] + (2 * strip + row) * d["tap_y_step"] + column * d["ifm_x_step"]) & _ADDRESS_MASK
+
+
+def _strip_outputs(d: dict[str, int]) -> Indices:
+    """Return the address of every output."""
+    strip, row, column = _strip_grid(d)
+    column_step = d["ofm_x_step"] + d["ofm_y_step"]
+    return (d["ofm_base"] + strip * d["res_x_step"] + row * d["ofm_x_step"] + column * column_step) & _ADDRESS_MASK
 
 
 def _tap_offsets(d: dict[str, int]) -> Indices:

@@ -18,6 +18,9 @@ ISSUE_TO_EDGE = READ_LATENCY + 1
 """From the cycle a mesh step is issued to its operands on the mesh's edge: a step of a depthwise layer reads activation
 memory when it is issued. A serializer takes its byte one cycle before the edge."""
 
+STRIP_STEPS = 4
+"""Steps of one input column of a strip: two output rows and a kernel of up to three rows."""
+
 WEIGHT_DELAY = ISSUE_TO_EDGE - 2
 """From the cycle a mesh step is issued to the read of its weight word."""
 
@@ -51,6 +54,11 @@ def drain_skew(config: ArrayConfig) -> int:
     column c of row p finishes p + c cycles after the tile's first PE.
     """
     return config.lanes - 1 + max(0, (config.groups - 1) * (config.lanes - config.rows))
+
+
+def strip_skew(config: ArrayConfig) -> int:
+    """Cycles by which the last pair of mesh rows lags more in strips than elsewhere."""
+    return max(0, config.strip_columns - 1) * (STRIP_STEPS - 2)
 
 
 def overwrite_margin(config: ArrayConfig) -> int:

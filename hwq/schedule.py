@@ -9,13 +9,14 @@ import numpy as np
 
 from hwq import ir, isa
 from hwq.config import ArrayConfig
+from hwq.depthwise_layer import average_window, depthwise_descriptors, depthwise_fields, depthwise_window
 from hwq.images import Images
 from hwq.layout import View
-from hwq.depthwise_layer import depthwise_descriptors
 from hwq.mesh_layer import conv_descriptors
 from hwq.passes.partition import ArrayPart
 from hwq.plan import Plan, Step, is_depthwise, make_plan
 from hwq.tiling import allocate
+from hwq.timing import cycles
 from hwq.vector_layer import add_descriptors, copy_descriptors, fill_descriptors, pool_descriptors
 
 Fields = dict[str, int]
@@ -103,7 +104,21 @@ def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
 
 
 def _conv(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
-    return depthwise_descriptors(plan, step, images) if is_depthwise(step.op) else conv_descriptors(plan, step, images)
+    if is_depthwise(step.op):
+        return depthwise_descriptors(plan, step, depthwise_window(step.op), images)
+    return conv_descriptors(plan, step, images)
+
+
+def _average(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    """Average on the mesh or on the vector path, whichever is faster."""
+    op, config = step.op, images.config
+    assert isinstance(op, ir.AveragePool)
+    window = average_window(op, plan.view(step.writes).shape[1])
+    on_mesh = cycles(depthwise_fields(plan, step, window, config)[0], config)
+    reads = int(np.prod(plan.view(step.writes).shape[2:])) * op.kernel[0] * op.kernel[1]
+    if on_mesh < reads * -(-window.terms.shape[3] // config.lanes):
+        return depthwise_descriptors(plan, step, window, images)
+    return pool_descriptors(plan, step, images)
 
 
 def _concat(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
@@ -134,7 +149,7 @@ _EMITTERS: dict[type[ir.Op], Callable[[Plan, Step, Images], Iterator[Fields]]] =
     ir.Conv: _conv,
     ir.Gemm: conv_descriptors,
     ir.MaxPool: pool_descriptors,
-    ir.AveragePool: pool_descriptors,
+    ir.AveragePool: _average,
     ir.Add: add_descriptors,
     ir.Concat: _concat,
     ir.Pad: _pad,

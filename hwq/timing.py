@@ -53,11 +53,22 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             break
         start = go + 1
         end = start + _CYCLES[isa.Opcode(d["opcode"])](d, config)
-        macs = d["pixels"] * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
+        macs = pixels(d) * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config)))
         ended = end
         go = max(end + 1, go + pipeline.DESCRIPTOR_LOAD)
     return Timing(tuple(layers), go)
+
+
+def cycles(fields: Mapping[str, int], config: ArrayConfig) -> int:
+    """Return the cycles of one descriptor from its start to its end, with fields that aren't named 0."""
+    d = {field.name: 0 for field in isa.DESCRIPTOR} | dict(fields)
+    return _CYCLES[isa.Opcode(d["opcode"])](d, config)
+
+
+def pixels(d: Mapping[str, int]) -> int:
+    """Return the output pixels of a descriptor."""
+    return d["pixels"] * d["strips"] - d["short_strip"] * d["pixels"] // 2 if d["strips"] else d["pixels"]
 
 
 def weight_words(d: Mapping[str, int]) -> int:
@@ -80,6 +91,9 @@ def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
         return 0
     if d["opcode"] == isa.Opcode.CONV:
         return weight_words(d) * -(-d["pixels"] // config.rows) * d["blocks"]
+    if d["strips"]:
+        columns = d["pixels"] // 2 + d["span"] - 1
+        return d["blocks"] * d["strips"] * columns * pipeline.STRIP_STEPS
     rows, rest = divmod(d["pixels"], d["row_pixels"])
     lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
     tiles = sum(-(-length // config.rows) for length in lengths)
@@ -91,8 +105,10 @@ def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config) + 1
     output = max(config.rows * config.groups, wave)
     if d["opcode"] == isa.Opcode.DEPTHWISE:
-        pixels = min(config.rows, d["row_pixels"])
-        fetch = sum(pixels + span - 1 for span in _runs(d))
+        if d["strips"]:
+            return {"mac": weight_words(d), "fetch": config.strip_columns * pipeline.STRIP_STEPS, "output": output}
+        neighbours = min(config.rows, d["row_pixels"])
+        fetch = sum(neighbours + span - 1 for span in _runs(d))
         return {"mac": weight_words(d), "fetch": fetch, "output": output}
     parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
     passes = parts + (config.residual_passes if d["residual"] else 0)
@@ -146,8 +162,24 @@ def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     return walk.free - 1 + pipeline.WRITE_BACK
 
 
+def _strip_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Cycles from the start pulse to the end of a DEPTHWISE layer in strips."""
+    columns = d["pixels"] // 2
+    steps = (columns + d["span"] - 1) * pipeline.STRIP_STEPS
+    lead = d["span"] * pipeline.STRIP_STEPS - 1
+    walk = _Walk(config, [], pipeline.strip_skew(config))
+    for block in range(d["blocks"]):
+        block_channels = d["last_channels"] if block == d["blocks"] - 1 else config.depthwise_cols
+        drain_cycles = config.rows * -(-block_channels // config.lanes)
+        for _ in range(d["strips"]):
+            walk.strip(steps, lead, -(-columns // config.strip_columns), drain_cycles)
+    return max(walk.free - 1, 0) + pipeline.WRITE_BACK
+
+
 def _depthwise_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a DEPTHWISE layer."""
+    if d["strips"]:
+        return _strip_cycles(d, config)
     runs = _runs(d)
     rows, rest = divmod(d["pixels"], d["row_pixels"])
     lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
@@ -182,10 +214,11 @@ _CYCLES = {
 class _Walk:
     """Event times of fetch, issue and drain, relative to the start pulse."""
 
-    def __init__(self, config: ArrayConfig, parts: list[int]):
+    def __init__(self, config: ArrayConfig, parts: list[int], skew: int = 0):
         self._rows = config.rows
+        self._strip_steps = config.strip_columns * pipeline.STRIP_STEPS
         self._parts = parts
-        self._first_read = pipeline.first_read(config)
+        self._first_read = pipeline.first_read(config) + skew
         self._slack = self._first_read_slack(config)
         self.launch = 1  # earliest next pass
         self.taken = 1  # when the waiting half was last taken
@@ -227,6 +260,13 @@ class _Walk:
         step = max(begin, self.hold - (last - 1)) + last - 1
         self.next_step = step + 1
         self._end_tile(step, drain_cycles)
+
+    def strip(self, steps: int, lead: int, tiles: int, drain_cycles: int) -> None:
+        """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
+        begin = max(self.next_step, self.hold - lead, self.free - self._first_read - lead)
+        for tile in range(tiles):
+            self._end_tile(begin + lead + tile * self._strip_steps, drain_cycles)
+        self.next_step = begin + steps
 
     def _end_tile(self, step: int, drain_cycles: int) -> None:
         """Let the tile's last step be at `step`."""

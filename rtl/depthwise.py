@@ -18,8 +18,10 @@ class StepSource(wiring.Signature):
     last : it is its tile's last
     block_end, last_block : its tile is its block's last; its block is the layer's last
     zero : its weights are zero
-    begin_last : it begins its tile's last run, whose steps mustn't be interrupted
-    length : steps of the run it belongs to
+    first : it is its tile's first
+    begin : it begins a run that mustn't be interrupted and that holds a tile's last step
+    lead : steps from the begin to that last step
+    end : it is the layer's last
     """
 
     def __init__(self):
@@ -30,8 +32,10 @@ class StepSource(wiring.Signature):
                 "block_end": Out(1),
                 "last_block": Out(1),
                 "zero": Out(1),
-                "begin_last": Out(1),
-                "length": Out(17),
+                "first": Out(1),
+                "begin": Out(1),
+                "lead": Out(17),
+                "end": Out(1),
             }
         )
 
@@ -52,7 +56,7 @@ class Depthwise(wiring.Component):
     -------
     i_start : begin with `i_descriptor`
     steps : to the issue unit
-    o_address, o_count : the step's read, and how many of its bytes matter
+    o_read, o_address, o_count : the step's read, and how many of its bytes matter
     ifm : the input's pixel walker
     """
 
@@ -63,6 +67,7 @@ class Depthwise(wiring.Component):
                 "i_start": In(1),
                 "i_descriptor": In(descriptor_layout),
                 "steps": Out(StepSource()),
+                "o_read": Out(1),
                 "o_address": Out(address_shape),
                 "o_count": Out(range(config.cols + 1)),
                 "ifm": Out(WalkerControl()),
@@ -96,11 +101,14 @@ class Depthwise(wiring.Component):
             tap_end.eq(repeat == d.repeats),
             inner_end.eq(tap_end & (inner == d.taps_x - 1)),
             first_run.eq((inner == 0) & (repeat == 0) & (outer_left == d.taps_y)),
+            self.o_read.eq(steps.step),
             self.o_address.eq(Mux(tile_begin, ifm.address, cursor)),
             self.o_count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
-            steps.length.eq(length),
+            steps.lead.eq(length - 1),
+            steps.first.eq(tile_begin),
+            steps.end.eq(steps.last & final & steps.last_block),
             steps.zero.eq(position >= span),
-            steps.begin_last.eq((position == 0) & inner_end & (outer_left == 1)),
+            steps.begin.eq((position == 0) & inner_end & (outer_left == 1)),
             steps.last.eq(run_end & inner_end & (outer_left == 1)),
             steps.block_end.eq(final),
             steps.last_block.eq(blocks_left == 1),

@@ -13,7 +13,8 @@ from rtl.walker import WalkerControl
 class Drain(wiring.Component):
     """Walk a tile group by group of `lanes` columns, row by row within a group, and give each result its address.
 
-    A CONV tile's pixels run on over the end of a row of the map, those of a DEPTHWISE tile stop there.
+    A CONV tile's pixels run on over the end of a row of the map, those of a DEPTHWISE tile stop there. A strip's
+    pixels run down its two rows column by column.
 
     The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
     was issued and the next tile may follow as soon as the read has ended.
@@ -63,17 +64,21 @@ class Drain(wiring.Component):
         config, d = self._config, self.i_descriptor
         rows, lanes, cols = config.rows, config.lanes, config.cols
 
-        chain = Signal(pipeline.first_read(config))
+        strips = d.strips != 0
+        first_read = pipeline.first_read(config)
+        chain = Signal(first_read + pipeline.strip_skew(config))
         m.d.sync += chain.eq((chain << 1) | self.i_last)
         due, waiting, running = Signal(), Signal(), Signal()
-        m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | due | waiting)]
+        m.d.comb += [due.eq(Mux(strips, chain[-1], chain[first_read - 1])), self.o_read.eq(running | due | waiting)]
 
         blocks_left, param_block = Signal(16), Signal(address_shape)
         block_base = Signal(address_shape)
         channels_left = Signal(range(cols + 1))
         offset = Signal(range(cols))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
-        depthwise, in_tile = Signal(), Signal()
+        depthwise, in_tile, hidden = Signal(), Signal(), Signal()
+        strips_left, map_end, last_strip = Signal(16), Signal(), Signal()
+        strip_base = Signal(address_shape)
         tile_rows = Signal(16)
         block_cols = Mux(depthwise, config.depthwise_cols, cols)
         with m.If(self.o_read & (self.o_row == 0)):
@@ -86,22 +91,33 @@ class Drain(wiring.Component):
             group_end.eq(channels_left <= lanes),
             row_end.eq(self.o_row == rows - 1),
             tile_end.eq(self.o_read & row_end & group_end),
-            in_tile.eq(~depthwise | (self.o_row == 0) | (self.o_row < tile_rows)),
-            block_end.eq(tile_end & Mux(in_tile, self.ofm.final, ~self.ofm.valid)),
+            in_tile.eq(~depthwise | strips | (self.o_row == 0) | (self.o_row < tile_rows)),
+            map_end.eq(tile_end & Mux(in_tile, self.ofm.final, ~self.ofm.valid)),
+            last_strip.eq(strips_left <= 1),
+            hidden.eq(d.short_strip & last_strip & self.o_row[0]),
+            block_end.eq(map_end & last_strip),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
-            self.o_valid.eq(self.ofm.valid & in_tile),
+            self.o_valid.eq(self.ofm.valid & in_tile & ~hidden),
             self.o_final.eq(block_end & last_block),
             self.o_param.eq(param_block + self.o_group),
             self.o_address.eq(self.ofm.address + offset),
             self.o_residual_done.eq(tile_end & d.residual),
-            self.ofm.start.eq(self.i_start | block_end),
-            self.ofm.base.eq(Mux(self.i_start, d.ofm_base, block_base + block_cols)),
+            self.ofm.start.eq(self.i_start | map_end),
+            self.ofm.base.eq(
+                Mux(
+                    self.i_start,
+                    d.ofm_base,
+                    Mux(last_strip, (block_base + block_cols)[: isa.ADDRESS_BITS], strip_base + d.res_x_step),
+                )
+            ),
             self.ofm.step.eq(self.o_read & in_tile),
             self.ofm.rewind.eq(self.o_read & row_end & ~group_end),
             self.ofm.commit.eq(tile_end),
         ]
         with m.If(self.ofm.start):
-            m.d.sync += block_base.eq(self.ofm.base)
+            m.d.sync += [strip_base.eq(self.ofm.base), strips_left.eq(strips_left - 1)]
+            with m.If(self.i_start | last_strip):
+                m.d.sync += [block_base.eq(self.ofm.base), strips_left.eq(d.strips)]
 
         with m.If(self.o_read):
             m.d.sync += [running.eq(~tile_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]

@@ -70,7 +70,8 @@ class Issue(wiring.Component):
 
         # the step at the head: the next byte of the active part, or the first of the waiting one
         fresh, head_last, head_block_end, head_last_block = Signal(), Signal(), Signal(), Signal()
-        available, ready, depthwise = Signal(), Signal(), Signal()
+        available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
+        head_first, head_end = Signal(), Signal()
         steps = self.depthwise
         m.d.comb += [
             depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
@@ -80,6 +81,8 @@ class Issue(wiring.Component):
             m.d.comb += [
                 available.eq(1),
                 head_last.eq(steps.last),
+                head_first.eq(steps.first),
+                head_end.eq(steps.end),
                 head_block_end.eq(steps.block_end),
                 head_last_block.eq(steps.last_block),
                 self.o_zero.eq(steps.zero),
@@ -91,19 +94,24 @@ class Issue(wiring.Component):
                 head_last.eq(Mux(fresh, waiting.tile_end & first_byte, active.tile_end & next_byte)),
                 head_block_end.eq(Mux(fresh, waiting.block_end, active.block_end)),
                 head_last_block.eq(Mux(fresh, waiting.last_block, active.last_block)),
+                head_first.eq(tile_begin),
+                head_end.eq(head_last & head_block_end & head_last_block),
             ]
 
         # output path: cycles until a last step may come again, until the drain is free
         hold, busy = Signal(16), Signal(16)
-        first_read, margin = pipeline.first_read(config), pipeline.overwrite_margin(config)
+        margin = pipeline.overwrite_margin(config)
+        first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
         full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
-        start_in, drain_cycles, may_end = Signal(16), Signal(16), Signal()
+        start_in, drain_cycles, may_begin, may_end = Signal(16), Signal(16), Signal(), Signal()
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(config.rows * Mux(head_last_block, last_groups, full_groups)),
             may_end.eq((hold == 0) & (~d.residual | (residuals != 0))),
-            ready.eq(Mux(depthwise, ~steps.begin_last | (hold < steps.length), ~head_last | may_end)),
+            may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
+            ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
+            self.o_first.eq(head_first),
             steps.step.eq(self.o_step & depthwise),
             self.o_step.eq(self.o_running & available & ready),
             self.o_take.eq(self.o_step & fresh & ~depthwise),
@@ -123,7 +131,9 @@ class Issue(wiring.Component):
                 busy.eq(start_in + drain_cycles - 1),
             ]
 
-        assert pipeline.PART_LATENCY == 1  # `full` may be set with the launch: the bytes are there when row 0 needs them
+        assert (
+            pipeline.PART_LATENCY == 1
+        )  # `full` may be set with the launch: the bytes are there when row 0 needs them
         with m.If(self.o_take):
             m.d.sync += [full.eq(0), active.eq(waiting), active.count.eq(waiting.count - 1)]
         with m.Elif(self.o_step & ~depthwise):
@@ -134,10 +144,12 @@ class Issue(wiring.Component):
         next_weight = Signal(address_shape)
         m.d.comb += next_weight.eq(Mux(self.o_zero, self.o_weight, self.o_weight + 1))
         with m.If(self.o_step):
-            m.d.sync += [self.o_first.eq(head_last), self.o_weight.eq(next_weight)]
+            m.d.sync += [tile_begin.eq(head_last), self.o_weight.eq(next_weight)]
+            with m.If(head_end):
+                m.d.sync += self.o_running.eq(0)
         with m.If(self.o_last):
             with m.If(head_block_end):
-                m.d.sync += [weight_block.eq(next_weight), self.o_running.eq(~head_last_block)]
+                m.d.sync += weight_block.eq(next_weight)
             with m.Else():
                 m.d.sync += self.o_weight.eq(weight_block)
 
@@ -151,7 +163,7 @@ class Issue(wiring.Component):
         with m.Elif(self.i_start):
             m.d.sync += [
                 self.o_running.eq(1),
-                self.o_first.eq(1),
+                tile_begin.eq(1),
                 self.o_weight.eq(d.weight_base),
                 weight_block.eq(d.weight_base),
                 full.eq(0),

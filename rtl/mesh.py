@@ -75,19 +75,21 @@ class Mesh(wiring.Component):
     i_a : one byte for each row, row p's p cycles late
     i_column : one byte for each column, all at once
     i_broadcast : every row of a column gets the column's byte, instead of its row's from the left
+    i_strips : weights take `STRIP_STEPS` cycles from one pair of rows to the next, and so do the control bits
     i_w : one byte for each column
     i_valid : row 0's operands are a step
     i_first, i_last : the step is the tile's first, last
     o_shadow : sum of PE (p, c) at index p * cols + c
     """
 
-    def __init__(self, *, rows: int, cols: int):
-        self._rows, self._cols = rows, cols
+    def __init__(self, *, rows: int, cols: int, strips: bool = False):
+        self._rows, self._cols, self._strips = rows, cols, strips
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
                 "i_column": In(data.ArrayLayout(signed(8), cols)),
                 "i_broadcast": In(1),
+                "i_strips": In(1),
                 "i_w": In(data.ArrayLayout(signed(8), cols)),
                 "i_valid": In(1),
                 "i_first": In(1),
@@ -101,7 +103,9 @@ class Mesh(wiring.Component):
         m = Module()
         rows, cols = self._rows, self._cols
         operand_stages = pipeline.EDGE_TO_SHADOW - 2
-        depth = operand_stages + rows + cols
+        # cycles by which a pair of rows lags more in strips
+        lag = [(p // 2) * (pipeline.STRIP_STEPS - 2) if self._strips else 0 for p in range(rows)]
+        depth = operand_stages + rows + cols + lag[-1]
         enable, first, last = Signal(depth), Signal(depth), Signal(depth)
         m.d.sync += [
             enable.eq((enable << 1) | self.i_valid),
@@ -121,14 +125,21 @@ class Mesh(wiring.Component):
                 m.submodules[f"pe_{p}_{c}"] = pe
                 # chain[k] holds the control of the step that was on the edge k + 1 cycles ago
                 position = operand_stages - 1 + p + c
+
+                def tap(chain, at, late=lag[p]):
+                    return Mux(self.i_strips, chain[at + late], chain[at]) if late else chain[at]
+
                 m.d.comb += [
-                    pe.i_enable.eq(enable[position]),
-                    pe.i_first.eq(first[position]),
-                    pe.i_capture.eq(last[position + 1]),
+                    pe.i_enable.eq(tap(enable, position)),
+                    pe.i_first.eq(tap(first, position)),
+                    pe.i_capture.eq(tap(last, position + 1)),
                     self.o_shadow[p * cols + c].eq(pe.o_shadow),
                 ]
                 if p:
-                    m.d.comb += pe.i_w.eq(pes[p - 1][c].o_w)
+                    above = pes[p - 1][c].o_w
+                    if late := lag[p] - lag[p - 1]:
+                        above = Mux(self.i_strips, delayed(m, above, late), above)
+                    m.d.comb += pe.i_w.eq(above)
                 if c:
                     m.d.comb += pe.i_a.eq(pes[p][c - 1].o_a)
         return m

@@ -1,10 +1,10 @@
 """Sequencer: reads descriptors, checks them and starts the units, one layer after another."""
 
-from amaranth import Array, Module, Mux, Signal
+from amaranth import Array, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwq import isa
+from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import descriptor_layout, field_slice
 
@@ -110,9 +110,12 @@ class Sequencer(wiring.Component):
                 with m.Case(opcode):
                     m.d.comb += [known.eq(1), too_many.eq(upcoming.last_channels > most)]
         zero = [upcoming[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero]
-        # an inner tap must keep at least one pixel, and a depthwise layer has no second operand
-        shapeless = (upcoming.opcode == isa.Opcode.DEPTHWISE) & (
-            ((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual
+        # an inner tap must keep at least one pixel, a depthwise layer has no second operand, a strip's kernel is small
+        is_depthwise, striped = upcoming.opcode == isa.Opcode.DEPTHWISE, upcoming.strips != 0
+        unfit = (upcoming.span > config.strip_columns) | (upcoming.taps_y > pipeline.STRIP_STEPS - 1)
+        uneven = upcoming.pixels[0] | (upcoming.taps_x != 1) | (upcoming.repeats != 0) | (upcoming.short_from != 0)
+        shapeless = (is_depthwise & (((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual)) | (
+            striped & (unfit | uneven | ~is_depthwise)
         )
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [

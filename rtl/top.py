@@ -10,7 +10,7 @@ from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.act_ram import ActRam
 from rtl.bus import BusSignature
-from rtl.depthwise import Depthwise
+from rtl.depthwise import Depthwise, StepSource
 from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
@@ -20,6 +20,7 @@ from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
+from rtl.strips import Strips
 from rtl.vector import Vector
 from rtl.walker import PixelWalker, WalkerControl
 from rtl.window_ram import WindowRam
@@ -52,14 +53,19 @@ class Accelerator(wiring.Component):
         m.submodules.act = act = ActRam(config)
         m.submodules.weights = weights = WindowRam(word_bytes=config.cols, depth=config.weight_words)
         m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
+        descriptor = sequencer.o_descriptor
+        use_strips = descriptor.strips != 0
         m.submodules.fetch = fetch = Fetch(config)
         m.submodules.depthwise = depthwise = Depthwise(config)
+        sources = {depthwise: 1}
+        if config.strip_columns:
+            m.submodules.strips = strips = Strips(config)
+            sources[strips] = use_strips
         m.submodules.issue = issue = Issue(config)
-        m.submodules.mesh = mesh = Mesh(rows=rows, cols=config.cols)
+        m.submodules.mesh = mesh = Mesh(rows=rows, cols=config.cols, strips=bool(config.strip_columns))
         m.submodules.drain = drain = Drain(config)
         m.submodules.vector = vector = Vector(config)
         m.submodules.post = post = Post(config)
-        descriptor = sequencer.o_descriptor
         wiring.connect(m, wiring.flipped(self.bus), host.bus)
 
         # host: memories and status
@@ -104,7 +110,6 @@ class Accelerator(wiring.Component):
         abort = sequencer.o_abort
         m.d.comb += [
             fetch.i_start.eq(sequencer.o_conv),
-            depthwise.i_start.eq(sequencer.o_depthwise),
             issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             drain.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             vector.i_start.eq(sequencer.o_vector),
@@ -112,8 +117,16 @@ class Accelerator(wiring.Component):
         ]
         for unit in (fetch, issue, drain, vector):
             m.d.comb += [unit.i_descriptor.eq(descriptor), unit.i_clear.eq(abort)]
-        m.d.comb += [post.i_descriptor.eq(descriptor), depthwise.i_descriptor.eq(descriptor)]
-        wiring.connect(m, depthwise.steps, issue.depthwise)
+        m.d.comb += post.i_descriptor.eq(descriptor)
+        for unit, chosen in sources.items():
+            m.d.comb += [
+                unit.i_descriptor.eq(descriptor),
+                unit.i_start.eq(sequencer.o_depthwise),
+                unit.steps.step.eq(issue.depthwise.step & (use_strips == (unit is not depthwise))),
+            ]
+            with m.If(chosen):
+                offered = [name for name, member in StepSource().members.items() if member.flow is Out]
+                m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
         use_vector = descriptor.opcode == isa.Opcode.VECTOR
         use_depthwise = descriptor.opcode == isa.Opcode.DEPTHWISE
         for name in ("ifm", "res", "ofm"):
@@ -138,7 +151,6 @@ class Accelerator(wiring.Component):
 
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
         m.d.comb += [
-            act.i_read.eq(fetch.o_read | depthwise.steps.step | vector.o_read),
             act.i_address.eq(offset),
             act.i_count.eq(4),
             act.i_write.eq(post.o_write | write[isa.Region.ACT]),
@@ -148,14 +160,9 @@ class Accelerator(wiring.Component):
             act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host.o_mask)),
         ]
 
-        readers = (
-            (fetch.o_read, fetch),
-            (depthwise.steps.step, depthwise),
-            (vector.o_read, vector),
-        )
-        for reads, unit in readers:
-            with m.If(reads):
-                m.d.comb += [act.i_address.eq(unit.o_address), act.i_count.eq(unit.o_count)]
+        for unit in (fetch, vector, *sources):
+            with m.If(unit.o_read):
+                m.d.comb += [act.i_read.eq(1), act.i_address.eq(unit.o_address), act.i_count.eq(unit.o_count)]
 
         # fetched bytes: to a row's serializer or to the buffer of second operands
         part = data.StructLayout(
@@ -225,6 +232,7 @@ class Accelerator(wiring.Component):
             mesh.i_w.as_value().eq(weight_word),
             mesh.i_column.as_value().eq(column_bytes),
             mesh.i_broadcast.eq(use_depthwise),
+            mesh.i_strips.eq(use_strips),
             Cat(mesh.i_valid, mesh.i_first, mesh.i_last).eq(control),
             drain.i_last.eq(issue.o_last),
         ]

@@ -39,7 +39,9 @@ def run(machine: Machine) -> None:
         channels = (d["blocks"] - 1) * width + d["last_channels"]
         walks = {name: _Walk(d, name) for name in ("ifm", "res", "ofm")}
         results = {}
-        for _ in range(d["pixels"]):
+        if d["strips"]:
+            _strips(machine, d, results)
+        for _ in range(0 if d["strips"] else d["pixels"]):
             for channel in range(channels):
                 block, column = divmod(channel, width)
                 total: int | None = None
@@ -74,8 +76,7 @@ def run(machine: Machine) -> None:
                     word += block * d["param_step"]
                 lane = column % config.lanes
                 p = isa.decode(isa.PARAM, machine.params[word, 2 * lane : 2 * lane + 2].tolist())
-                acc = _wrap(_wrap(total) + p["bias"])
-                a = _requantize(acc, p["mantissa"], p["shift"], d["zero_point"], d["lo"], d["hi"])
+                a = _scaled(total, p, d)
                 b = int(act[walks["res"].address + channel]) if d["residual"] else 0
                 offset = (d["offset_high"] << 32) + d["offset_low"]
                 total = a * d["factor_a"] + b * d["factor_b"] + offset
@@ -85,6 +86,37 @@ def run(machine: Machine) -> None:
                 walk.advance()
         for address, value in results.items():
             act[address] = value
+
+
+def _scaled(total: int, p: dict[str, int], d: dict[str, int]) -> int:
+    acc = _wrap(_wrap(total) + p["bias"])
+    return _requantize(acc, p["mantissa"], p["shift"], d["zero_point"], d["lo"], d["hi"])
+
+
+def _strips(machine: Machine, d: dict[str, int], results: dict[int, int]) -> None:
+    """Compute a DEPTHWISE layer in strips of two rows, its output path passing requantized values on."""
+    config = machine.config
+    pitch, width = d["ofm_x_step"], config.depthwise_cols
+    column_step = d["ofm_x_step"] + d["ofm_y_step"]
+    for strip in range(d["strips"]):
+        rows = 1 if d["short_strip"] and strip == d["strips"] - 1 else 2
+        for row in range(rows):
+            for column in range(d["pixels"] // 2):
+                for channel in range((d["blocks"] - 1) * width + d["last_channels"]):
+                    block, lane = divmod(channel, width)
+                    total = 0
+                    for kx in range(d["span"]):
+                        for ky in range(d["taps_y"]):
+                            address = d["ifm_base"] + (2 * strip + row + ky) * d["tap_y_step"] + channel
+                            word = d["weight_base"] + (block * d["span"] + kx) * d["taps_y"] + ky
+                            operand = int(machine.act[address + (column + kx) * d["ifm_x_step"]])
+                            total += operand * int(machine.weights[word, lane])
+                    word = d["param_base"] + block * (width // config.lanes) + lane // config.lanes
+                    at = 2 * (lane % config.lanes)
+                    p = isa.decode(isa.PARAM, machine.params[word, at : at + 2].tolist())
+                    value = _scaled(total, p, d)
+                    target = d["ofm_base"] + strip * d["res_x_step"] + row * pitch + column * column_step + channel
+                    results[target] = max(d["add_lo"], min(d["add_hi"], value))
 
 
 class _Walk:

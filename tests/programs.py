@@ -34,7 +34,10 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
             },
         )
     for slot in range(layers):
-        make = rng.choice([random_conv, random_conv, random_depthwise, random_vector])
+        makers = [random_conv, random_conv, random_depthwise, random_vector]
+        if config.strip_columns:
+            makers.append(random_strips)
+        make = rng.choice(makers)
         words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, make(config, rng))
         machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
     return machine
@@ -126,7 +129,7 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
 
 
 def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]:
-    """Return a legal DEPTHWISE whose operands lie in one half of activation memory and whose output lies in the other."""
+    """Return a legal DEPTHWISE, operands and output in different halves of activation memory."""
     while True:
         source, target = _halves(config, rng)
         rows, columns = int(rng.integers(1, 5)), int(rng.integers(1, 2 * config.rows + 3))
@@ -163,6 +166,45 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
             "last_channels": last,
             **_named("ifm", ifm),
             **_named("ofm", ofm),
+            **_post(rng, False),
+        }
+
+
+def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]:
+    """Return a legal DEPTHWISE in strips, operands and output in different halves of activation memory."""
+    while True:
+        source, target = _halves(config, rng)
+        rows, columns = int(rng.integers(1, 6)), int(rng.integers(1, 3 * config.strip_columns))
+        taps_y, span = int(rng.integers(1, 4)), int(rng.integers(1, config.strip_columns + 1))
+        blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, config.depthwise_cols + 1))
+        channels = (blocks - 1) * config.depthwise_cols + last
+        x_step = channels + int(rng.integers(0, 4))
+        ifm = _map(rng, rows + taps_y - 1, columns + span - 1, x_step, source, 0)
+        ofm = _map(rng, rows, columns, channels, target, 3)
+        if ifm is None or ofm is None or blocks * taps_y * span > config.weight_words:
+            continue
+        pitch = (columns - 1) * ofm["x_step"] + ofm["y_step"]
+        strips = -(-rows // 2)
+        return {
+            "opcode": isa.Opcode.DEPTHWISE,
+            "row_pixels": 2,
+            "pixels": 2 * columns,
+            "strips": strips,
+            "short_strip": rows % 2,
+            "taps_y": taps_y,
+            "taps_x": 1,
+            "span": span,
+            "tap_y_step": (columns + span - 2) * ifm["x_step"] + ifm["y_step"],
+            "weight_base": int(rng.integers(0, config.weight_words - blocks * taps_y * span + 1)),
+            "param_base": int(rng.integers(0, config.param_words - blocks * config.depthwise_cols // config.lanes + 1)),
+            "blocks": blocks,
+            "last_channels": last,
+            "ifm_base": ifm["base"],
+            "ifm_x_step": ifm["x_step"],
+            "ofm_base": ofm["base"],
+            "ofm_x_step": pitch,
+            "ofm_y_step": ofm["x_step"] - pitch,
+            "res_x_step": 2 * pitch,
             **_post(rng, False),
         }
 

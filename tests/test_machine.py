@@ -9,7 +9,7 @@ from hwq import isa
 from hwq.machine import Machine
 from tests import naive, programs
 
-SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 6, 8, 2), (8, 16, 16, 8)]
+SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 6, 8, 2), (6, 4, 4, 2), (8, 16, 16, 8)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

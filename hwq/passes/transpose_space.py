@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class _Exchange:
         rank = {len(self._graph.tensors[name].shape) for name in (*op.inputs, *op.outputs)}
         if rank != {4} or isinstance(op, HostNode):
             return None
-        changes: dict[str, object]
+        changes: dict[str, Any]
         if isinstance(op, Conv):
             changes = {"weight": np.ascontiguousarray(op.weight.transpose(SWAP)), "dilations": op.dilations[::-1]}
             changes |= {"strides": op.strides[::-1], "pads": _swap_pads(op.pads)}

@@ -1,0 +1,124 @@
+"""Strip unit: the steps of a depthwise layer that runs along strips of two output rows."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq import pipeline
+from hwq.config import ArrayConfig
+from rtl.depthwise import StepSource
+from rtl.layouts import address_shape, descriptor_layout
+
+
+class Strips(wiring.Component):
+    """Stream the input of two output rows once, column by column, `STRIP_STEPS` steps a column.
+
+    Mesh rows 2g and 2g + 1 hold the outputs of columns g, g + w, g + 2w, ... with ``w = rows // 2``. In these layers
+    weights take `STRIP_STEPS` cycles from one such pair of rows to the next, so the pattern of weights that enters
+    at the top every w columns, the kernel's columns one after another with zeros between and behind, meets every pair
+    when its own window begins. A tile is w columns; its last outputs finish while the next tile's first ones begin.
+
+    Latency: a step reads in the cycle in which it is taken. Throughput: one step a cycle, two outputs of every
+    channel a column. Backpressure: a strip once begun isn't interrupted; the issuer begins one when the output path
+    can take all of it.
+
+    Members
+    -------
+    i_start : begin with `i_descriptor`
+    steps : to the issue unit
+    o_read, o_address, o_count : the step's read, and how many of its bytes matter
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._config = config
+        super().__init__(
+            {
+                "i_start": In(1),
+                "i_descriptor": In(descriptor_layout),
+                "steps": Out(StepSource()),
+                "o_read": Out(1),
+                "o_address": Out(address_shape),
+                "o_count": Out(range(config.cols + 1)),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        config, d, steps = self._config, self.i_descriptor, self.steps
+        width, height = config.strip_columns, pipeline.STRIP_STEPS
+
+        y = Signal(range(height))
+        column = Signal(range(width))  # within the tile
+        pixels_left = Signal(24)  # outputs of the strip that no tile has begun with, both rows counted
+        flush_left = Signal(17)  # columns to stream, this one counted
+        strips_left, blocks_left = Signal(16), Signal(16)
+        block_base, strip_base, column_base, cursor = (Signal(address_shape) for _ in range(4))
+        begin, flushing, tile_last, strip_last = Signal(), Signal(), Signal(), Signal()
+        column_end, strip_end, block_end, last_strip, single = Signal(), Signal(), Signal(), Signal(), Signal()
+        columns = d.pixels >> 1
+        m.d.comb += [
+            column_end.eq(y == height - 1),
+            flushing.eq(pixels_left == 0),
+            last_strip.eq(strips_left == 1),
+            single.eq(last_strip & d.short_strip),
+            strip_last.eq(flush_left == 1),
+            strip_end.eq(column_end & strip_last),
+            block_end.eq(strip_end & last_strip),
+            tile_last.eq(column_end & (column == d.span - 1) & ~flushing),
+            self.o_address.eq(cursor),
+            self.o_read.eq(steps.step & (y < d.taps_y + Mux(single, 0, 1))),
+            self.o_count.eq(Mux(blocks_left == 1, d.last_channels, config.depthwise_cols)),
+            steps.begin.eq(begin),
+            steps.lead.eq(height * (d.span - 1) + height - 1),
+            steps.zero.eq(flushing | (column >= d.span) | (y >= d.taps_y)),
+            steps.first.eq((column == 0) & (y == 0) & ~flushing),
+            steps.last.eq(tile_last),
+            steps.block_end.eq(last_strip & (pixels_left <= 2 * width)),
+            steps.last_block.eq(blocks_left == 1),
+            steps.end.eq(block_end & steps.last_block),
+        ]
+        with m.If(steps.step):
+            m.d.sync += [begin.eq(0), y.eq(Mux(column_end, 0, y + 1)), cursor.eq(cursor + d.tap_y_step)]
+            with m.If(column_end):
+                following = Signal(address_shape)
+                m.d.comb += following.eq(column_base + d.ifm_x_step)
+                m.d.sync += [
+                    column_base.eq(following),
+                    cursor.eq(following),
+                    flush_left.eq(flush_left - 1),
+                    column.eq(Mux(column == width - 1, 0, column + 1)),
+                ]
+                with m.If((column == width - 1) & ~flushing):
+                    m.d.sync += pixels_left.eq(Mux(pixels_left <= 2 * width, 0, pixels_left - 2 * width))
+            with m.If(strip_end):
+                base = Signal(address_shape)
+                next_block = (block_base + config.depthwise_cols)[: len(base)]
+                m.d.comb += base.eq(Mux(last_strip, next_block, strip_base + (d.tap_y_step << 1)))
+                m.d.sync += [
+                    begin.eq(1),
+                    column.eq(0),
+                    pixels_left.eq(d.pixels),
+                    flush_left.eq(columns + d.span - 1),
+                    strips_left.eq(Mux(last_strip, d.strips, strips_left - 1)),
+                    strip_base.eq(base),
+                    column_base.eq(base),
+                    cursor.eq(base),
+                ]
+                with m.If(last_strip):
+                    m.d.sync += [block_base.eq(base), blocks_left.eq(blocks_left - 1)]
+        with m.If(self.i_start):
+            m.d.sync += [
+                begin.eq(1),
+                y.eq(0),
+                column.eq(0),
+                pixels_left.eq(d.pixels),
+                flush_left.eq(columns + d.span - 1),
+                strips_left.eq(d.strips),
+                blocks_left.eq(d.blocks),
+                block_base.eq(d.ifm_base),
+                strip_base.eq(d.ifm_base),
+                column_base.eq(d.ifm_base),
+                cursor.eq(d.ifm_base),
+            ]
+        return m
