@@ -122,7 +122,7 @@ DESCRIPTOR: tuple[Field, ...] = (
     _step("ifm_y_step", 3, "from a row's last pixel to the next row's first"),
     Field("row_pixels", 4, 0, 16, nonzero=True, doc="output pixels in a row"),
     Field("strips", 4, 16, 16, doc="DEPTHWISE: strips of two output rows; 0: tiles along rows"),
-    Field("pixels", 5, 0, 24, nonzero=True, doc="output pixels in all; with `strips`, those of one strip, column by column"),
+    Field("pixels", 5, 0, 24, nonzero=True, doc="output pixels in all; with `strips`, in one strip"),
     Field("taps_y", 6, 0, 12, nonzero=True, doc="outer tap count"),
     Field("taps_x", 6, 16, 12, nonzero=True, doc="inner tap count"),
     Field("span", 7, 0, 16, nonzero=True, doc="CONV: contiguous bytes of one tap; DEPTHWISE: pixels"),
@@ -135,7 +135,9 @@ DESCRIPTOR: tuple[Field, ...] = (
     _address("ofm_base", 12, "first output byte of the first pixel"),
     _step("ofm_x_step", 13, "to the next output pixel of a row"),
     _step("ofm_y_step", 14, "from a row's last output pixel to the next row's first"),
-    Field("blocks", 15, 0, 16, nonzero=True, doc="CONV: blocks of `cols` channels; DEPTHWISE: of `depthwise_cols`; VECTOR: of `lanes`"),
+    Field(
+        "blocks", 15, 0, 16, nonzero=True, doc="blocks of channels: `cols`, DEPTHWISE `depthwise_cols`, VECTOR `lanes`"
+    ),
     Field("last_channels", 15, 16, 16, nonzero=True, doc="channels in the last block"),
     _address("res_base", 16, "first byte of the second operand"),
     _step("res_x_step", 17, "to the second operand's next pixel of a row; with `strips`, to the output's next strip"),

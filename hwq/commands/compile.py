@@ -66,14 +66,18 @@ def compile_(
 
 def memory_use(program: Program) -> dict[str, dict[str, int]]:
     """Return how much of each memory `program` takes, and how much there is."""
+    import numpy as np
+
     from hwq import isa
 
-    config = program.config
-    ports = [port for step in program.array_steps for port in (*step.inputs, *step.outputs)]
-    ports += [layer.output for step in program.array_steps for layer in step.layers]
-    top = max((port.address + port.size_bytes for port in ports), default=0)
+    config, touched = program.config, np.zeros(program.config.act_bytes, np.bool_)
+    for step in program.array_steps:
+        for port in (*step.inputs, *step.outputs, *(layer.output for layer in step.layers)):
+            touched[port.address : port.address + port.size_bytes] = True
+    for address, data in program.constants:
+        touched[address : address + data.size] = True
     used: dict[str, tuple[Any, int]] = {
-        "activation bytes": (top + sum(data.size for _, data in program.constants), config.act_bytes),
+        "activation bytes": (touched.sum(), config.act_bytes),
         "weight bytes": (program.weights.size, config.weight_words * config.cols),
         "parameter words": (len(program.params), config.param_words),
         "program slots": (len(program.words) // isa.SLOT_WORDS, config.slots),
