@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hwq import isa, timing
 from hwq.config import ArrayConfig
 from hwq.host import run_model
+from hwq.machine import output_addresses, strip_grid
 from hwq.program import ArrayStep, HostStep, LayerInfo, PortImage, Program
 from hwq.rungs import Fault, differs
 from hwq.runtime import Accelerator, Backend, MachineBackend, unpack
@@ -28,8 +29,8 @@ class Place:
     -------
     address : int
     tile : tuple of (str, int)
-        ``slot``, the descriptor, and on the mesh ``row block``, ``column block``, ``PE row`` and ``PE column``;
-        for a vector layer ``pixel``, ``group`` and ``lane``.
+        ``slot``, the descriptor, and on the mesh ``column block``, ``row block``, ``PE row`` and ``PE column``; in
+        strips ``strip``, ``x`` and ``strip row`` in place of rows; for a vector layer ``pixel``, ``group``, ``lane``.
     """
 
     address: int
@@ -54,9 +55,7 @@ def locate(program: Program, layer: LayerInfo, wrong: npt.NDArray[np.bool_]) -> 
 
 def _written(d: Mapping[str, int], config: ArrayConfig) -> Array:
     """Return the addresses (pixels, channels) that descriptor `d` writes."""
-    y, x = np.divmod(np.arange(d["pixels"], dtype=np.int64), d["row_pixels"])
-    starts = d["ofm_base"] + x * d["ofm_x_step"] + y * (d["ofm_y_step"] + (d["row_pixels"] - 1) * d["ofm_x_step"])
-    return (starts & ((1 << isa.ADDRESS_BITS) - 1))[:, None] + np.arange(timing.channels(d, config))
+    return output_addresses(d)[:, None] + np.arange(timing.channels(d, config))
 
 
 def _coordinates(
@@ -66,16 +65,22 @@ def _coordinates(
     if d["opcode"] == isa.Opcode.VECTOR:
         group, lane = np.divmod(channels, config.lanes)
         return ["pixel", "group", "lane"], {"pixel": pixels, "group": group, "lane": lane}
-    if d["opcode"] == isa.Opcode.DEPTHWISE:  # a tile ends with its row of pixels
-        width = config.depthwise_cols
+    width = config.cols if d["opcode"] == isa.Opcode.CONV else config.depthwise_cols
+    column_block, column = np.divmod(channels, width)
+    keys = {"column block": column_block, "_group": column // config.lanes, "PE column": column}
+    if d["strips"]:
+        strip, row, x = (part[pixels] for part in strip_grid(d))
+        names = ["column block", "strip", "x", "strip row", "PE column"]
+        return names, keys | {"strip": strip, "strip row": row, "x": x}
+    if d["opcode"] == isa.Opcode.CONV:
+        row_block, row = np.divmod(pixels, config.rows)
+    else:  # a tile ends with its row of pixels
         y, x = np.divmod(pixels, d["row_pixels"])
         row_block, row = y * -(-d["row_pixels"] // config.rows) + x // config.rows, x % config.rows
-    else:
-        width = config.cols
-        row_block, row = np.divmod(pixels, config.rows)
-    column_block, column = np.divmod(channels, width)
-    keys = {"column block": column_block, "row block": row_block, "PE row": row, "PE column": column}
-    return ["column block", "row block", "_group", "PE row", "PE column"], keys | {"_group": column // config.lanes}
+    return ["column block", "row block", "_group", "PE row", "PE column"], keys | {
+        "row block": row_block,
+        "PE row": row,
+    }
 
 
 def _addresses(port: PortImage) -> Array:

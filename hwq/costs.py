@@ -174,16 +174,16 @@ def _moved(config: ArrayConfig, descriptors: Iterable[Mapping[str, int]]) -> tup
     """Return bytes read from and written to activation memory, and bytes of weights."""
     read = written = weights = 0
     for d in descriptors:
-        channels = timing.channels(d, config)
+        pixels, channels = timing.pixels(d), timing.channels(d, config)
         if d["opcode"] == isa.Opcode.VECTOR:
-            read += d["pixels"] * channels * d["taps_y"] * d["taps_x"]
+            read += pixels * channels * d["taps_y"] * d["taps_x"]
         else:
             words = timing.weight_words(d)
             weights += d["blocks"] * words * config.cols
             if d["opcode"] == isa.Opcode.CONV:
-                read += d["pixels"] * words * d["blocks"]
+                read += pixels * words * d["blocks"]
             else:  # a step reads one pixel's channels
                 read += timing.mesh_steps(d, config) // d["blocks"] * channels
-        written += d["pixels"] * channels
-        read += d["pixels"] * channels * d["residual"]
+        written += pixels * channels
+        read += pixels * channels * d["residual"]
     return read, written, weights

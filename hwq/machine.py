@@ -5,7 +5,7 @@ It knows nothing of ONNX. The gateware is compared with it byte for byte; `timin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +103,7 @@ class Machine:
         value = fixed.requantize_add(
             value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
         )
-        self.act[self._checked(_strip_outputs(d) if d["strips"] else _pixel_addresses(d, "ofm"), channels)] = value
+        self.act[self._checked(output_addresses(d), channels)] = value
         return False
 
     def _decode(self, slot: int) -> dict[str, int]:
@@ -212,7 +212,7 @@ class Machine:
 _ADDRESS_MASK = (1 << isa.ADDRESS_BITS) - 1
 
 
-def _pixel_addresses(d: dict[str, int], which: str) -> Indices:
+def _pixel_addresses(d: Mapping[str, int], which: str) -> Indices:
     """Return the first byte address of every pixel of feature map `which` (ifm, res or ofm)."""
     y, x = np.divmod(np.arange(d["pixels"], dtype=np.int64), d["row_pixels"])
     x_step, y_step = d[f"{which}_x_step"], d[f"{which}_y_step"]
@@ -220,7 +220,7 @@ def _pixel_addresses(d: dict[str, int], which: str) -> Indices:
     return (d[f"{which}_base"] + x * x_step + y * row_step) & _ADDRESS_MASK
 
 
-def _strip_grid(d: dict[str, int]) -> tuple[Indices, Indices, Indices]:
+def strip_grid(d: Mapping[str, int]) -> tuple[Indices, Indices, Indices]:
     """Return strip, row within the strip and column of every output of a DEPTHWISE layer in strips."""
     strip, rest = np.divmod(np.arange(d["strips"] * d["pixels"], dtype=np.int64), d["pixels"])
     column, row = np.divmod(rest, 2)
@@ -230,13 +230,15 @@ def _strip_grid(d: dict[str, int]) -> tuple[Indices, Indices, Indices]:
 
 def _strip_inputs(d: dict[str, int]) -> Indices:
     """Return the address of the first input pixel of every output."""
-    strip, row, column = _strip_grid(d)
+    strip, row, column = strip_grid(d)
     return (d["ifm_base"] + (2 * strip + row) * d["tap_y_step"] + column * d["ifm_x_step"]) & _ADDRESS_MASK
 
 
-def _strip_outputs(d: dict[str, int]) -> Indices:
-    """Return the address of every output."""
-    strip, row, column = _strip_grid(d)
+def output_addresses(d: Mapping[str, int]) -> Indices:
+    """Return the address of every output pixel's first byte, in the order of their numbers."""
+    if not d["strips"]:
+        return _pixel_addresses(d, "ofm")
+    strip, row, column = strip_grid(d)
     column_step = d["ofm_x_step"] + d["ofm_y_step"]
     return (d["ofm_base"] + strip * d["res_x_step"] + row * d["ofm_x_step"] + column * column_step) & _ADDRESS_MASK
 

@@ -16,7 +16,7 @@ from hwq.rungs import Rung
 from hwq.runners import start_memory
 from hwq.runtime import MachineBackend
 from tests.onnx_models import Builder
-from tests.programs import random_conv, random_depthwise, random_vector, tiny
+from tests.programs import random_conv, random_depthwise, random_strips, random_vector, tiny
 
 SMALL = tiny(2, 4, 4, 2, act_bytes=8192, param_words=256, slots=64)
 
@@ -47,6 +47,21 @@ def network(dtype="int8", seed=0):
     return load(model.model(model.dequantize(y, 4.0, zero, dtype, output="y")))
 
 
+def depthwise(stride):
+    """A depthwise layer between two pointwise ones, on a map that isn't square."""
+    rng = np.random.default_rng(stride)
+    model = Builder()
+    x = model.dequantize(model.quantize(model.input("x", (1, 5, 7, 4)), 0.05, 3), 0.05, 3)
+    for inputs, outputs, groups, kernel, scale in ((5, 9, 1, 1, 0.2), (9, 9, 9, 3, 0.5), (9, 6, 1, 1, 0.7)):
+        values = rng.integers(-127, 128, (outputs, inputs // groups, kernel, kernel)).astype(np.int8)
+        weight = model.weight(values, rng.uniform(0.004, 0.01, outputs))
+        pads = [kernel // 2] * 4
+        strides = [stride if groups > 1 else 1] * 2
+        y = model.node("Conv", [x, weight], group=groups, pads=pads, strides=strides)
+        x = model.dequantize(model.quantize(y, scale, -2), scale, -2)
+    return load(model.model(x))
+
+
 def counted(report):
     return {rung.name: (rung.against, rung.mismatches) for rung in report.rungs}
 
@@ -65,6 +80,15 @@ def test_reference_and_machine_agree(dtype, shape):
     assert report.cycles_measured is None
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 4, 4, 2), (8, 16, 16, 8)])
+def test_depthwise_layers_agree(shape, stride):
+    config = tiny(*shape, act_bytes=8192, weight_words=8192, param_words=256, slots=64)
+    report = verify(depthwise(stride), config, samples=2, targets=["reference", "machine"])
+    assert report.ok
+    assert not {node.op for node in report.host_nodes} - {"QuantizeLinear", "DequantizeLinear"}
+
+
 @pytest.mark.rtl
 def test_amaranth_agrees_in_every_byte_and_cycle():
     report = verify(network(), SMALL, samples=1, targets=["machine", "amaranth"])
@@ -77,9 +101,9 @@ def test_amaranth_agrees_in_every_byte_and_cycle():
 
 @pytest.mark.rtl
 @pytest.mark.parametrize("arch", ["sim-4x4", "ecp5-8x16"])
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_verilator_agrees_in_every_byte_and_cycle(arch, dtype):
-    report = verify(network(dtype), arch)
+@pytest.mark.parametrize("graph", [network("int8"), network("uint8"), depthwise(1), depthwise(2)])
+def test_verilator_agrees_in_every_byte_and_cycle(arch, graph):
+    report = verify(graph, arch)
     assert report.ok
     assert [rung.name for rung in report.rungs] == ["reference", "machine", "verilator"]
     assert report.samples == 4
@@ -308,6 +332,27 @@ def test_locate_knows_every_byte_a_descriptor_writes(make):
         wrong = np.ones(config.act_bytes, bool)
         wrong[list(written)] = False
         assert locate(program, layer, wrong) is None
+
+
+def test_locate_knows_the_strips_of_a_depthwise_layer():
+    rng = np.random.default_rng(12)
+    config = tiny(8, 4, 8, 4)
+    for _ in range(20):
+        d = random_strips(config, rng)
+        words = np.array(isa.encode(isa.DESCRIPTOR, isa.SLOT_WORDS, d), np.uint32)
+        program = Program("p", config, (), (), (), words, np.zeros((0, 1), np.uint32), np.zeros((0, 4), np.int8))
+        layer = LayerInfo("l", "Conv", 0, 1, PortImage("t", "int8", (1,), (), 0, 1, 0, None))
+        strip = int(rng.integers(d["strips"]))
+        row = int(rng.integers(1 if d["short_strip"] and strip == d["strips"] - 1 else 2))
+        x, channel = int(rng.integers(d["pixels"] // 2)), int(rng.integers(d["last_channels"]))
+        block = int(rng.integers(d["blocks"]))
+        address = d["ofm_base"] + strip * d["res_x_step"] + row * d["ofm_x_step"]
+        address += x * (d["ofm_x_step"] + d["ofm_y_step"]) + block * config.depthwise_cols + channel
+        wrong = np.zeros(config.act_bytes, bool)
+        wrong[address] = True
+        tile = dict(locate(program, layer, wrong).tile)
+        expected = {"slot": 0, "column block": block, "strip": strip, "x": x, "strip row": row, "PE column": channel}
+        assert tile == expected
 
 
 def test_rung_counts_elements_and_keeps_the_first_fault():

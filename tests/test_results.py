@@ -1,0 +1,56 @@
+"""The measurements kept with the project, and the pages made from them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hwq import demo
+from hwq.report import results
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = json.loads(results.RESULTS.read_text(encoding="utf-8"))
+
+
+def test_every_network_is_measured_on_every_architecture():
+    wanted = [(network, arch) for network in (*results.NETWORKS, results.BUNDLED) for arch in results.ARCHS]
+    assert [(row["network"], row["arch"]) for row in ROWS] == wanted
+
+
+def test_every_row_is_exact():
+    assert [row for row in ROWS if row["mismatches"] or row["cycles_measured"] != row["cycles_predicted"]] == []
+
+
+@pytest.mark.parametrize("arch", results.ARCHS)
+def test_the_bundled_rows_are_what_the_compiler_gives_today(arch):
+    from hwq import estimate
+
+    (row,) = (row for row in ROWS if (row["network"], row["arch"]) == (results.BUNDLED, arch))
+    costs = estimate(demo.model_path(), arch)
+    assert (row["macs"], row["cycles_predicted"]) == (costs.macs, costs.cycles_predicted)
+
+
+def test_third_party_rows_are_what_the_compiler_gives_today(workloads):
+    from hwq import estimate
+
+    for row in ROWS:
+        if row["network"] in results.NETWORKS:
+            costs = estimate(workloads / results.NETWORKS[row["network"]], row["arch"])
+            assert (row["macs"], row["cycles_predicted"]) == (costs.macs, costs.cycles_predicted), row
+
+
+def test_generated_tables_are_current():
+    pages = [str(page) for page in sorted(ROOT.glob("*/README.md"))]
+    command = [sys.executable, "-m", "cogapp", "--check", "-I", ".", "README.md", *pages]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_links_between_pages_lead_somewhere():
+    import re
+
+    for page in (ROOT / "README.md", *ROOT.glob("*/README.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page}: {target}"
