@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ def mark_early(descriptors: Sequence[MutableMapping[str, int]], config: ArrayCon
     A layer that begins early launches a pass every `rows` cycles at most, while the tiles of the layer before are
     written at known times after its last step: a pass must not touch a tile that may be written after it.
     """
-    for before, d in zip(descriptors, descriptors[1:], strict=False):
+    for before, d in itertools.pairwise(descriptors):
         both = before["opcode"] == d["opcode"] == isa.Opcode.CONV
         if both and not before.get("residual") and _is_safe(before, d, config):
             d["early"] = 1

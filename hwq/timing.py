@@ -163,33 +163,6 @@ def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:
     return tap * (d["taps_y"] * d["taps_x"])
 
 
-def _runs(d: Mapping[str, int]) -> list[int]:
-    """Return the spans of a DEPTHWISE tile's runs."""
-    inner = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"]) for _ in range(d["repeats"] + 1)]
-    return inner * d["taps_y"]
-
-
-def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a VECTOR layer."""
-    reads = d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
-    last_tap = reads - d["residual"]
-    return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
-
-
-def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a CONV layer that waits for the one before."""
-    walk = _Walk(config, _parts(d, config))
-    _walk_conv(walk, d, config)
-    return walk.free - 1 + pipeline.WRITE_BACK
-
-
-def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:
-    """Return the bytes of the parts of a CONV tile."""
-    full, rest = divmod(d["span"], config.fetch_bytes)
-    tap = [config.fetch_bytes] * full + ([rest] if rest else [])
-    return tap * (d["taps_y"] * d["taps_x"])
-
-
 def _walk_conv(walk: _Walk, d: Mapping[str, int], config: ArrayConfig) -> None:
     """Walk all tiles of a CONV layer."""
     rows = config.rows
@@ -209,7 +182,6 @@ def _walk_conv(walk: _Walk, d: Mapping[str, int], config: ArrayConfig) -> None:
                 walk.shift(left * (walk.last_step - before))
                 left = 0
             previous = state
-    return walk.free - 1 + pipeline.WRITE_BACK
 
 
 def _strip_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
