@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +33,7 @@ class Images:
     """
 
     config: ArrayConfig
-    descriptors: list[Mapping[str, int]] = field(default_factory=list)
+    descriptors: list[dict[str, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     params: list[npt.NDArray[np.uint32]] = field(default_factory=list)
     weights: list[npt.NDArray[np.int8]] = field(default_factory=list)
@@ -56,7 +55,7 @@ class Images:
                 first = slot + 1
         return total
 
-    def add_descriptor(self, fields: Mapping[str, int], label: str) -> int:
+    def add_descriptor(self, fields: dict[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""
         slot = len(self.descriptors)
         self._fits("program slots", "slots", slot + 1, self.config.slots, label)

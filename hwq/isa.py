@@ -117,6 +117,7 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("reduce", 0, 9, 1, doc="VECTOR: `Reduce`"),
     Field("param_step", 0, 10, 1, doc="VECTOR: parameter words advance with the channel group; else one serves all"),
     Field("short_strip", 0, 11, 1, doc="DEPTHWISE: the last strip has one row"),
+    Field("early", 0, 12, 1, doc="CONV: may begin before a CONV without second operand ahead of it has written all"),
     _address("ifm_base", 1, "first byte of the first tap of the first pixel"),
     _step("ifm_x_step", 2, "to the next pixel of a row"),
     _step("ifm_y_step", 3, "from a row's last pixel to the next row's first"),

@@ -43,6 +43,12 @@ WRITE_BACK = 1 + REQUANTIZE_LATENCY + ADD_LATENCY + WRITE_LATENCY
 RESIDUAL_BUFFERS = 4
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
 
+BACK_CHANGE = 2
+"""From a layer's last byte being written to the first last step of a CONV that began early."""
+
+EARLY_LAUNCH = 3
+"""From a CONV's last step to the first read of the one after it, at the earliest."""
+
 DESCRIPTOR_LOAD = 26
 """From one descriptor's start to the next one being ready: a word a cycle, the memory's latency, the decode."""
 

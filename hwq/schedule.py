@@ -13,6 +13,7 @@ from hwq.depthwise_layer import average_window, depthwise_descriptors, depthwise
 from hwq.images import Images
 from hwq.layout import View
 from hwq.mesh_layer import conv_descriptors
+from hwq.overlap import mark_early
 from hwq.passes.partition import ArrayPart
 from hwq.plan import Plan, Step, is_depthwise, make_plan
 from hwq.tiling import allocate
@@ -81,6 +82,7 @@ def _part(plan: Plan, images: Images) -> Schedule:
         kind = step.op.kind if step.add is None else f"{step.op.kind}+{step.add.kind}"
         view = plan.view(step.writes)
         layers.append(Layer(step.name, kind, first, len(images.descriptors), step.writes, view))
+    mark_early(images.descriptors[slot:], images.config)
     images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
     return Schedule(slot, tuple(layers), plan)
 

@@ -47,16 +47,29 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
     """Return the cycles of `descriptors` (decoded, up to and including HALT) on `config`, from start to done."""
     layers = []
     go = pipeline.DESCRIPTOR_LOAD
-    ended = 0
+    ended = loaded = 0
+    before: _Walk | None = None  # the CONV ahead, in cycles since the program's start
     for slot, d in enumerate(descriptors, first_slot):
         if d["opcode"] == isa.Opcode.HALT:
             break
-        start = go + 1
-        end = start + _CYCLES[isa.Opcode(d["opcode"])](d, config)
+        if d["opcode"] == isa.Opcode.CONV:
+            walk, start = _Walk(config, _parts(d, config)), go + 1
+            if before is not None and d["early"]:
+                early = max(before.last_step + 1, loaded)
+                if early < ended:
+                    go, start = early, early + 1
+                    walk.hold = max(before.hold, ended + pipeline.BACK_CHANGE) - start
+                    walk.free = before.free - start
+            _walk_conv(walk, d, config)
+            walk.shift(start)
+            end, before = walk.free - 1 + pipeline.WRITE_BACK, walk
+        else:
+            end, before = go + 1 + _CYCLES[isa.Opcode(d["opcode"])](d, config), None
         macs = pixels(d) * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config)))
         ended = end
-        go = max(end + 1, go + pipeline.DESCRIPTOR_LOAD)
+        loaded = go + pipeline.DESCRIPTOR_LOAD
+        go = max(end + 1, loaded)
     return Timing(tuple(layers), go)
 
 
@@ -137,13 +150,23 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
 
 
 def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a CONV layer."""
-    rows = config.rows
+    """Cycles from the start pulse to the end of a CONV layer that waits for the one before."""
+    walk = _Walk(config, _parts(d, config))
+    _walk_conv(walk, d, config)
+    return walk.free - 1 + pipeline.WRITE_BACK
+
+
+def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:
+    """Return the bytes of the parts of a CONV tile."""
     full, rest = divmod(d["span"], config.fetch_bytes)
     tap = [config.fetch_bytes] * full + ([rest] if rest else [])
-    parts = tap * (d["taps_y"] * d["taps_x"])
+    return tap * (d["taps_y"] * d["taps_x"])
+
+
+def _walk_conv(walk: _Walk, d: Mapping[str, int], config: ArrayConfig) -> None:
+    """Walk all tiles of a CONV layer."""
+    rows = config.rows
     tiles = -(-d["pixels"] // rows)
-    walk = _Walk(config, parts)
     for block in range(d["blocks"]):
         channels = d["last_channels"] if block == d["blocks"] - 1 else config.cols
         slices = -(-channels // config.fetch_bytes) if d["residual"] else 0
@@ -159,7 +182,6 @@ def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
                 walk.shift(left * (walk.last_step - before))
                 left = 0
             previous = state
-    return walk.free - 1 + pipeline.WRITE_BACK
 
 
 def _strip_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:

@@ -27,6 +27,7 @@ class Issue(wiring.Component):
     i_launch, i_part : a part is on its way to the serializers; it can be taken `PART_LATENCY` cycles later
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
+    i_block : no tile may end: the output path still works for the layer before
     o_free : the serializers' waiting half is free, or is being taken in this cycle
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its tile's first, last
     o_weight, o_zero : address of the step's weight word; the weights are zero instead
@@ -44,6 +45,7 @@ class Issue(wiring.Component):
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
                 "i_residual_ready": In(1),
+                "i_block": In(1),
                 "depthwise": In(StepSource()),
                 "o_free": Out(1),
                 "o_step": Out(1),
@@ -108,7 +110,7 @@ class Issue(wiring.Component):
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(config.rows * Mux(head_last_block, last_groups, full_groups)),
-            may_end.eq((hold == 0) & (~d.residual | (residuals != 0))),
+            may_end.eq(~self.i_block & (hold == 0) & (~d.residual | (residuals != 0))),
             may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
             self.o_first.eq(head_first),
@@ -159,7 +161,7 @@ class Issue(wiring.Component):
             m.d.sync += residuals.eq(residuals - 1)
 
         with m.If(self.i_clear):
-            m.d.sync += self.o_running.eq(0)
+            m.d.sync += [self.o_running.eq(0), hold.eq(0), busy.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 self.o_running.eq(1),
@@ -169,7 +171,5 @@ class Issue(wiring.Component):
                 full.eq(0),
                 active.count.eq(0),
                 residuals.eq(0),
-                hold.eq(0),
-                busy.eq(0),
             ]
         return m

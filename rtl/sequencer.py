@@ -13,7 +13,9 @@ class Sequencer(wiring.Component):
     """Walk the descriptors of program memory until HALT or an error.
 
     The next descriptor is read and checked while the current one runs; a unit is started when the one before has
-    written its last result. The first error is kept with its slot, every unit is cleared and the program stops.
+    written its last result. A CONV that may be `early` begins to fetch and to multiply when the one before has issued
+    its last step; the output path changes to its descriptor when that one has written its last result, and the issue
+    unit ends no tile until then. The first error is kept with its slot, every unit is cleared and the program stops.
 
     Latency: `DESCRIPTOR_LOAD` cycles from a descriptor's start until the next one is ready; 2 cycles from a layer's
     last write to the next layer's start, once the next descriptor is ready.
@@ -26,8 +28,12 @@ class Sequencer(wiring.Component):
     i_act_range, i_weight_range, i_param_range : a unit's address has left its memory
     i_layer_done : the running layer's last result has been written
     o_address, i_word : program memory's read port, one cycle of latency
-    o_descriptor : the running layer
-    o_conv, o_depthwise, o_vector : start pulses
+    i_issuing : mesh steps of the last started layer remain
+    o_front : the layer that fetches and multiplies
+    o_descriptor : the layer on the output path
+    o_conv, o_depthwise, o_vector : start pulses of the units that read
+    o_back : start pulse of the output path
+    o_ahead : `o_front` isn't on the output path yet
     o_loading : waiting for a descriptor
     o_layer : a layer is running
     o_retired : with `o_pc`, the layer in that slot has ended
@@ -50,7 +56,11 @@ class Sequencer(wiring.Component):
                 "i_layer_done": In(1),
                 "o_address": Out(range(config.slots * isa.SLOT_WORDS)),
                 "i_word": In(32),
+                "i_issuing": In(1),
+                "o_front": Out(descriptor_layout),
                 "o_descriptor": Out(descriptor_layout),
+                "o_back": Out(1),
+                "o_ahead": Out(1),
                 "o_conv": Out(1),
                 "o_depthwise": Out(1),
                 "o_vector": Out(1),
@@ -118,31 +128,54 @@ class Sequencer(wiring.Component):
             striped & (unfit | uneven | ~is_depthwise)
         )
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
+        early, ahead = Signal(), Signal()
         m.d.comb += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq(~halt & ~known),
             bad_field.eq(known & (_any(zero) | stray | too_many | shapeless)),
             go.eq(loaded & ~self.o_layer & self.o_busy),
+            early.eq(
+                loaded
+                & self.o_layer
+                & ~ahead
+                & ~self.i_issuing
+                & ~self.i_layer_done
+                & upcoming.early
+                & (self.o_descriptor.opcode == isa.Opcode.CONV)
+                & (upcoming.opcode == isa.Opcode.CONV)
+                & ~bad_field
+            ),
+            self.o_ahead.eq(ahead | self.o_back),
             self.o_loading.eq(self.o_busy & ~self.o_layer),
         ]
-        m.d.sync += [start.eq(0) for start, _ in starts.values()]
+        m.d.sync += [self.o_back.eq(0), *(start.eq(0) for start, _ in starts.values())]
+        with m.If(early | (go & ~halt & ~bad_opcode & ~bad_field)):
+            m.d.sync += [
+                self.o_front.eq(upcoming),
+                *(start.eq(upcoming.opcode == opcode) for opcode, (start, _) in starts.items()),
+                next_pc.eq(next_pc + 1),
+                loading.eq(1),
+                loaded.eq(0),
+                word.eq(0),
+                stray.eq(0),
+            ]
+        with m.If(early):
+            m.d.sync += ahead.eq(1)
         with m.If(go):
             m.d.sync += self.o_pc.eq(next_pc)
             with m.If(halt):
                 m.d.sync += [self.o_busy.eq(0), self.o_done.eq(1), loaded.eq(0)]
             with m.Elif(~bad_opcode & ~bad_field):
-                m.d.sync += [
-                    self.o_descriptor.eq(upcoming),
-                    self.o_layer.eq(1),
-                    *(start.eq(upcoming.opcode == opcode) for opcode, (start, _) in starts.items()),
-                    next_pc.eq(next_pc + 1),
-                    loading.eq(1),
-                    loaded.eq(0),
-                    word.eq(0),
-                    stray.eq(0),
-                ]
+                m.d.sync += [self.o_descriptor.eq(upcoming), self.o_back.eq(1), self.o_layer.eq(1)]
         m.d.comb += self.o_retired.eq(self.o_layer & self.i_layer_done)
-        with m.If(self.o_retired):
+        with m.If(self.o_retired & ahead):
+            m.d.sync += [
+                self.o_descriptor.eq(self.o_front),
+                self.o_back.eq(1),
+                ahead.eq(0),
+                self.o_pc.eq(self.o_pc + 1),
+            ]
+        with m.Elif(self.o_retired):
             m.d.sync += self.o_layer.eq(0)
 
         with m.If(~self.o_layer | self.i_progress):
@@ -165,7 +198,14 @@ class Sequencer(wiring.Component):
         with m.Elif(self.o_layer & (self.i_watchdog != 0) & (idle_cycles >= self.i_watchdog)):
             m.d.comb += error.eq(isa.ErrorCode.WATCHDOG)
         with m.If(error != isa.ErrorCode.NONE):
-            m.d.sync += [self.o_error.eq(error), self.o_busy.eq(0), self.o_layer.eq(0), loaded.eq(0), loading.eq(0)]
+            m.d.sync += [
+                self.o_error.eq(error),
+                self.o_busy.eq(0),
+                self.o_layer.eq(0),
+                ahead.eq(0),
+                loaded.eq(0),
+                loading.eq(0),
+            ]
         m.d.comb += self.o_abort.eq(self.i_clear | (error != isa.ErrorCode.NONE))
 
         with m.If(self.i_clear):
@@ -174,6 +214,7 @@ class Sequencer(wiring.Component):
                 self.o_done.eq(0),
                 self.o_error.eq(0),
                 self.o_layer.eq(0),
+                ahead.eq(0),
                 loading.eq(0),
                 loaded.eq(0),
             ]

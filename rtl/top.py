@@ -53,8 +53,8 @@ class Accelerator(wiring.Component):
         m.submodules.act = act = ActRam(config)
         m.submodules.weights = weights = WindowRam(word_bytes=config.cols, depth=config.weight_words)
         m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
-        descriptor = sequencer.o_descriptor
-        use_strips = descriptor.strips != 0
+        descriptor, front = sequencer.o_descriptor, sequencer.o_front
+        use_strips = front.strips != 0
         m.submodules.fetch = fetch = Fetch(config)
         m.submodules.depthwise = depthwise = Depthwise(config)
         sources = {depthwise: 1}
@@ -111,16 +111,19 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             fetch.i_start.eq(sequencer.o_conv),
             issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
-            drain.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
+            drain.i_start.eq(sequencer.o_back),
+            issue.i_block.eq(sequencer.o_ahead),
+            sequencer.i_issuing.eq(issue.o_running | sequencer.o_conv),
             vector.i_start.eq(sequencer.o_vector),
             post.i_clear.eq(abort),
         ]
         for unit in (fetch, issue, drain, vector):
-            m.d.comb += [unit.i_descriptor.eq(descriptor), unit.i_clear.eq(abort)]
+            behind = unit in (drain, vector)
+            m.d.comb += [unit.i_descriptor.eq(descriptor if behind else front), unit.i_clear.eq(abort)]
         m.d.comb += post.i_descriptor.eq(descriptor)
         for unit, chosen in sources.items():
             m.d.comb += [
-                unit.i_descriptor.eq(descriptor),
+                unit.i_descriptor.eq(front),
                 unit.i_start.eq(sequencer.o_depthwise),
                 unit.steps.step.eq(issue.depthwise.step & (use_strips == (unit is not depthwise))),
             ]
@@ -128,15 +131,16 @@ class Accelerator(wiring.Component):
                 offered = [name for name, member in StepSource().members.items() if member.flow is Out]
                 m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
         use_vector = descriptor.opcode == isa.Opcode.VECTOR
-        use_depthwise = descriptor.opcode == isa.Opcode.DEPTHWISE
+        use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         for name in ("ifm", "res", "ofm"):
             walker = PixelWalker()
             m.submodules[f"walk_{name}"] = walker
+            walked = descriptor if name == "ofm" else front
             m.d.comb += [
-                walker.i_x_step.eq(descriptor[f"{name}_x_step"]),
-                walker.i_y_step.eq(descriptor[f"{name}_y_step"]),
-                walker.i_row_pixels.eq(descriptor.row_pixels),
-                walker.i_pixels.eq(descriptor.pixels),
+                walker.i_x_step.eq(walked[f"{name}_x_step"]),
+                walker.i_y_step.eq(walked[f"{name}_y_step"]),
+                walker.i_row_pixels.eq(walked.row_pixels),
+                walker.i_pixels.eq(walked.pixels),
             ]
             users = {vector: use_vector, depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}

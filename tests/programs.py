@@ -33,12 +33,20 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
                 "shift": exponent,
             },
         )
+    before = None
     for slot in range(layers):
         makers = [random_conv, random_conv, random_depthwise, random_vector]
         if config.strip_columns:
             makers.append(random_strips)
         make = rng.choice(makers)
-        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, make(config, rng))
+        d = make(config, rng)
+        # what a layer reads must not be what the one before it writes
+        half = config.act_bytes // 2
+        apart = before is not None and (before["ofm_base"] < half) == (d["ofm_base"] < half)
+        if apart and make is random_conv and before["opcode"] == isa.Opcode.CONV and not before["residual"]:
+            d["early"] = int(rng.integers(0, 2))
+        before = d
+        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
         machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
     return machine
 
