@@ -22,7 +22,7 @@ class LayerCost:
     slots : (int, int)
         Its descriptors, the end excluded.
     macs : int
-        Multiply-accumulates the mesh does for existing pixels and channels.
+        Multiply-accumulates the mesh does for existing pixels and channels; an average pool's additions don't count.
     cycles_predicted : int
     cycles_measured : int or None
         What the hardware counted, where it ran.
@@ -152,7 +152,8 @@ _Slots = Mapping[int, tuple[timing.LayerTiming, Mapping[str, int]]]
 
 def _layer_cost(layer: LayerInfo, by_slot: _Slots, config: ArrayConfig) -> LayerCost:
     pairs = [by_slot[slot] for slot in range(layer.first_slot, layer.end_slot) if slot in by_slot]
-    cycles, macs = sum(item.cycles for item, _ in pairs), sum(item.macs for item, _ in pairs)
+    cycles = sum(item.cycles for item, _ in pairs)
+    macs = 0 if layer.op == "AveragePool" else sum(item.macs for item, _ in pairs)
     longest = max((item for item, _ in pairs), key=lambda item: item.cycles, default=None)
     read, written, weights = _moved(config, (descriptor for _, descriptor in pairs))
     return LayerCost(

@@ -40,9 +40,7 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
         assert measured == [layer.cycles for layer in predicted.layers], f"seed {seed}"
         causes = sum(count for name, count in counters.items() if name != "cycles")
         assert counters["cycles"] == predicted.total == causes, f"seed {seed}"
-        assert counters["cycles_mesh"] == sum(
-            timing.mesh_steps(d, config) for d in programs.decoded(machine)[:-1]
-        )
+        assert counters["cycles_mesh"] == sum(timing.mesh_steps(d, config) for d in programs.decoded(machine)[:-1])
 
 
 @pytest.mark.parametrize(
