@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,18 +39,21 @@ class Place:
 
 def locate(program: Program, layer: LayerInfo, wrong: npt.NDArray[np.bool_]) -> Place | None:
     """Return the first byte, in the hardware's order, that `layer` writes and `wrong` (act_bytes,) marks."""
+    for slot, d in enumerate(_descriptors(program, layer), layer.first_slot):
+        addresses = _written(d, program.config)
+        pixels, channels = np.nonzero(wrong[addresses])
+        if pixels.size:
+            names, keys = _coordinates(d, program.config, pixels, channels)
+            chosen = int(np.lexsort([keys[name] for name in reversed(names)])[0])
+            tile = tuple((name, int(keys[name][chosen])) for name in names if not name.startswith("_"))
+            return Place(int(addresses[pixels[chosen], channels[chosen]]), (("slot", slot), *tile))
+    return None
+
+
+def _descriptors(program: Program, layer: LayerInfo) -> Iterator[dict[str, int]]:
     for slot in range(layer.first_slot, layer.end_slot):
         first = slot * isa.SLOT_WORDS
-        d = isa.decode(isa.DESCRIPTOR, program.words[first : first + isa.DESCRIPTOR_WORDS].tolist())
-        if d["opcode"] != isa.Opcode.HALT:
-            addresses = _written(d, program.config)
-            pixels, channels = np.nonzero(wrong[addresses])
-            if pixels.size:
-                names, keys = _coordinates(d, program.config, pixels, channels)
-                chosen = int(np.lexsort([keys[name] for name in reversed(names)])[0])
-                tile = tuple((name, int(keys[name][chosen])) for name in names if not name.startswith("_"))
-                return Place(int(addresses[pixels[chosen], channels[chosen]]), (("slot", slot), *tile))
-    return None
+        yield isa.decode(isa.DESCRIPTOR, program.words[first : first + isa.DESCRIPTOR_WORDS].tolist())
 
 
 def _written(d: Mapping[str, int], config: ArrayConfig) -> Array:
@@ -116,20 +119,38 @@ def tensor_fault(
     )
 
 
-def memory_fault(program: Program, layer: LayerInfo, sample: int, got: Bytes, expected: Bytes) -> Fault | None:
-    """Return the first difference between two images of the activation memory, taken after `layer`."""
+def memory_fault(
+    program: Program, layers: Sequence[LayerInfo], sample: int, got: Bytes, expected: Bytes
+) -> Fault | None:
+    """Return the first difference between two images of activation memory, taken after `layers` have run.
+
+    It is blamed on the first layer that was the last to write a wrong byte: a layer may spoil the one before it.
+    """
     wrong = got != expected
     if not wrong.any():
         return None
+    later = np.zeros(wrong.size, np.bool_)
+    blamed: list[tuple[LayerInfo, Place]] = []
+    for layer in reversed(layers):
+        place = locate(program, layer, wrong & ~later)
+        if place is not None:
+            blamed.append((layer, place))
+        for d in _descriptors(program, layer):
+            later[_written(d, program.config)] = True
+    if not blamed:
+        address = int(np.flatnonzero(wrong)[0])
+        return Fault(sample, "memory", (address,), int(expected[address]), int(got[address]))
+    layer, place = blamed[-1]
     port = layer.output
+    at = np.argwhere(_addresses(port) == place.address)
+    if not at.size:  # its halo
+        values = int(expected[place.address]), int(got[place.address])
+        return Fault(sample, "memory", (place.address,), *values, layer.name, layer.op, place.tile)
     value, wanted = (unpack(port, image[port.address :][: port.size_bytes]) for image in (got, expected))
-    fault = tensor_fault(program, layer, sample, value, wanted)
-    if fault is not None:
-        return fault
-    place = locate(program, layer, wrong)
-    address = int(np.flatnonzero(wrong)[0]) if place is None else place.address
-    fault = Fault(sample, "memory", (address,), int(expected[address]), int(got[address]), layer.name, layer.op)
-    return fault if place is None else replace(fault, tile=place.tile)
+    index = tuple(int(i) for i in at[0])
+    return Fault(
+        sample, port.tensor, index, wanted[index].item(), value[index].item(), layer.name, layer.op, place.tile
+    )
 
 
 def first_wrong_layer(
@@ -181,14 +202,14 @@ def _first_in_step(
     program: Program, step: ArrayStep, backend: Backend, machine: MachineBackend, sample: int
 ) -> Fault | None:
     start = machine.read_act(0, program.config.act_bytes)
-    for layer in step.layers:
+    for count, layer in enumerate(step.layers, 1):
         words = program.words.copy()
         words[layer.end_slot * isa.SLOT_WORDS :][: isa.SLOT_WORDS] = 0  # all zeros is HALT
         for one in (backend, machine):
             one.load_program(words)
             one.write_act(0, start)
             one.start(step.slot)
-        fault = memory_fault(program, layer, sample, backend.read_act(0, start.size), machine.machine.act)
+        fault = memory_fault(program, step.layers[:count], sample, backend.read_act(0, start.size), machine.machine.act)
         if fault is not None:
             return fault
     return None

@@ -34,8 +34,8 @@ class Profile:
     def chrome_trace(self) -> dict[str, Any]:
         """Return the run as a Chrome trace (chrome://tracing, Perfetto), a microsecond standing for a cycle.
 
-        There is a track a unit: mesh and vector path from a descriptor's start to its last byte in memory; setup while
-        a descriptor is read, which overlaps the one before.
+        There is a track a unit: mesh and vector path from the end of the descriptor before to the last byte of their
+        own in memory; setup while a descriptor is read, which overlaps the one before.
         """
         tracks = {"mesh": 1, "vector": 2, "setup": 3}
         process = {

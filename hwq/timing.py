@@ -55,7 +55,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
         if d["opcode"] == isa.Opcode.CONV:
             walk, start = _Walk(config, _parts(d, config)), go + 1
             if before is not None and d["early"]:
-                early = max(before.last_step + 1, loaded)
+                early = max(before.last_step + 1, before.launch, loaded)
                 if early < ended:
                     go, start = early, early + 1
                     walk.hold = max(before.hold, ended + pipeline.BACK_CHANGE) - start

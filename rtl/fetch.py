@@ -43,6 +43,7 @@ class Fetch(wiring.Component):
     i_clear : stop
     i_free : the serializers' waiting half is free, or is being taken in this cycle
     i_residual_done : a buffer of second operands has been used up
+    o_running : passes remain
     o_launch : row 0's address of a part is being sent; `o_part` describes it
     o_read, o_address : read request to activation memory
     o_row : mesh row of the request
@@ -62,6 +63,7 @@ class Fetch(wiring.Component):
                 "i_descriptor": In(descriptor_layout),
                 "i_free": In(1),
                 "i_residual_done": In(1),
+                "o_running": Out(1),
                 "o_launch": Out(1),
                 "o_part": Out(part_layout(config)),
                 "o_read": Out(1),
@@ -83,7 +85,7 @@ class Fetch(wiring.Component):
         config, d = self._config, self.i_descriptor
         rows, fetch, cols = config.rows, config.fetch_bytes, config.cols
 
-        running, residual_phase = Signal(), Signal()
+        running, residual_phase = self.o_running, Signal()
         row = Signal(range(rows))
         slices = Signal(range(config.residual_passes))
         blocks_left = Signal(16)

@@ -28,7 +28,7 @@ class Sequencer(wiring.Component):
     i_act_range, i_weight_range, i_param_range : a unit's address has left its memory
     i_layer_done : the running layer's last result has been written
     o_address, i_word : program memory's read port, one cycle of latency
-    i_issuing : mesh steps of the last started layer remain
+    i_fetching : passes or mesh steps of the last started layer remain
     o_front : the layer that fetches and multiplies
     o_descriptor : the layer on the output path
     o_conv, o_depthwise, o_vector : start pulses of the units that read
@@ -56,7 +56,7 @@ class Sequencer(wiring.Component):
                 "i_layer_done": In(1),
                 "o_address": Out(range(config.slots * isa.SLOT_WORDS)),
                 "i_word": In(32),
-                "i_issuing": In(1),
+                "i_fetching": In(1),
                 "o_front": Out(descriptor_layout),
                 "o_descriptor": Out(descriptor_layout),
                 "o_back": Out(1),
@@ -138,7 +138,7 @@ class Sequencer(wiring.Component):
                 loaded
                 & self.o_layer
                 & ~ahead
-                & ~self.i_issuing
+                & ~self.i_fetching
                 & ~self.i_layer_done
                 & upcoming.early
                 & (self.o_descriptor.opcode == isa.Opcode.CONV)

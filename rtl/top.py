@@ -113,7 +113,7 @@ class Accelerator(wiring.Component):
             issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             drain.i_start.eq(sequencer.o_back),
             issue.i_block.eq(sequencer.o_ahead),
-            sequencer.i_issuing.eq(issue.o_running | sequencer.o_conv),
+            sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv),
             vector.i_start.eq(sequencer.o_vector),
             post.i_clear.eq(abort),
         ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwq import costs, demo, ir, isa, ladder, reference, runtime
-from hwq.bisect import first_wrong_layer, locate
+from hwq.bisect import first_wrong_layer, locate, memory_fault
 from hwq.compiler import compile, load, random_feeds
 from hwq.cpu import cpu_flags
 from hwq.errors import DeviceError, HwqError, InputError, MissingToolError
@@ -279,6 +279,19 @@ def test_hardware_that_stops_is_an_error(monkeypatch):
     monkeypatch.setattr(runtime, "open_backend", lambda target, config: Stuck(config))
     with pytest.raises(DeviceError, match="slot 2: WATCHDOG"):
         verify(network(), SMALL, samples=1, targets=["verilator"])
+
+
+def test_layer_spoiled_by_the_next_one_is_named():
+    program = compile(network(), SMALL)
+    first, second, *_ = program.array_steps[0].layers
+    expected = np.zeros(SMALL.act_bytes, np.int8)
+    got = expected.copy()
+    for layer in (first, second):
+        got[layer.output.address + layer.output.size_bytes - 1] = 5
+    fault = memory_fault(program, (first, second), 3, got, expected)
+    assert (fault.layer, fault.sample, fault.expected, fault.got) == (first.name, 3, 0, 5)
+    assert fault.index == tuple(n - 1 for n in first.output.shape)
+    assert memory_fault(program, (first, second), 3, expected, expected) is None
 
 
 def test_bisect_finds_nothing_in_equal_machines():

@@ -17,7 +17,7 @@ ARCHS = ("sim-4x4", "ecp5-8x16")
 
 
 def demo(
-    samples: Annotated[int, typer.Option(min=1, max=360, help="Of the bundled test set.")] = 360,
+    samples: Annotated[int, typer.Option(min=1, max=360, help="Of the bundled test set of 360.")] = 200,
     json: JsonFile = None,
 ) -> None:
     """Classify handwritten digits on ONNX Runtime, the reference, the machine and the RTL, and compare them all.
@@ -50,6 +50,10 @@ def demo(
         out = console()
         title = f"Handwritten digits, {samples} samples: each rung against the one above it"
         out.print(table(title, columns, rows, numbers=columns[2:]))
+        for report in reports:
+            for rung in report.rungs:
+                if rung.first is not None:
+                    out.print(f"{report.arch}, {rung.name}: {rung.first.sentence()}", markup=False)
         out.print("Equal on every rung." if ok else "NOT equal.", style="green" if ok else "bold red")
     if not ok:
         raise typer.Exit(1)

@@ -8,10 +8,10 @@ from hwq.errors import DeviceError
 from tests import programs
 from tests.test_machine import LEGAL, blank
 
-SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (5, 6, 8, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
+SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
 """rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
 
-PROGRAMS = 40
+PROGRAMS = 60
 
 
 def load(driver, machine):
@@ -29,7 +29,7 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
-        machine = programs.random_machine(config, rng, int(rng.integers(1, 6)))
+        machine = programs.random_machine(config, rng, int(rng.integers(1, 9)))
         load(driver, machine)
         predicted = timing.predict(programs.decoded(machine), config)
         assert machine.run().error is isa.ErrorCode.NONE
@@ -41,6 +41,28 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
         causes = sum(count for name, count in counters.items() if name != "cycles")
         assert counters["cycles"] == predicted.total == causes, f"seed {seed}"
         assert counters["cycles_mesh"] == sum(timing.mesh_steps(d, config) for d in programs.decoded(machine)[:-1])
+
+
+@pytest.mark.xdist_group("verilator")
+@pytest.mark.parametrize("span", [1, 2, 3, 8, 40])
+def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span):
+    config = programs.tiny(8, 16, 16, 8)
+    driver = accelerator(config)
+    machine = programs.random_machine(config, np.random.default_rng(span), 0)
+    shared = {"opcode": isa.Opcode.CONV, "row_pixels": 16, "pixels": 16, "taps_y": 3, "taps_x": 1, "tap_y_step": 50}
+    shared |= {"blocks": 1, "last_channels": 16, "ifm_x_step": 1, "ofm_x_step": 16, "lo": -128, "hi": 127}
+    shared |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
+    layers = [shared | {"span": span, "ofm_base": 2048}, shared | {"span": 48, "ofm_base": 3072, "early": 1}]
+    for slot, d in enumerate(layers):
+        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
+        machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
+    load(driver, machine)
+    predicted = timing.predict(programs.decoded(machine), config)
+    machine.run()
+    driver.start(0)
+    assert (driver.read_act(0, config.act_bytes) == machine.act).all()
+    assert driver.profile(2) == [layer.cycles for layer in predicted.layers]
+    assert predicted.layers[1].cycles < timing.cycles(layers[1], config), "the layer did begin early"
 
 
 @pytest.mark.parametrize(
