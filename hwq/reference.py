@@ -9,6 +9,7 @@ front, so operators that permute or merge the model's own batch axis need no spe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import singledispatch
 from itertools import groupby
@@ -222,6 +223,13 @@ def _(op: Gemm, graph: Graph, inputs: list[Array]) -> Array:
 @_compute.register
 def _(op: Add, graph: Graph, inputs: list[Array]) -> Array:
     a, b, y = (graph.tensors[name] for name in (*op.inputs, *op.outputs))
+    first, second = (_aligned(value, len(y.shape)).view(np.uint8) for value in inputs)
+    return _add_table(a, b, y, op.lo, op.hi)[first.astype(np.intp) << 8 | second]
+
+
+@functools.lru_cache(maxsize=64)
+def _add_table(a: Tensor, b: Tensor, y: Tensor, lo: int, hi: int) -> Array:
+    """Return the clamped sums of every pair of operands, taken by the pair's bytes."""
     label = 128 if y.dtype == "uint8" else 0
     table = qlinear_add_table(
         np.float32(a.scale),
@@ -232,10 +240,11 @@ def _(op: Add, graph: Graph, inputs: list[Array]) -> Array:
         y.zero_point - label,
         unsigned=y.dtype == "uint8",
     )
-    clamped = np.clip(table.astype(np.int16) + label, op.lo, op.hi).astype(y.dtype).reshape(-1)
-    first, second = (_aligned(value, len(y.shape)) for value in inputs)
-    index = (first.astype(np.int32) + (128 - label)) * 256 + (second.astype(np.int32) + (128 - label))
-    return clamped[index]
+    sums = np.clip(table.astype(np.int16) + label, lo, hi).astype(y.dtype)
+    if y.dtype == "int8":  # rows and columns run from -128; as bytes, from 0
+        sums = np.roll(sums, 128, axis=(0, 1))
+    sums.setflags(write=False)
+    return sums.reshape(-1)
 
 
 def _aligned(value: Array, rank: int) -> Array:
