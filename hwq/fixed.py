@@ -227,8 +227,8 @@ def _round_to_float32(acc: NDArray[np.int32]) -> NDArray[np.int64]:
 def _round_as_float32(p: NDArray[np.int64], shift: NDArray[np.int64]) -> NDArray[np.int64]:
     """Round ``v = p * 2**-shift`` to float32 and then to an integer: ``RNE(fl(v))``.
 
-    Away from the ties that is ``floor(v + 1/2)``. Only next to them, where :func:`_round_near_tie` has a band of at most
-    2**-16 on either side, does float32 matter; these elements are few, and are done again one by one.
+    Away from the ties that is ``floor(v + 1/2)``. Only next to them, where :func:`_round_near_tie` has a band of at
+    most 2**-16 on either side, does float32 matter; these elements are few, and are done again one by one.
 
     Parameters
     ----------
