@@ -157,7 +157,8 @@ def _build_conv(
 ) -> list[Op]:
     require(constraint_one_signedness, x, y)
     groups = attribute(node, "group", 1)
-    if groups < 1 or weight.ndim != len(x.shape) or (groups * weight.shape[1], y.shape[1]) != (x.shape[1], len(weight)):
+    fits = groups >= 1 and len(weight) % groups == 0 and weight.ndim == len(x.shape)
+    if not fits or (groups * weight.shape[1], y.shape[1]) != (x.shape[1], len(weight)):
         raise values.source.error(
             f"a weight of shape {weight.shape} in {groups} groups doesn't take {x.shape} to {y.shape}", node
         )
