@@ -19,6 +19,7 @@ from hwq.onnx_constraints import (
     constraint_bias_in_range,
     constraint_channels_first,
     constraint_constant_bias,
+    constraint_constant_parameters,
     constraint_constant_weight,
     constraint_equal_parameters,
     constraint_matching_parameters,
@@ -53,7 +54,7 @@ def _operator_input(values: Values, node: onnx.NodeProto, position: int) -> Tens
     tensor = values.tensors[node.input[position]]
     stated = values.params(operand(node, position + 1), operand(node, position + 2), tensor.dtype)
     known = Params(tensor.scale, tensor.zero_point, tensor.dtype) if tensor.scale is not None else None
-    require(constraint_matching_parameters, stated is not None and stated == known)
+    require(constraint_matching_parameters, present(constraint_constant_parameters, stated) == known)
     return tensor
 
 

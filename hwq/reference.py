@@ -16,7 +16,7 @@ from itertools import groupby
 
 import numpy as np
 
-from hwq.errors import InputError
+from hwq.errors import InputError, ModelError
 from hwq.fixed import encode_multiplier, requantize
 from hwq.host import run_model
 from hwq.ir import (
@@ -65,6 +65,8 @@ def run(graph: Graph, feeds: Mapping[str, Array], *, keep: Collection[str] = ())
     ------
     InputError
         A feed is missing or unknown, or its dtype or shape isn't the input's.
+    ModelError
+        ONNX Runtime fails on a host node, or the shape of its result depends on the inputs' values.
     """
     samples = count_samples(graph, feeds)
     values = {name: _split(feeds[name], graph.tensors[name], samples) for name in graph.inputs}
@@ -113,7 +115,7 @@ def _split(value: Array, tensor: Tensor, samples: int) -> Array:
 def _join(value: Array, tensor: Tensor, samples: int) -> Array:
     value = np.broadcast_to(value, (samples, *tensor.shape))
     if not tensor.shape:
-        return value.copy() if samples > 1 else value[0].copy()
+        return np.array(value if samples > 1 else value[0], value.dtype)
     return value.reshape(samples * tensor.shape[0], *tensor.shape[1:])
 
 
@@ -142,9 +144,22 @@ def _run_host(
     model = write_subgraph(graph, ops, outputs=outputs).SerializeToString(deterministic=True)
     rows = []
     for sample in range(samples):
-        feeds = {name: values[name][min(sample, len(values[name]) - 1)] for name in inputs}
+        # asarray: a row of scalars is a numpy scalar, which ONNX Runtime doesn't take.
+        feeds = {name: np.asarray(values[name][min(sample, len(values[name]) - 1)]) for name in inputs}
         rows.append(run_model(model, feeds, outputs))
+        _check_shapes(graph, rows[-1])
     return {name: np.stack([row[name] for row in rows]) for name in outputs}
+
+
+def _check_shapes(graph: Graph, values: Mapping[str, Array]) -> None:
+    """Refuse a host node's result whose shape depends on values: every tensor of a graph has one shape."""
+    for name, value in values.items():
+        shape = graph.tensors[name].shape
+        if np.shape(value) != shape:
+            raise ModelError(
+                f"{graph.name}: tensor {name!r} has shape {np.shape(value)} on these inputs and {shape} on others: "
+                "store the values that its shape depends on in the model"
+            )
 
 
 def _run_op(graph: Graph, op: Op, values: Mapping[str, Array]) -> dict[str, Array]:
