@@ -29,7 +29,7 @@ SHIFT_MAX = 63
 """Greatest shift: what 6 bits hold; multipliers below 2**-40 round every accumulator to 0."""
 
 _SIGNIFICANT_POWERS = 1 << np.arange(MULTIPLIER_BITS, 32, dtype=np.int64)
-_OCTAVE_POWERS = 1 << np.arange(9, dtype=np.int64)
+_OCTAVE = np.array([n.bit_length() - 1 for n in range(512)])
 
 
 def saturate(x: ArrayLike, lo: ArrayLike, hi: ArrayLike) -> NDArray:
@@ -135,7 +135,7 @@ def requantize(
 
     1. ``a = |acc|`` rounded to 24 significant bits, ties to even: fl(acc) without its sign.
     2. ``p = a * mantissa``, exact, at most 2**55. The value to round is ``v = p * 2**-shift``.
-    3. RNE(fl(v)) in one step, by the tie band of :func:`_round_as_float32`.
+    3. RNE(fl(v)) in one step, by the tie band of :func:`_round_near_tie`.
     4. Sign, zero point, clamp. From v = 512 on the result saturates with every zero point.
 
     Parameters
@@ -167,12 +167,9 @@ def requantize(
     mantissa = np.asarray(mantissa, dtype=np.int64)
     shift = np.asarray(shift, dtype=np.int64)
 
-    magnitude = np.abs(acc.astype(np.int64))
-    if magnitude.max(initial=0) >> MULTIPLIER_BITS:
-        excess_bits = np.searchsorted(_SIGNIFICANT_POWERS, magnitude, side="right")
-        magnitude = rounding_shift(magnitude, excess_bits) << excess_bits
-    scaled = _round_as_float32(magnitude * mantissa, shift)
-    return saturate(np.where(acc < 0, -scaled, scaled) + zero_point, lo, hi)
+    scaled = _round_as_float32(_round_to_float32(acc) * mantissa, shift)
+    scaled += np.asarray(zero_point, dtype=np.int64)
+    return saturate(scaled, lo, hi)
 
 
 def requantize_add(
@@ -213,12 +210,54 @@ def requantize_add(
     """
     total = np.asarray(a, dtype=np.int64) * factor_a + np.asarray(b, dtype=np.int64) * factor_b + offset
     # One more bit on both sides of the division, so that the shift is at least 1.
-    scaled = _round_as_float32(np.abs(total) << 1, np.asarray(shift + 1, dtype=np.int64))
-    return saturate(np.where(total < 0, -scaled, scaled), lo, hi)
+    return saturate(_round_as_float32(total << 1, np.asarray(shift + 1, dtype=np.int64)), lo, hi)
+
+
+def _round_to_float32(acc: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return fl(acc): rounded to 24 significant bits, ties to even, where it has more."""
+    wide = acc.astype(np.int64)
+    if max(int(acc.max(initial=0)), -int(acc.min(initial=0))) >> MULTIPLIER_BITS:
+        magnitude = np.abs(wide)
+        excess_bits = np.searchsorted(_SIGNIFICANT_POWERS, magnitude, side="right")
+        magnitude = rounding_shift(magnitude, excess_bits) << excess_bits
+        wide = np.where(wide < 0, -magnitude, magnitude)
+    return wide
 
 
 def _round_as_float32(p: NDArray[np.int64], shift: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Round ``v = p * 2**-shift`` to float32 and then to an integer: ``RNE(fl(v))``, at most 512.
+    """Round ``v = p * 2**-shift`` to float32 and then to an integer: ``RNE(fl(v))``.
+
+    Away from the ties that is ``floor(v + 1/2)``. Only next to them, where :func:`_round_near_tie` has a band of at
+    most 2**-16 on either side, does float32 matter; these elements are few, and are done again one by one.
+
+    Parameters
+    ----------
+    p : int64 array
+        -2**61 to 2**61.
+    shift : int64, broadcast against `p`
+        1 to 63.
+
+    Returns
+    -------
+    int64 array
+        Exact where |v| < 512; beyond, it is beyond every 8-bit range, and on v's side.
+    """
+    from_tie = np.asarray(p + (np.int64(1) << (shift - 1)))
+    rounded = np.asarray(from_tie >> shift)
+    widest_band = (np.int64(1) << np.maximum(shift - 15, 0)) >> 1
+    # Modulo 2**shift, a tie is now at the band's middle, so one comparison finds both its sides.
+    from_tie += widest_band
+    from_tie &= ~(np.int64(-1) << shift)
+    near = np.flatnonzero(from_tie <= 2 * widest_band)
+    if near.size:
+        signed = np.broadcast_to(p, rounded.shape).flat[near]
+        magnitude = _round_near_tie(np.abs(signed), np.broadcast_to(shift, rounded.shape).flat[near])
+        rounded.flat[near] = np.where(signed < 0, -magnitude, magnitude)
+    return rounded
+
+
+def _round_near_tie(p: NDArray[np.int64], shift: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Round ``v = p * 2**-shift``, not negative, to float32 and then to an integer: ``RNE(fl(v))``, at most 512.
 
     With ``i = floor(v)``, ``f = v - i``, ``e = floor(log2(i))`` (-1 where i = 0) and the tie band
     ``h = 2**(e - 24)``, the result is ``i + 1`` where ``f > 1/2 + h``, or where ``|f - 1/2| <= h`` and i is odd;
@@ -246,7 +285,7 @@ def _round_as_float32(p: NDArray[np.int64], shift: NDArray[np.int64]) -> NDArray
     """
     whole = p >> shift
     from_half = p - (whole << shift) - (np.int64(1) << (shift - 1))
-    octave = np.searchsorted(_OCTAVE_POWERS, whole, side="right") - 1
+    octave = _OCTAVE[np.minimum(whole, 511)]
     # h in units of 2**-shift; where that is below 1 only the exact tie is in the band.
     band = (np.int64(1) << np.maximum(shift + octave - 23, 0)) >> 1
     odd = whole & 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 
@@ -115,6 +116,7 @@ def _run(session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Seq
         values = session.run(names, dict(feeds))
     except Exception as error:  # as in _open
         raise ModelError(f"ONNX Runtime failed while running the model: {first_line(error)}") from error
+    values = [np.array(value, object) if isinstance(value, str) else value for value in values]  # a string of rank 0
     return dict(zip(names, values, strict=True))
 
 

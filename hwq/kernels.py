@@ -70,6 +70,8 @@ def exact_pieces(weight: Array, x_max: int) -> list[slice]:
         Bound of the magnitude of what the weight is multiplied by, at most 255.
     """
     bounds = np.abs(weight.astype(np.int64)) * x_max
+    if bounds.sum(axis=0).max(initial=0) < _EXACT:
+        return [slice(0, len(bounds))]
     pieces, start, totals = [], 0, np.zeros(weight.shape[1], np.int64)
     for k, bound in enumerate(bounds):
         totals = totals + bound

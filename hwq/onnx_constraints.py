@@ -58,6 +58,11 @@ def constraint_usable_parameters(usable: bool) -> bool:
     return usable
 
 
+def constraint_constant_parameters(params: object | None) -> bool:
+    """An input's scale and zero point aren't float32 and 8-bit constants of one element: store them in the model."""
+    return params is not None
+
+
 def constraint_no_requantization(same: bool) -> bool:
     """A tensor is quantized again with other parameters: quantize both sides alike, or leave the change to the host."""
     return same

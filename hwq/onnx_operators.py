@@ -19,6 +19,7 @@ from hwq.onnx_constraints import (
     constraint_bias_in_range,
     constraint_channels_first,
     constraint_constant_bias,
+    constraint_constant_parameters,
     constraint_constant_weight,
     constraint_equal_parameters,
     constraint_matching_parameters,
@@ -53,7 +54,7 @@ def _operator_input(values: Values, node: onnx.NodeProto, position: int) -> Tens
     tensor = values.tensors[node.input[position]]
     stated = values.params(operand(node, position + 1), operand(node, position + 2), tensor.dtype)
     known = Params(tensor.scale, tensor.zero_point, tensor.dtype) if tensor.scale is not None else None
-    require(constraint_matching_parameters, stated is not None and stated == known)
+    require(constraint_matching_parameters, present(constraint_constant_parameters, stated) == known)
     return tensor
 
 
@@ -157,7 +158,8 @@ def _build_conv(
 ) -> list[Op]:
     require(constraint_one_signedness, x, y)
     groups = attribute(node, "group", 1)
-    if groups < 1 or weight.ndim != len(x.shape) or (groups * weight.shape[1], y.shape[1]) != (x.shape[1], len(weight)):
+    fits = groups >= 1 and len(weight) % groups == 0 and weight.ndim == len(x.shape)
+    if not fits or (groups * weight.shape[1], y.shape[1]) != (x.shape[1], len(weight)):
         raise values.source.error(
             f"a weight of shape {weight.shape} in {groups} groups doesn't take {x.shape} to {y.shape}", node
         )

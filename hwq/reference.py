@@ -9,13 +9,14 @@ front, so operators that permute or merge the model's own batch axis need no spe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import singledispatch
 from itertools import groupby
 
 import numpy as np
 
-from hwq.errors import InputError
+from hwq.errors import InputError, ModelError
 from hwq.fixed import encode_multiplier, requantize
 from hwq.host import run_model
 from hwq.ir import (
@@ -64,6 +65,8 @@ def run(graph: Graph, feeds: Mapping[str, Array], *, keep: Collection[str] = ())
     ------
     InputError
         A feed is missing or unknown, or its dtype or shape isn't the input's.
+    ModelError
+        ONNX Runtime fails on a host node, or the shape of its result depends on the inputs' values.
     """
     samples = count_samples(graph, feeds)
     values = {name: _split(feeds[name], graph.tensors[name], samples) for name in graph.inputs}
@@ -112,7 +115,7 @@ def _split(value: Array, tensor: Tensor, samples: int) -> Array:
 def _join(value: Array, tensor: Tensor, samples: int) -> Array:
     value = np.broadcast_to(value, (samples, *tensor.shape))
     if not tensor.shape:
-        return value.copy() if samples > 1 else value[0].copy()
+        return np.array(value if samples > 1 else value[0], value.dtype)
     return value.reshape(samples * tensor.shape[0], *tensor.shape[1:])
 
 
@@ -141,9 +144,22 @@ def _run_host(
     model = write_subgraph(graph, ops, outputs=outputs).SerializeToString(deterministic=True)
     rows = []
     for sample in range(samples):
-        feeds = {name: values[name][min(sample, len(values[name]) - 1)] for name in inputs}
+        # asarray: a row of scalars is a numpy scalar, which ONNX Runtime doesn't take.
+        feeds = {name: np.asarray(values[name][min(sample, len(values[name]) - 1)]) for name in inputs}
         rows.append(run_model(model, feeds, outputs))
+        _check_shapes(graph, rows[-1])
     return {name: np.stack([row[name] for row in rows]) for name in outputs}
+
+
+def _check_shapes(graph: Graph, values: Mapping[str, Array]) -> None:
+    """Refuse a host node's result whose shape depends on values: every tensor of a graph has one shape."""
+    for name, value in values.items():
+        shape = graph.tensors[name].shape
+        if np.shape(value) != shape:
+            raise ModelError(
+                f"{graph.name}: tensor {name!r} has shape {np.shape(value)} on these inputs and {shape} on others: "
+                "store the values that its shape depends on in the model"
+            )
 
 
 def _run_op(graph: Graph, op: Op, values: Mapping[str, Array]) -> dict[str, Array]:
@@ -222,6 +238,13 @@ def _(op: Gemm, graph: Graph, inputs: list[Array]) -> Array:
 @_compute.register
 def _(op: Add, graph: Graph, inputs: list[Array]) -> Array:
     a, b, y = (graph.tensors[name] for name in (*op.inputs, *op.outputs))
+    first, second = (_aligned(value, len(y.shape)).view(np.uint8) for value in inputs)
+    return _add_table(a, b, y, op.lo, op.hi)[first.astype(np.intp) << 8 | second]
+
+
+@functools.lru_cache(maxsize=64)
+def _add_table(a: Tensor, b: Tensor, y: Tensor, lo: int, hi: int) -> Array:
+    """Return the clamped sums of every pair of operands, taken by the pair's bytes."""
     label = 128 if y.dtype == "uint8" else 0
     table = qlinear_add_table(
         np.float32(a.scale),
@@ -232,10 +255,11 @@ def _(op: Add, graph: Graph, inputs: list[Array]) -> Array:
         y.zero_point - label,
         unsigned=y.dtype == "uint8",
     )
-    clamped = np.clip(table.astype(np.int16) + label, op.lo, op.hi).astype(y.dtype).reshape(-1)
-    first, second = (_aligned(value, len(y.shape)) for value in inputs)
-    index = (first.astype(np.int32) + (128 - label)) * 256 + (second.astype(np.int32) + (128 - label))
-    return clamped[index]
+    sums = np.clip(table.astype(np.int16) + label, lo, hi).astype(y.dtype)
+    if y.dtype == "int8":  # rows and columns run from -128; as bytes, from 0
+        sums = np.roll(sums, 128, axis=(0, 1))
+    sums.setflags(write=False)
+    return sums.reshape(-1)
 
 
 def _aligned(value: Array, rank: int) -> Array:

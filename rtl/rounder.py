@@ -18,7 +18,7 @@ class Rounder(wiring.Component):
 
     ``shift = shift_min + i_excess``.
 
-    The two roundings are one comparison with a tie band around one half, as in ``hwq.fixed._round_as_float32``,
+    The two roundings are one comparison with a tie band around one half, as in ``hwq.fixed._round_near_tie``,
     where it is proved: with i the integer part, of bit length j, and f the fraction, the result is ``i + 1`` where
     ``f > 1/2 + 2**(j - 25)``, or where ``|f - 1/2| <= 2**(j - 25)`` and i is odd; else it is i. Integer parts of
     512 and more become 511.

@@ -813,3 +813,13 @@ def test_damaged_model_is_read_or_refused_in_one_sentence(seed):
     for message in refusals:
         assert message.startswith("damaged: ")
         assert "\n" not in message
+
+
+@pytest.mark.parametrize(("outputs", "groups"), [(3, 2), (4, 3)])
+def test_conv_whose_groups_do_not_divide_its_channels_is_refused(outputs, groups):
+    b = Builder()
+    x = b.dequantize(b.input("x", (1, 4, 5, 5), "int8"), 0.5, 0)
+    weight = b.weight(np.ones((outputs, 2, 3, 3), np.int8), 0.5)
+    model = b.model(b.quantize(b.node("Conv", [x, weight], group=groups), 0.5, 0))
+    with pytest.raises(ModelError, match=rf"a weight of shape \({outputs}, 2, 3, 3\) in {groups} groups doesn't take"):
+        read(model, "net")

@@ -51,6 +51,54 @@ def test_conv(dtype, weight_dtype, groups, zero_points):
     assert_exact(graph)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["QDQ", "QLinearConv"])
+@pytest.mark.parametrize(("inputs", "groups", "outputs"), [(4, 4, 4), (3, 3, 9), (1, 1, 5), (8, 4, 4), (6, 2, 10)])
+@pytest.mark.parametrize("window", [(3, 2), (3,)])
+def test_grouped_conv_of_any_channel_multiplier(dtype, form, inputs, groups, outputs, window):
+    """Output o reads the inputs of group ``o // (outputs / groups)``; two images a sample, so both axes matter."""
+    b = Builder()
+    low = LOW[dtype]
+    shape = (2, inputs, 7, 6)[: 2 + len(window)]
+    w = weights(outputs, inputs // groups, *window)
+    scale = RNG.uniform(0.001, 0.01, outputs).astype(np.float32)
+    bias = RNG.integers(-9999, 9999, outputs).astype(np.int32)
+    x, attributes = b.input("x", shape, dtype), {"group": groups, "pads": [1] * (2 * len(window))}
+    if form == "QDQ":
+        names = [b.dequantize(x, 0.037, low + 99, dtype), b.weight(w, scale), b.weight(bias, np.float32(0.037) * scale)]
+        b.quantize(b.node("Conv", names, **attributes), 0.05, low + 130, dtype, "y")
+    else:
+        weight = [b.constant(w), b.constant(scale), b.constant(np.zeros(outputs, np.int8))]
+        names = [x, *b.params(0.037, low + 99, dtype), *weight, *b.params(0.05, low + 130, dtype), b.constant(bias)]
+        b.node("QLinearConv", names, "y", **attributes)
+    types = {"y": (dtype, (2, outputs, *(size + 3 - k for size, k in zip(shape[2:], window, strict=True))))}
+    graph = read(b.model("y", types=types), "net")
+    (conv,) = [op for op in graph.ops if op.kind == "Conv"]
+    assert (conv.groups, conv.weight.shape[:2]) == (groups, (outputs, inputs // groups))
+    assert not reasons(graph)
+    assert_exact(graph)
+
+
+def test_grouped_conv_by_hand():
+    b = Builder()
+    w = np.array([1, 10, 2, 20], np.int8).reshape(4, 1, 1, 1)
+    x = b.dequantize(b.input("x", (1, 2, 1, 1), "int8"), 1.0, 0)
+    conv = b.node("Conv", [x, b.weight(w, 1.0)], group=2)
+    graph = read(b.model(b.quantize(conv, 1.0, 0, output="y")), "net")
+    feeds = {"x": np.array([3, 5], np.int8).reshape(1, 2, 1, 1)}
+    assert reference.run(graph, feeds)["y"].reshape(-1).tolist() == [3, 30, 10, 100]
+
+
+def test_grouped_conv_whose_sums_outgrow_float32():
+    def build(b, x):
+        w = np.full((4, 320, 3, 3), 127, np.int8)
+        w[1::2] = -128
+        return b.node("Conv", [x, b.weight(w, 1e-5)], group=2)
+
+    graph = integer_model(build, (1, 640, 3, 3), x=(1.0, -128), y=(10.0, 0))
+    assert_exact(graph, samples=2)
+
+
 def test_conv_whose_sums_outgrow_float32():
     def build(b, x):
         w = np.full((2, 640, 3, 3), 127, np.int8)
