@@ -81,7 +81,10 @@ def run(machine: Machine) -> None:
                 offset = (d["offset_high"] << 32) + d["offset_low"]
                 total = a * d["factor_a"] + b * d["factor_b"] + offset
                 rounded = Fraction(float(np.float32(total / 2.0 ** d["add_shift"])))
-                results[walks["ofm"].address + channel] = max(d["add_lo"], min(d["add_hi"], _round_half_even(rounded)))
+                value = max(d["add_lo"], min(d["add_hi"], _round_half_even(rounded)))
+                if d["table"]:
+                    value = int(machine.tables.reshape(-1)[(d["table"] - 1) * 256 + 128 + value])
+                results[walks["ofm"].address + channel] = value
             for walk in walks.values():
                 walk.advance()
         for address, value in results.items():
