@@ -81,7 +81,7 @@ def read_table(
     if values.tensors[source].shape != y.shape:
         return None
     nodes, constants = region.function(source)
-    return _table(node_name(final), values, values.tensors[source], y, nodes, constants)
+    return _table(_name(values, final), values, values.tensors[source], y, nodes, constants)
 
 
 def requantize(values: Values, name: str, x: Tensor, y: Tensor, *, operator: bool) -> Table:
@@ -107,6 +107,13 @@ def requantize(values: Values, name: str, x: Tensor, y: Tensor, *, operator: boo
             helper.make_node("QuantizeLinear", ["t0", "c2", "c3"], ["y"]),
         ]
     return _table(name, values, x, y, nodes, constants)
+
+
+def _name(values: Values, final: onnx.NodeProto) -> str:
+    """Return the name of the node that ends a function, of the one before where `final` only quantizes its result."""
+    inner = values.producer(final.input[0])
+    plain = final.op_type == "QuantizeLinear" and inner is not None and inner.op_type in ELEMENTWISE.get(inner.domain, ())
+    return node_name(inner if plain and inner is not None and inner.op_type != "DequantizeLinear" else final)
 
 
 class _Region:

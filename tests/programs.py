@@ -216,7 +216,7 @@ def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             "ofm_x_step": pitch,
             "ofm_y_step": ofm["x_step"] - pitch,
             "res_x_step": 2 * pitch,
-            **_post(rng, False),
+            **_post(config, rng, False),
         }
 
 

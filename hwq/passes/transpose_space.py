@@ -24,8 +24,8 @@ def is_square(graph: Graph) -> bool:
 def transpose_space(graph: Graph) -> Graph:
     """Return the graph with rows and columns exchanged inside, and transposes where it meets anything else.
 
-    Rules: Conv, MaxPool, AveragePool, Pad, and Add, Table and Concat of images take and give exchanged images, their kernels,
-    strides, pads, dilations and axes exchanged likewise; every other operator keeps its own.
+    Rules: Conv, MaxPool, AveragePool, Pad, and Add, Table and Concat of images take and give exchanged images, their
+    kernels, strides, pads, dilations and axes exchanged likewise; every other operator keeps its own.
     """
     return _Exchange(graph).run()
 

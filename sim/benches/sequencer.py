@@ -114,7 +114,8 @@ async def every_illegal_descriptor_stops(dut) -> None:
         assert await bench.run(0) == [(0, "vector")]
         bench.assert_stopped(isa.ErrorCode.ILLEGAL_OPCODE, 1)
     for opcode, most in ((isa.Opcode.CONV, bench.cols), (isa.Opcode.VECTOR, bench.lanes)):
-        wrong = [{field.name: 0} for field in isa.DESCRIPTOR if field.nonzero] + [{"last_channels": most + 1}]
+        wrong = [{field.name: 0} for field in isa.DESCRIPTOR if field.nonzero]
+        wrong += [{"last_channels": most + 1}, {"table": bench.tables + 1}]
         for change in wrong:
             bench.store(1, bench.layer(opcode) | change)
             assert await bench.run(0) == [(0, "vector")], change
