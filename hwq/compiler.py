@@ -16,6 +16,7 @@ from hwq.images import Images
 from hwq.layout import View
 from hwq.onnx_reader import read
 from hwq.passes.flatten_to_conv import flatten_to_conv
+from hwq.passes.fuse_tables import fuse_tables
 from hwq.passes.fuse_views import fuse_views
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
 from hwq.passes.transpose_space import SWAP, is_square, transpose_space
@@ -36,7 +37,7 @@ def load(model: Model, *, external_data: bool = False) -> ir.Graph:
 
 def split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:
     """Return the graph rearranged for the array, and its parts for array and host."""
-    return _split(fuse_views(flatten_to_conv(graph)), config)
+    return _split(fuse_tables(fuse_views(flatten_to_conv(graph))), config)
 
 
 def _split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:
@@ -48,7 +49,7 @@ def arrangements(graph: ir.Graph, config: ArrayConfig) -> list[tuple[ir.Graph, l
     upright = split(graph, config)
     if is_square(upright[0]):
         return [upright]
-    return [upright, _split(fuse_views(transpose_space(upright[0])), config)]
+    return [upright, _split(fuse_tables(fuse_views(transpose_space(upright[0]))), config)]
 
 
 def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True) -> Program:
@@ -86,6 +87,7 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
         params=np.stack(images.params).reshape(len(images.params), -1),
         weights=np.concatenate([np.zeros((0, config.cols), np.int8), *images.weights]),
         constants=tuple(images.constants),
+        tables=np.stack([np.zeros(isa.TABLE_ENTRIES, np.int8), *images.tables])[1:],
         host_nodes=tuple(host_nodes(graph, parts, config)),
         rewrites=tuple(graph.rewrites),
         golden=sample | reference.run(source, sample) if golden else {},

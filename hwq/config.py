@@ -42,6 +42,8 @@ class ArrayConfig:
         Parameter memory [words of `lanes` channels], at most 2**16.
     slots : int
         Descriptor slots of program memory, 2..4096.
+    tables : int
+        Tables of 256 entries in the output path, 0..16.
 
     Raises
     ------
@@ -58,6 +60,7 @@ class ArrayConfig:
     weight_words: int
     param_words: int
     slots: int
+    tables: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -80,6 +83,7 @@ class ArrayConfig:
         self._require("weight_words", 2 <= self.weight_words <= 1 << 20, f"in 2..{1 << 20}")
         self._require("param_words", 2 <= self.param_words <= 1 << 16, f"in 2..{1 << 16}")
         self._require("slots", 2 <= self.slots <= 4096, "in 2..4096")
+        self._require("tables", 0 <= self.tables <= isa.MAX_TABLES, f"in 0..{isa.MAX_TABLES}")
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -145,15 +149,15 @@ PRESETS: dict[str, ArrayConfig] = {
     for preset in (
         ArrayConfig(
             name="sim-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
-            act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512,
+            act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512, tables=4,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
-            act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128,
+            act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4,
         ),
         ArrayConfig(
             name="sim-16x16", rows=16, cols=16, fetch_bytes=16, lanes=8,
-            act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512,
+            act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512, tables=4,
         ),
     )
 }  # fmt: skip
@@ -163,7 +167,7 @@ PRESETS: dict[str, ArrayConfig] = {
 def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
-    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem.
+    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` to 0.
 
     Raises
     ------
@@ -188,12 +192,15 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
         raise ArchError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
     if not isinstance(values, dict):
         raise ArchError(f"{path}: must hold a table of fields, not {type(values).__name__}")
-    names = {field.name for field in dataclasses.fields(ArrayConfig)}
+    fields = dataclasses.fields(ArrayConfig)
+    names = {field.name for field in fields}
     values = {"name": path.stem} | values
     for key in values:
         if key not in names:
             raise ArchError(f"{path}: unknown field {key!r}; the fields are {', '.join(sorted(names))}")
-    missing = sorted(names - values.keys())
+    missing = sorted(
+        field.name for field in fields if field.default is dataclasses.MISSING and field.name not in values
+    )
     if missing:
         raise ArchError(f"{path}: missing field {', '.join(missing)}")
     try:

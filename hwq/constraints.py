@@ -14,6 +14,7 @@ from hwq import ir
 from hwq.config import ArrayConfig
 from hwq.plan import is_depthwise
 from hwq.residual import AddParameters, fit_add
+from hwq.tables import clamp_bounds, table_entries, tables_by_use
 
 Constraint = Callable[[ir.Op, ir.Graph, ArrayConfig], bool]
 
@@ -74,6 +75,13 @@ def constraint_add_dtype(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> boo
     return len({graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)}) == 1
 
 
+def constraint_tables(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Other functions take every table of the architecture; choose one with more (tables)."""
+    if not isinstance(op, ir.Table) or clamp_bounds(table_entries(op, graph)) is not None:
+        return True
+    return table_entries(op, graph).tobytes() in tables_by_use(graph)[: config.tables]
+
+
 def constraint_counts(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """Rows, columns and channels are limited to 65,535, kernels to 4,095 in each direction."""
     shapes = [graph.tensors[name].shape for name in (*op.inputs, *op.outputs)]
@@ -93,6 +101,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_pool_rank,
     constraint_add_dtype,
     constraint_add,
+    constraint_tables,
 )
 """Every rule, in the order they are tried."""
 

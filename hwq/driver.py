@@ -114,6 +114,18 @@ class Driver:
         config, rows = self.config, np.asarray(image, np.int8)
         self._load(isa.Region.WEIGHT, rows, (config.weight_words, config.cols), config.weight_stride_bytes, first)
 
+    def load_tables(self, image: NDArray[np.int8], first: int = 0) -> None:
+        """Write table memory from table `first`.
+
+        Parameters
+        ----------
+        image : int8, (n, TABLE_ENTRIES)
+            Entry i is the image of output byte i - 128.
+        first : int
+        """
+        shape = (self.config.tables, isa.TABLE_ENTRIES)
+        self._load(isa.Region.TABLE, np.asarray(image, np.int8), shape, isa.TABLE_ENTRIES, first)
+
     def _load(
         self, region: isa.Region, image: NDArray[Any], shape: tuple[int, int], stride_bytes: int, first: int
     ) -> None:

@@ -28,6 +28,8 @@ class Images:
         For each slot, the operator it belongs to; empty for HALT.
     params : list of uint32 (lanes, PARAM_LANE_WORDS)
     weights : list of int8 (n, cols)
+    tables : list of int8 (TABLE_ENTRIES,)
+        All different.
     constants : list of (address, int8 bytes)
         Written to activation memory once; they lie at its end.
     """
@@ -37,6 +39,7 @@ class Images:
     labels: list[str] = field(default_factory=list)
     params: list[npt.NDArray[np.uint32]] = field(default_factory=list)
     weights: list[npt.NDArray[np.int8]] = field(default_factory=list)
+    tables: list[npt.NDArray[np.int8]] = field(default_factory=list)
     constants: list[tuple[int, npt.NDArray[np.int8]]] = field(default_factory=list)
     constant_bytes: int = 0
     _weight_words: int = 0
@@ -101,6 +104,21 @@ class Images:
         self.weights.append(words)
         self._weight_words += blocks * depth
         return first
+
+    def add_table(self, entries: npt.NDArray[np.int8], label: str) -> int:
+        """Append a table, unless there is an equal one; return its number as the `table` field has it, from 1 on.
+
+        Parameters
+        ----------
+        entries : int8 (TABLE_ENTRIES,)
+            Entry i is the image of output byte i - 128.
+        """
+        for number, table in enumerate(self.tables, 1):
+            if np.array_equal(table, entries):
+                return number
+        self._fits("table memory", "tables", len(self.tables) + 1, self.config.tables, label)
+        self.tables.append(entries)
+        return len(self.tables)
 
     def add_constant(self, data: npt.NDArray[np.int8], label: str) -> int:
         """Reserve room at the end of activation memory for `data`; return its address."""

@@ -168,6 +168,25 @@ class AveragePool(Op):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Table(Op):
+    """``y = table[x - x_min]`` with x_min the least value of x's dtype: any function of one quantized tensor's elements.
+
+    Members
+    -------
+    table : int8 or uint8 (256,), of y's dtype
+    nodes : tuple of onnx.NodeProto
+        The function itself, from the tensor ``x`` to the tensor ``y``, in the graph's operator sets: what ONNX Runtime
+        computed the table with, for all 256 values of x.
+    constants : dict of str to array
+        What `nodes` read besides.
+    """
+
+    table: Array
+    nodes: tuple[Any, ...]
+    constants: dict[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Concat(Op):
     """Concatenation along `axis` of tensors with equal scale, zero point and dtype."""
 

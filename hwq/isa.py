@@ -23,6 +23,13 @@ DESCRIPTOR_WORDS = 24
 """Words of a slot that carry fields [32-bit word]; the rest of a slot isn't read."""
 
 
+TABLE_ENTRIES = 256
+"""Entries of a table, one for each byte it maps [byte]."""
+
+MAX_TABLES = 16
+"""Tables an architecture may have."""
+
+
 class Opcode(enum.IntEnum):
     """What a descriptor does."""
 
@@ -50,7 +57,7 @@ class ErrorCode(enum.IntEnum):
     ILLEGAL_OPCODE = 1
     """The opcode isn't one of `Opcode`."""
     ILLEGAL_FIELD = 2
-    """A count is zero or above its limit, or a bit outside every field is set."""
+    """A count is zero or above its limit, there is no such table, or a bit outside every field is set."""
     ACT_RANGE = 3
     """An activation address left the memory."""
     WEIGHT_RANGE = 4
@@ -118,6 +125,7 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("param_step", 0, 10, 1, doc="VECTOR: parameter words advance with the channel group; else one serves all"),
     Field("short_strip", 0, 11, 1, doc="DEPTHWISE: the last strip has one row"),
     Field("early", 0, 12, 1, doc="CONV: may begin before a CONV without second operand ahead of it has written all"),
+    Field("table", 0, 16, 5, doc="map the output through this table, counted from 1; 0: none"),
     _address("ifm_base", 1, "first byte of the first tap of the first pixel"),
     _step("ifm_x_step", 2, "to the next pixel of a row"),
     _step("ifm_y_step", 3, "from a row's last pixel to the next row's first"),
@@ -179,6 +187,8 @@ class Region(enum.IntEnum):
     """Activation memory, byte for byte."""
     PROFILE = 5
     """Cycles spent in each descriptor slot, one word each, read only."""
+    TABLE = 6
+    """Table memory: entry i of table t, the image of output byte i - 128, is byte t * TABLE_ENTRIES + i."""
 
 
 REGION_SHIFT = 24

@@ -56,6 +56,8 @@ class Machine:
     weights : int8 (weight_words, cols)
     params : uint32 (param_words, lanes * PARAM_LANE_WORDS)
     program : uint32 (slots * SLOT_WORDS,)
+    tables : int8 (tables, TABLE_ENTRIES)
+        Entry i is the image of output byte i - 128.
     """
 
     def __init__(self, config: ArrayConfig):
@@ -64,6 +66,7 @@ class Machine:
         self.weights = np.zeros((config.weight_words, config.cols), np.int8)
         self.params = np.zeros((config.param_words, config.lanes * isa.PARAM_LANE_WORDS), np.uint32)
         self.program = np.zeros(config.slots * isa.SLOT_WORDS, np.uint32)
+        self.tables = np.zeros((config.tables, isa.TABLE_ENTRIES), np.int8)
 
     def run(self, slot: int = 0, *, on_layer: Callable[[int], None] | None = None) -> Status:
         """Execute from `slot` until HALT or an error; `on_layer` is called with each slot that has ended."""
@@ -103,6 +106,8 @@ class Machine:
         value = fixed.requantize_add(
             value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
         )
+        if d["table"]:
+            value = self.tables[d["table"] - 1][value.astype(np.int64) + 128]
         self.act[self._checked(output_addresses(d), channels)] = value
         return False
 
@@ -129,7 +134,8 @@ class Machine:
         masks = isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)
         stray = any(int(word) & ~mask for word, mask in zip(words, masks, strict=True))
         zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)
-        if stray or zero or shapeless or d["last_channels"] > most[isa.Opcode(d["opcode"])]:
+        excess = d["last_channels"] > most[isa.Opcode(d["opcode"])] or d["table"] > self.config.tables
+        if stray or zero or shapeless or excess:
             raise _Stop(isa.ErrorCode.ILLEGAL_FIELD)
         return d
 

@@ -63,6 +63,16 @@ def constraint_constant_parameters(params: object | None) -> bool:
     return params is not None
 
 
+def constraint_one_source(single: bool) -> bool:
+    """The function reads several quantized tensors: the array adds tensors, and maps single ones through tables."""
+    return single
+
+
+def constraint_one_function(equal: bool) -> bool:
+    """ONNX Runtime's result for an element depends on its place: keep undefined values such as log(-1) out."""
+    return equal
+
+
 def constraint_no_requantization(same: bool) -> bool:
     """A tensor is quantized again with other parameters: quantize both sides alike, or leave the change to the host."""
     return same

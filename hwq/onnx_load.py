@@ -7,7 +7,7 @@ node or tensor; nothing outside the file is opened unless the caller asks for it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def value_infos(source: Source, names: list[str]) -> list[onnx.ValueInfoProto]:
     return [value_info(name, *source.types[name]) for name in names]
 
 
-def value_info(name: str, shape: tuple[int, ...], dtype: str) -> onnx.ValueInfoProto:
+def value_info(name: str, shape: Sequence[int | str], dtype: str) -> onnx.ValueInfoProto:
     """Return the declaration of a tensor whose dtype is given by its numpy name."""
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
 

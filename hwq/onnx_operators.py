@@ -34,6 +34,7 @@ from hwq.onnx_constraints import (
     present,
     require,
 )
+from hwq.onnx_tables import requantize
 from hwq.onnx_values import QDTYPES, Params, Quantized, Values, attribute, operand
 from hwq.onnx_windows import Window, as_image, read_window
 
@@ -385,12 +386,28 @@ def _qdq_pad(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> l
     return [pad_op(values.source, node, x, y, value)]
 
 
+def _qdq_concat(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
+    require(constraint_usable_parameters, clamp == y.range)
+    return _build_concat(values, node, [_input(values, name) for name in node.input], y, operator=False)
+
+
 def _qlinear_concat(values: Values, node: onnx.NodeProto) -> list[Op]:
     y = _operator_output(values, node)
     inputs = [_operator_input(values, node, position) for position in range(2, len(node.input), 3)]
-    require(constraint_equal_parameters, *inputs, y)
+    return _build_concat(values, node, inputs, y, operator=True)
+
+
+def _build_concat(values: Values, node: onnx.NodeProto, inputs: list[Tensor], y: Tensor, *, operator: bool) -> list[Op]:
+    """Return a Concat, and before it a Table for each input with other parameters than the result's."""
+    ops: list[Op] = []
+    names = []
+    for position, x in enumerate(inputs):
+        if (x.scale, x.zero_point, x.dtype) != (y.scale, y.zero_point, y.dtype):
+            source, x = x, values.fresh(f"{x.name}_as_{y.name}", y, x.shape)
+            ops.append(requantize(values, f"{node_name(node)}/{position}", source, x, operator=operator))
+        names.append(x.name)
     axis = attribute(node, "axis", 0) % len(y.shape)
-    return [Concat(name=node_name(node), inputs=tuple(x.name for x in inputs), outputs=(y.name,), axis=axis)]
+    return [*ops, Concat(name=node_name(node), inputs=tuple(names), outputs=(y.name,), axis=axis)]
 
 
 QDQ_RULES: dict[str, QdqRule] = {
@@ -401,6 +418,7 @@ QDQ_RULES: dict[str, QdqRule] = {
     "AveragePool": _qdq_average,
     "GlobalAveragePool": _qdq_global_average,
     "Pad": _qdq_pad,
+    "Concat": _qdq_concat,
 }
 """Float operators of the standard domain, read together with the QuantizeLinear after them."""
 

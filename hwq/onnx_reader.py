@@ -31,6 +31,7 @@ from hwq.onnx_constraints import (
 )
 from hwq.onnx_load import Source, load_model, node_inputs, open_source
 from hwq.onnx_operators import OPERATOR_RULES, QDQ_RULES
+from hwq.onnx_tables import read_table
 from hwq.onnx_values import QDTYPES, Params, Values, operand
 
 EDGE = "edge conversion"
@@ -74,6 +75,7 @@ class _Reader:
         self.reasons: dict[str, str] = {}
         self.needed: set[str] = set()
         self.folded: set[str] = set()
+        self.positions = {name: index for index, node in enumerate(source.nodes) for name in node.output}
         self.quantizers: dict[str, list[onnx.NodeProto]] = {}
         for node in source.nodes:
             if node.op_type == "QuantizeLinear":
@@ -220,7 +222,17 @@ class _Reader:
                 return carry(values, node, inputs, values.tensors[output])
         except StaysOnHost as broken:
             self.reasons[output] = str(broken)
+        if values.tensors[output].is_quantized and (table := self._table(node, values.tensors[output])):
+            return [table]
         return [self._host(node, self._reason(node))]
+
+    def _table(self, node: onnx.NodeProto, y: Tensor) -> Op | None:
+        """Return the function of one quantized tensor that ends in `node`, None where it must stay on the host."""
+        try:
+            return read_table(self.values, self.aliases, node, y, positions=self.positions)
+        except StaysOnHost as broken:
+            self.reasons.setdefault(node.output[0] if node.op_type != "QuantizeLinear" else node.input[0], str(broken))
+            return None
 
     def _reason(self, node: onnx.NodeProto) -> str:
         if node.output[0] in self.reasons:
@@ -234,7 +246,8 @@ class _Reader:
     def _quantize(self, node: onnx.NodeProto) -> list[Op]:
         """Return the operators of a QuantizeLinear, together with the float operator before it where a rule takes both.
 
-        Views between the two commute with rounding, and monotone activations become bounds of the result.
+        Views between the two commute with rounding, and monotone activations become bounds of the result. Without such
+        a rule, everything between a quantized tensor and this one may be a function of its elements.
         """
         y = self.values.tensors[node.output[0]]
         if not y.is_quantized:
@@ -248,7 +261,7 @@ class _Reader:
                 return [*rule(self.values, inner, core, (lo, hi)), *ops]
             except StaysOnHost as broken:
                 self.reasons.setdefault(inner.output[0], str(broken))
-        return self._quantize_on_host(node, y)
+        return self._quantize_alone(node, y)
 
     def _walk_back(
         self, node: onnx.NodeProto, y: Tensor
@@ -301,19 +314,16 @@ class _Reader:
             y = x
         return y, result
 
-    def _quantize_on_host(self, node: onnx.NodeProto, y: Tensor) -> list[Op]:
+    def _quantize_alone(self, node: onnx.NodeProto, y: Tensor) -> list[Op]:
         name, views = node.input[0], []
         while (inner := self.values.producer(name)) is not None and is_view(inner):
             views.append(inner)
             name = inner.input[0]
-        reason = EDGE
-        if self.values.integer(name) is not None and name in self.values.twins:
-            reason = sentence(constraint_no_requantization)
         core, ops = self._before_views(views, name, y)
         quantizer = onnx.NodeProto()
         quantizer.CopyFrom(node)
         quantizer.input[0], quantizer.output[0] = name, core.name
-        return [self._host(quantizer, reason), *ops]
+        return [self._table(quantizer, core) or self._host(quantizer, EDGE), *ops]
 
     def _host(self, node: onnx.NodeProto, reason: str) -> HostNode:
         copy = onnx.NodeProto()

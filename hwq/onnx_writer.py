@@ -1,6 +1,6 @@
 """Integer operators to ONNX: the graph ONNX Runtime runs as the oracle, and the models of host parts.
 
-Each operator becomes the QOperator node whose meaning its class states. Where ONNX Runtime has no kernel for a mix of
+Each operator becomes the QOperator node whose meaning its class states, a Table the nodes it was computed from. Where ONNX Runtime has no kernel for a mix of
 types, weights are relabelled (the same integers under another zero point); no result changes.
 """
 
@@ -27,6 +27,7 @@ from hwq.ir import (
     Op,
     Pad,
     Reshape,
+    Table,
     Tensor,
     Transpose,
 )
@@ -236,6 +237,21 @@ class _Writer:
             pads=op.pads,
             strides=op.strides,
         )
+
+    @_write.register
+    def _(self, op: Table) -> None:
+        names = {"x": op.inputs[0], "y": op.outputs[0]}
+        names |= {name: self._constant(f"{op.name}/{name}", value) for name, value in op.constants.items()}
+        for position, node in enumerate(op.nodes):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name = f"{op.name}/{position}"
+            for made in node.output:
+                names.setdefault(made, self._name(f"{op.name}/{made}"))
+            for field in (copy.input, copy.output):
+                for index, name in enumerate(field):
+                    field[index] = names[name] if name else ""
+            self.nodes.append(copy)
 
     @_write.register
     def _(self, op: Concat) -> None:

@@ -37,7 +37,13 @@ REQUANTIZE_LATENCY = 13
 ADD_LATENCY = 10
 """From a requantized byte and its second operand to their sum."""
 
-WRITE_BACK = 1 + REQUANTIZE_LATENCY + ADD_LATENCY + WRITE_LATENCY
+TABLE_LATENCY = 2
+"""From a sum to its entry in the table, or to itself where the layer has none."""
+
+POST_LATENCY = REQUANTIZE_LATENCY + ADD_LATENCY + TABLE_LATENCY
+"""From an accumulator to its byte on the write port."""
+
+WRITE_BACK = 1 + POST_LATENCY + WRITE_LATENCY
 """From reading a result out of the mesh, or from a vector's last bytes on the read port, to memory holding it."""
 
 RESIDUAL_BUFFERS = 4

@@ -2,12 +2,13 @@
 
 Views cost nothing: a Reshape or Transpose names the same bytes with other strides. Where strides can't say it, or a
 consumer needs another arrangement or halo, a Copy step is planned. An Add whose operand comes from a convolution or
-matrix product of its own runs in that layer's output path.
+matrix product of its own runs in that layer's output path, and so does a Table whose operand a layer makes for it alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
@@ -18,6 +19,7 @@ from hwq import ir
 from hwq.images import Images
 from hwq.layout import View
 from hwq.passes.partition import ArrayPart
+from hwq.tables import carries_table
 from hwq.tiling import Buffer, image_shape, tensor_view
 
 ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
@@ -26,17 +28,23 @@ ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(frozen=True)
 class Step:
-    """One layer: `op`, with `add` in its output path, from the tensors `reads` to the tensor `writes`."""
+    """One layer: `op`, with `add` and then `table` in its output path, from the tensors `reads` to the tensor `writes`."""
 
     op: ir.Op
     reads: tuple[str, ...]
     writes: str
     add: ir.Add | None = None
+    table: ir.Table | None = None
+
+    @property
+    def ops(self) -> tuple[ir.Op, ...]:
+        """The operator and those it carries."""
+        return (self.op, *(op for op in (self.add, self.table) if op is not None))
 
     @property
     def name(self) -> str:
-        """Name for reports: that of the operator, and of the Add it carries."""
-        return self.op.name if self.add is None else f"{self.op.name}+{self.add.name}"
+        """Name for reports: that of the operator, and of those it carries."""
+        return "+".join(op.name for op in self.ops)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,8 @@ def make_plan(graph: ir.Graph, part: ArrayPart, images: Images) -> Plan:
         stored = links[0].inputs[0] if links else name
         plan.outputs.append(Port(name, stored, _chain(graph, links)))
     wanted = {port.stored for port in plan.outputs}
-    _Planner(plan, images).run(_fused(graph, _without_idle_views(ops, wanted), wanted))
+    live = _without_idle_views(ops, wanted)
+    _Planner(plan, images).run(_with_tables(_fused(graph, live, wanted), wanted))
     return plan
 
 
@@ -189,6 +198,23 @@ def _fused(graph: ir.Graph, ops: Sequence[ir.Op], wanted: set[str]) -> list[Step
     return out
 
 
+def _with_tables(steps: Sequence[Step], wanted: set[str]) -> list[Step]:
+    """Return the steps with every Table that can be in the step that feeds it."""
+    readers = Counter(name for step in steps for name in step.reads)
+    out: dict[str, Step] = {}
+    for step in steps:
+        feeder = out.get(step.reads[0])
+        alone = readers[step.reads[0]] == 1 and step.reads[0] not in wanted
+        if isinstance(step.op, ir.Table) and feeder and alone and carries_table(feeder.op) and not feeder.table:
+            # In the feeder's place: nothing between the two reads what the feeder wrote.
+            table = dataclasses.replace(feeder, writes=step.writes, table=step.op)
+            out = {table.writes if name == step.reads[0] else name: s for name, s in out.items()}
+            out[table.writes] = table
+        else:
+            out[step.writes] = step
+    return list(out.values())
+
+
 def _channels_match(graph: ir.Graph, op: ir.Conv | ir.Gemm, other: str) -> bool:
     """Whether `other` has a value of its own for each of the channels `op` writes, so that they are read as a run."""
     shape = graph.tensors[other].shape
@@ -223,7 +249,7 @@ class _Planner:
             if _is_view(step.op):
                 self._alias(step)
                 continue
-            self._append(Step(step.op, reads, step.writes, step.add))
+            self._append(dataclasses.replace(step, reads=reads))
         for port in plan.outputs:
             plan.buffer(port.stored).last = len(plan.steps)
 

@@ -142,6 +142,7 @@ class Program:
     weights : int8 (n, cols)
     constants : tuple of (address, int8 bytes)
         Written to activation memory once.
+    tables : int8 (n, TABLE_ENTRIES)
     host_nodes : tuple of HostNodeInfo
     rewrites : tuple of str
         What the reader changed on the way to integers.
@@ -158,6 +159,7 @@ class Program:
     params: npt.NDArray[np.uint32]
     weights: npt.NDArray[np.int8]
     constants: tuple[tuple[int, npt.NDArray[np.int8]], ...] = ()
+    tables: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, isa.TABLE_ENTRIES), np.int8))
     host_nodes: tuple[HostNodeInfo, ...] = ()
     rewrites: tuple[str, ...] = ()
     golden: dict[str, Array] = field(default_factory=dict)
@@ -179,6 +181,7 @@ class Program:
     def save(self, path: str | Path) -> None:
         """Write the program to `path`; the file appears whole or not at all. Same program, same bytes."""
         tensors: dict[str, Array] = {"program": self.words, "params": self.params, "weights": self.weights}
+        tensors["tables"] = self.tables
         for index, (_, data) in enumerate(self.constants):
             tensors[f"constant.{index}"] = data
         tensors |= {f"golden.{name}": value for name, value in self.golden.items()}
@@ -275,6 +278,9 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
     )
     _require(weights.dtype == np.int8 and weights.shape[1:] == (config.cols,), "weight image")
     _require(len(params) <= config.param_words and len(weights) <= config.weight_words, "image larger than its memory")
+    tables = tensors["tables"]
+    _require(tables.dtype == np.int8 and tables.shape[1:] == (isa.TABLE_ENTRIES,), "table image")
+    _require(len(tables) <= config.tables, f"{len(tables)} tables")
     constants = []
     for index, address in enumerate(body["constants"]):
         data = tensors[f"constant.{index}"]
@@ -309,6 +315,7 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
         params=params,
         weights=weights,
         constants=tuple(constants),
+        tables=tables,
         host_nodes=tuple(HostNodeInfo(**_strings(node, "name", "op", "reason")) for node in body["host_nodes"]),
         rewrites=_names(body["rewrites"]),
         golden=golden,

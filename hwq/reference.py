@@ -32,6 +32,7 @@ from hwq.ir import (
     Op,
     Pad,
     Reshape,
+    Table,
     Tensor,
     Transpose,
 )
@@ -285,6 +286,12 @@ def _(op: MaxPool, graph: Graph, inputs: list[Array]) -> Array:
     for tap in taps:
         np.maximum(result, tap, out=result)
     return result
+
+
+@_compute.register
+def _(op: Table, graph: Graph, inputs: list[Array]) -> Array:
+    x, _ = _ends(graph, op)
+    return op.table[inputs[0].astype(np.int16) - x.range[0]]
 
 
 @_compute.register

@@ -46,6 +46,9 @@ class Backend(Protocol):
     def load_weights(self, image: npt.NDArray[np.int8], first: int = 0) -> None:
         """Write weight memory."""
 
+    def load_tables(self, image: npt.NDArray[np.int8], first: int = 0) -> None:
+        """Write table memory."""
+
     def write_act(self, address: int, data: npt.NDArray[np.int8]) -> None:
         """Write activation memory."""
 
@@ -80,6 +83,10 @@ class MachineBackend:
     def load_weights(self, image: npt.NDArray[np.int8], first: int = 0) -> None:
         """Write weight memory."""
         self.machine.weights[first : first + len(image)] = image
+
+    def load_tables(self, image: npt.NDArray[np.int8], first: int = 0) -> None:
+        """Write table memory."""
+        self.machine.tables[first : first + len(image)] = image
 
     def write_act(self, address: int, data: npt.NDArray[np.int8]) -> None:
         """Write activation memory."""
@@ -146,6 +153,8 @@ class Accelerator:
         backend.load_program(program.words)
         backend.load_params(program.params)
         backend.load_weights(program.weights)
+        if len(program.tables):
+            backend.load_tables(program.tables)
         for address, data in program.constants:
             backend.write_act(address, data)
 

@@ -16,6 +16,7 @@ from hwq.mesh_layer import conv_descriptors
 from hwq.overlap import mark_early
 from hwq.passes.partition import ArrayPart
 from hwq.plan import Plan, Step, is_depthwise, make_plan
+from hwq.tables import clamp_bounds, table_entries
 from hwq.tiling import allocate
 from hwq.timing import cycles
 from hwq.vector_layer import add_descriptors, copy_descriptors, fill_descriptors, pool_descriptors
@@ -30,7 +31,7 @@ class Layer:
     Members
     -------
     name, op : str
-        Operator's name and kind, of the Add it carries as well.
+        Operator's name and kind, of those it carries as well.
     first_slot, end_slot : int
         Its descriptors, the end excluded.
     tensor : str
@@ -79,7 +80,7 @@ def _part(plan: Plan, images: Images) -> Schedule:
         first = len(images.descriptors)
         for fields in _step_descriptors(plan, step, index, images):
             images.add_descriptor(fields, step.name)
-        kind = step.op.kind if step.add is None else f"{step.op.kind}+{step.add.kind}"
+        kind = "+".join(op.kind for op in step.ops)
         view = plan.view(step.writes)
         layers.append(Layer(step.name, kind, first, len(images.descriptors), step.writes, view))
     mark_early(images.descriptors[slot:], images.config)
@@ -93,7 +94,21 @@ def _step_descriptors(plan: Plan, step: Step, index: int, images: Images) -> Ite
     if buffer.first == index and buffer.fill is not None and not buffer.kept:
         for rectangle in buffer.halo():
             yield from fill_descriptors(rectangle, buffer.fill, images)
-    yield from _EMITTERS[type(step.op)](plan, step, images)
+    table = step.op if isinstance(step.op, ir.Table) else step.table
+    for fields in _EMITTERS[type(step.op)](plan, step, images):
+        yield fields if table is None else fields | _table_fields(plan.graph, table, fields, images)
+
+
+def _table_fields(graph: ir.Graph, op: ir.Table, fields: Fields, images: Images) -> Fields:
+    """Return what a descriptor of the given fields needs to map its output through the table of `op`.
+
+    A table that only clamps takes no place in table memory.
+    """
+    entries = table_entries(op, graph)
+    bounds = clamp_bounds(entries)
+    if bounds is None:
+        return {"table": images.add_table(entries, op.name)}
+    return {bound: min(max(fields[bound], bounds[0]), bounds[1]) for bound in ("add_lo", "add_hi")}
 
 
 def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
@@ -153,6 +168,7 @@ _EMITTERS: dict[type[ir.Op], Callable[[Plan, Step, Images], Iterator[Fields]]] =
     ir.MaxPool: pool_descriptors,
     ir.AveragePool: _average,
     ir.Add: add_descriptors,
+    ir.Table: _copy,
     ir.Concat: _concat,
     ir.Pad: _pad,
     ir.Reshape: _copy,

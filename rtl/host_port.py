@@ -24,7 +24,7 @@ class HostPort(wiring.Component):
     o_offset : byte offset in the window of the transfer
     o_read, o_write : regions being read, written (one bit each)
     o_data, o_mask : data and byte enables of the write
-    i_program, i_param, i_weight, i_profile : the memories' words, one cycle after the address
+    i_program, i_param, i_weight, i_profile, i_table : the memories' words, one cycle after the address
     i_act : the activation word, `READ_LATENCY` cycles after the address
     o_start, o_clear, o_pc, o_watchdog : control
     i_busy, i_done, i_error, i_pc : status
@@ -46,6 +46,7 @@ class HostPort(wiring.Component):
                 "i_param": In(32),
                 "i_weight": In(32),
                 "i_profile": In(32),
+                "i_table": In(32),
                 "i_act": In(32),
                 "o_start": Out(1),
                 "o_clear": Out(1),
@@ -128,6 +129,7 @@ class HostPort(wiring.Component):
                 (isa.Region.WEIGHT, self.i_weight),
                 (isa.Region.ACT, self.i_act),
                 (isa.Region.PROFILE, self.i_profile),
+                (isa.Region.TABLE, self.i_table),
             ):
                 with m.Case(case):
                     m.d.comb += answer.eq(Mux(self.i_busy, 0, word))

@@ -132,7 +132,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq(~halt & ~known),
-            bad_field.eq(known & (_any(zero) | stray | too_many | shapeless)),
+            bad_field.eq(known & (_any(zero) | stray | too_many | shapeless | (upcoming.table > config.tables))),
             go.eq(loaded & ~self.o_layer & self.o_busy),
             early.eq(
                 loaded

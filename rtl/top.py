@@ -86,6 +86,7 @@ class Accelerator(wiring.Component):
             host.i_profile.eq(profile_read.data),
             host.i_param.eq(params.o_window),
             host.i_weight.eq(weights.o_window),
+            host.i_table.eq(post.o_window),
             host.i_act.eq(act.o_data.as_value()[:32]),
             host.i_busy.eq(sequencer.o_busy),
             host.i_done.eq(sequencer.o_done),
@@ -97,7 +98,8 @@ class Accelerator(wiring.Component):
             sequencer.i_watchdog.eq(host.o_watchdog),
             self.irq.eq(sequencer.o_done | (sequencer.o_error != 0)),
         ]
-        for ram, region in ((params, isa.Region.PARAM), (weights, isa.Region.WEIGHT)):
+        windows = ((params, isa.Region.PARAM), (weights, isa.Region.WEIGHT), (post, isa.Region.TABLE))
+        for ram, region in windows:
             m.d.comb += [
                 ram.i_window_address.eq(window),
                 ram.i_window_read.eq(read[region]),

@@ -81,7 +81,8 @@ def run(machine: Machine) -> None:
                 offset = (d["offset_high"] << 32) + d["offset_low"]
                 total = a * d["factor_a"] + b * d["factor_b"] + offset
                 rounded = Fraction(float(np.float32(total / 2.0 ** d["add_shift"])))
-                results[walks["ofm"].address + channel] = max(d["add_lo"], min(d["add_hi"], _round_half_even(rounded)))
+                value = max(d["add_lo"], min(d["add_hi"], _round_half_even(rounded)))
+                results[walks["ofm"].address + channel] = _mapped(machine, d, value)
             for walk in walks.values():
                 walk.advance()
         for address, value in results.items():
@@ -116,7 +117,13 @@ def _strips(machine: Machine, d: dict[str, int], results: dict[int, int]) -> Non
                     p = isa.decode(isa.PARAM, machine.params[word, at : at + 2].tolist())
                     value = _scaled(total, p, d)
                     target = d["ofm_base"] + strip * d["res_x_step"] + row * pitch + column * column_step + channel
-                    results[target] = max(d["add_lo"], min(d["add_hi"], value))
+                    results[target] = _mapped(machine, d, max(d["add_lo"], min(d["add_hi"], value)))
+
+
+def _mapped(machine: Machine, d: dict[str, int], value: int) -> int:
+    if not d["table"]:
+        return value
+    return int(machine.tables.reshape(-1)[(d["table"] - 1) * 256 + 128 + value])
 
 
 class _Walk:

@@ -8,7 +8,7 @@ from hwq import isa
 from hwq.config import ArrayConfig
 from hwq.machine import Machine
 
-TINY = {"act_bytes": 4096, "weight_words": 2048, "param_words": 128, "slots": 16}
+TINY = {"act_bytes": 4096, "weight_words": 2048, "param_words": 128, "slots": 16, "tables": 3}
 
 
 def tiny(rows: int, cols: int, fetch_bytes: int, lanes: int, **sizes: int) -> ArrayConfig:
@@ -22,6 +22,7 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
     machine = Machine(config)
     machine.act[:] = rng.integers(-128, 128, machine.act.shape)
     machine.weights[:] = rng.integers(-128, 128, machine.weights.shape)
+    machine.tables[:] = rng.integers(-128, 128, machine.tables.shape)
     for word in machine.params.reshape(-1, isa.PARAM_LANE_WORDS):
         exponent = int(rng.integers(20, 40))
         word[:] = isa.encode(
@@ -51,7 +52,7 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
     return machine
 
 
-def _post(rng: np.random.Generator, residual: bool) -> dict[str, int]:
+def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool) -> dict[str, int]:
     """Return the fields of the output path."""
     lo, hi = sorted(int(x) for x in rng.integers(-128, 128, 2))
     out = {"zero_point": int(rng.integers(-128, 128)), "lo": min(lo, -20), "hi": max(hi, 20), "residual": int(residual)}
@@ -66,6 +67,8 @@ def _post(rng: np.random.Generator, residual: bool) -> dict[str, int]:
             "offset_high": offset >> 32,
             "add_shift": shift,
         }
+    if rng.random() < 0.5:
+        out["table"] = int(rng.integers(0, config.tables + 1))
     return out
 
 
@@ -132,7 +135,7 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
             **_named("ifm", ifm),
             **_named("res", res),
             **_named("ofm", ofm),
-            **_post(rng, residual),
+            **_post(config, rng, residual),
         }
 
 
@@ -174,7 +177,7 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
             "last_channels": last,
             **_named("ifm", ifm),
             **_named("ofm", ofm),
-            **_post(rng, False),
+            **_post(config, rng, False),
         }
 
 
@@ -213,7 +216,7 @@ def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             "ofm_x_step": pitch,
             "ofm_y_step": ofm["x_step"] - pitch,
             "res_x_step": 2 * pitch,
-            **_post(rng, False),
+            **_post(config, rng, False),
         }
 
 
@@ -251,7 +254,7 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             **_named("ifm", ifm),
             **_named("res", res),
             **_named("ofm", ofm),
-            **_post(rng, residual),
+            **_post(config, rng, residual),
         }
 
 

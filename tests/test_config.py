@@ -26,6 +26,13 @@ def test_toml_and_json_files_give_the_same_architecture(tmp_path):
     assert loaded[0].digest() == GOOD.digest(), "the name is no part of the hardware"
 
 
+def test_file_without_tables_has_none(tmp_path):
+    fields = GOOD.to_dict()
+    del fields["tables"]
+    (tmp_path / "mine.json").write_text(json.dumps(fields))
+    assert load_arch(tmp_path / "mine.json").tables == 0
+
+
 def test_digest_changes_with_every_size():
     digests = {GOOD.digest()}
     for field in dataclasses.fields(GOOD):
@@ -52,6 +59,8 @@ def test_digest_changes_with_every_size():
         ("weight_words", 1, "weight_words must be in 2..1048576, not 1"),
         ("param_words", 0, "param_words must be in 2..65536, not 0"),
         ("slots", 1, "slots must be in 2..4096, not 1"),
+        ("tables", -1, "tables must be in 0..16, not -1"),
+        ("tables", 17, "tables must be in 0..16, not 17"),
         ("name", 3, "name must be a string, not 3"),
     ],
 )

@@ -45,6 +45,8 @@ LEGAL = {"opcode": isa.Opcode.CONV, **COUNTS}
         *[({name: 0}, "ILLEGAL_FIELD") for name in COUNTS],
         ({"last_channels": 5}, "ILLEGAL_FIELD"),
         ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
+        ({"table": 3}, "NONE"),
+        ({"table": 4}, "ILLEGAL_FIELD"),
         ({"ifm_base": 4096}, "ACT_RANGE"),
         ({"ifm_base": 4095, "span": 2}, "ACT_RANGE"),
         ({"ifm_base": 0, "ifm_x_step": -1, "pixels": 2, "row_pixels": 2}, "ACT_RANGE"),

@@ -442,7 +442,15 @@ def _unrepresentable_pad(b, x):
 
 def _different_concat(b, x):
     other = b.dequantize(b.quantize(b.input("z", (1, 4, 6, 6)), 0.25, 3), 0.25, 3)
-    return b.node("Concat", [x, other], axis=1)
+    return b.node("Softmax", [b.node("Concat", [x, other], axis=1)])
+
+
+def _read_otherwise(b, x):
+    return b.node("Softmax", [b.dequantize("xq", 0.25, 3)])
+
+
+def _product_of_two(b, x):
+    return b.node("Mul", [x, b.dequantize(b.quantize(b.input("z", (1, 4, 6, 6)), 0.25, 3), 0.25, 3)])
 
 
 def _unquantized_operand(b, x):
@@ -459,7 +467,8 @@ def _per_channel_activation(b, x):
     [
         (_unquantized, "Conv", "quantized_output"),
         (_unquantized, "Softmax", "known_operator"),
-        (lambda b, x: x, "QuantizeLinear", "no_requantization"),
+        (_read_otherwise, "DequantizeLinear", "no_requantization"),
+        (_product_of_two, "Mul", "one_source"),
         (_float_weight, "Conv", "constant_weight"),
         (_weight_scale_along_inputs, "Conv", "weight_scale_per_output"),
         (_computed_bias, "Conv", "constant_bias"),

@@ -82,4 +82,6 @@ def memory_use(program: Program) -> dict[str, dict[str, int]]:
         "parameter words": (len(program.params), config.param_words),
         "program slots": (len(program.words) // isa.SLOT_WORDS, config.slots),
     }
+    if len(program.tables):
+        used["tables"] = (len(program.tables), config.tables)
     return {name: {"used": int(use), "there": there} for name, (use, there) in used.items()}

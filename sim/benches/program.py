@@ -48,6 +48,7 @@ async def a_program_leaves_what_the_machine_leaves(dut) -> None:
     assert await master.read(register("id")) == isa.ID_VALUE
     await write_rows(master, isa.Region.PARAM, case["params"], config.param_stride_bytes)
     await write_rows(master, isa.Region.WEIGHT, case["weights"], config.weight_stride_bytes)
+    await write_rows(master, isa.Region.TABLE, case["tables"].reshape(-1, 4), 4)
     await write_rows(master, isa.Region.ACT, case["act"].reshape(-1, 4), 4)
     await write_rows(master, isa.Region.PROGRAM, case["program"].reshape(-1, 1), 4)
     await bench.idle(BEFORE_START_CYCLES)
@@ -81,7 +82,9 @@ async def byte_enables_write_only_their_bytes(dut) -> None:
     bench = Bench(dut)
     await bench.start(bus__cyc=0, bus__stb=0, bus__we=0, bus__adr=0, bus__dat_w=0, bus__sel=0)
     master = BusMaster(bench, GAP_CYCLES)
-    for region, size in ((isa.Region.ACT, config.act_bytes), (isa.Region.PARAM, 8 * config.lanes)):
+    sizes = {isa.Region.ACT: config.act_bytes, isa.Region.PARAM: 8 * config.lanes}
+    sizes[isa.Region.TABLE] = config.tables * isa.TABLE_ENTRIES
+    for region, size in sizes.items():
         for sel in range(16):
             address = isa.bus_address(region, 4 * bench.random.randrange(size // 4))
             old, new = bench.random.getrandbits(32), bench.random.getrandbits(32)

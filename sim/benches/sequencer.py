@@ -23,7 +23,7 @@ class SequencerBench(Bench):
     def __init__(self, dut) -> None:
         super().__init__(dut)
         arch = json.loads(os.environ["HWQ_ARCH"])
-        self.cols, self.lanes = arch["cols"], arch["lanes"]
+        self.cols, self.lanes, self.tables = arch["cols"], arch["lanes"], arch["tables"]
         self.slots = arch["slots"]
         self.program = [0] * (self.slots * isa.SLOT_WORDS)
 
@@ -34,7 +34,8 @@ class SequencerBench(Bench):
             low, high = field.range
             values[field.name] = self.random.randint(1 if field.nonzero else low, high)
         most = self.cols if opcode == isa.Opcode.CONV else self.lanes
-        return values | {"opcode": opcode, "last_channels": self.random.randint(1, most)}
+        table = self.random.randint(0, self.tables)
+        return values | {"opcode": opcode, "last_channels": self.random.randint(1, most), "table": table}
 
     def store(self, slot: int, values: dict[str, int]) -> None:
         """Write a descriptor; the words of the slot that hold no field are random."""
@@ -113,7 +114,8 @@ async def every_illegal_descriptor_stops(dut) -> None:
         assert await bench.run(0) == [(0, "vector")]
         bench.assert_stopped(isa.ErrorCode.ILLEGAL_OPCODE, 1)
     for opcode, most in ((isa.Opcode.CONV, bench.cols), (isa.Opcode.VECTOR, bench.lanes)):
-        wrong = [{field.name: 0} for field in isa.DESCRIPTOR if field.nonzero] + [{"last_channels": most + 1}]
+        wrong = [{field.name: 0} for field in isa.DESCRIPTOR if field.nonzero]
+        wrong += [{"last_channels": most + 1}, {"table": bench.tables + 1}]
         for change in wrong:
             bench.store(1, bench.layer(opcode) | change)
             assert await bench.run(0) == [(0, "vector")], change

@@ -11,6 +11,8 @@ from tests.test_machine import LEGAL, blank
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
 """rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
 
+TABLES = dict(zip(SHAPES, (1, 4, 0, 3, 16, 5, 2), strict=True))
+
 PROGRAMS = 60
 
 
@@ -19,13 +21,15 @@ def load(driver, machine):
     driver.load_program(machine.program)
     driver.load_params(machine.params)
     driver.load_weights(machine.weights)
+    if machine.config.tables:
+        driver.load_tables(machine.tables)
     driver.write_act(0, machine.act)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.xdist_group("verilator")
 def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
-    config = programs.tiny(*shape)
+    config = programs.tiny(*shape, tables=TABLES[shape])
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
@@ -72,6 +76,7 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
         ({"pixels": 0}, "ILLEGAL_FIELD"),
         ({"last_channels": 5}, "ILLEGAL_FIELD"),
         ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
+        ({"table": 4}, "ILLEGAL_FIELD"),
         ({"ifm_base": 4096}, "ACT_RANGE"),
         ({"ifm_base": 4095, "span": 2}, "ACT_RANGE"),
         ({"ifm_base": 0, "ifm_x_step": -1, "pixels": 2, "row_pixels": 2}, "ACT_RANGE"),

@@ -21,8 +21,9 @@ from sim.toolchain import find_compiler, find_verilator
 from sim.verilator_bus import VerilatorBus
 
 CONFIG = ArrayConfig(
-    name="dummy", rows=2, cols=3, fetch_bytes=4, lanes=1, act_bytes=1024, weight_words=256, param_words=128, slots=5
-)
+    name="dummy", rows=2, cols=3, fetch_bytes=4, lanes=1, act_bytes=1024, weight_words=256, param_words=128, slots=5,
+    tables=2,
+)  # fmt: skip
 
 WORDS = {
     isa.Region.PROGRAM: CONFIG.slots * isa.SLOT_WORDS,
@@ -30,6 +31,7 @@ WORDS = {
     isa.Region.WEIGHT: CONFIG.weight_words * CONFIG.weight_stride_bytes // 4,
     isa.Region.ACT: CONFIG.act_bytes // 4,
     isa.Region.PROFILE: CONFIG.slots,
+    isa.Region.TABLE: CONFIG.tables * isa.TABLE_ENTRIES // 4,
 }
 """Every region but the registers is a memory that the bus writes and reads."""
 

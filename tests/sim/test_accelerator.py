@@ -23,6 +23,7 @@ def test_a_program_leaves_what_the_machine_leaves(simulator, request):
         driver.load_program(machine.program)
         driver.load_params(machine.params)
         driver.load_weights(machine.weights)
+        driver.load_tables(machine.tables)
         driver.write_act(0, machine.act)
         counters = driver.start(0)
         assert machine.run().error is isa.ErrorCode.NONE

@@ -59,6 +59,7 @@ def test_whole_program(shape, seed, tmp_path):
     case = tmp_path / "case.npz"
     profile = [layer.cycles for layer in predicted.layers]
     images = {"act": before, "weights": machine.weights, "params": machine.params, "program": machine.program}
+    images["tables"] = machine.tables
     np.savez(case, **images, after=machine.act, slot=status.slot, cycles=predicted.total, profile=profile)
     environment = {"HWQ_ARCH": json.dumps(config.to_dict()), "HWQ_CASE": str(case)}
     bench(Accelerator(config), "program", 2, seed=seed, environment=environment)

@@ -95,9 +95,11 @@ def test_images_land_where_the_memory_map_says(driver, dummy):
     program = random_words(3 * isa.SLOT_WORDS)
     params = rng.integers(0, 1 << 32, (5, config.lanes * isa.PARAM_LANE_WORDS), np.uint32)
     weights = rng.integers(-128, 128, (7, config.cols), np.int8)
+    table = rng.integers(-128, 128, (1, isa.TABLE_ENTRIES), np.int8)
     driver.load_program(program)
     driver.load_params(params, first=2)
     driver.load_weights(weights, first=3)
+    driver.load_tables(table, first=1)
     read = driver.bus.read
     assert np.array_equal(read(isa.bus_address(isa.Region.PROGRAM, 0), program.size), program)
     for i, lanes in enumerate(params):
@@ -106,6 +108,7 @@ def test_images_land_where_the_memory_map_says(driver, dummy):
     for i, row in enumerate(weights):
         word = int(read(isa.bus_address(isa.Region.WEIGHT, (3 + i) * config.weight_stride_bytes), 1)[0])
         assert word.to_bytes(4, "little") == row.tobytes() + b"\0"
+    assert read(isa.bus_address(isa.Region.TABLE, isa.TABLE_ENTRIES), 64).tobytes() == table.tobytes()
 
 
 @pytest.mark.parametrize("address", range(4))
@@ -163,6 +166,8 @@ def test_profile_reads_one_word_a_slot(driver):
         (lambda d: d.load_params(np.zeros((1, 3), np.uint32)), r"param image must be \(n, 2\), not \(1, 3\)"),
         (lambda d: d.load_params(np.zeros((2, 2), np.uint32), first=127), "param memory has 128 words, 129 are needed"),
         (lambda d: d.load_weights(np.zeros((257, 3), np.int8)), "weight memory has 256 words, 257 are needed"),
+        (lambda d: d.load_tables(np.zeros((1, 255), np.int8)), r"table image must be \(n, 256\), not \(1, 255\)"),
+        (lambda d: d.load_tables(np.zeros((2, 256), np.int8), first=1), "table memory has 2 words, 3 are needed"),
         (lambda d: d.write_act(1020, np.zeros(5, np.int8)), "activation memory has 1024 bytes, 1025 are needed"),
         (lambda d: d.read_act(1025, 0), "activation memory has 1024 bytes, 1025 are needed"),
         (lambda d: d.profile(6), "profile memory has 5 slots, 6 are needed"),
