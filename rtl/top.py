@@ -293,7 +293,7 @@ class Accelerator(wiring.Component):
         m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | post.o_final))
         weight_past, param_past = Signal(), Signal()
         m.d.sync += [
-            weight_past.eq(issue.o_step & (issue.o_weight >= config.weight_words)),
+            weight_past.eq(issue.o_step & ~issue.o_zero & (issue.o_weight >= config.weight_words)),
             param_past.eq(
                 (drain.o_read & (drain.o_param >= config.param_words))
                 | (vector.o_emit & (vector.o_param >= config.param_words))
