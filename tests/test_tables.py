@@ -315,6 +315,19 @@ def test_table_that_others_read_before_it_is_a_layer_of_its_own():
         assert np.array_equal(value, expected[name])
 
 
+def test_table_is_not_in_a_layer_that_feeds_others():
+    b = Builder()
+    x = b.dequantize(b.input("x", (1, 4, 6, 6), "int8"), *X)
+    values = np.random.default_rng(1).integers(-128, 128, (4, 4, 3, 3)).astype(np.int8)
+    result = requantized(b, b.node("Conv", [x, b.weight(values, 0.01)]), 0.1, 0)
+    tanh = requantized(b, b.node("Tanh", [result]), 0.01, 0)
+    graph = read(b.model(b.quantize(b.node("Add", [result, tanh]), 0.1, 0, output="y")), "net")
+    program = compile(graph, ARCH)
+    assert [layer.op for layer in program.array_steps[0].layers] == ["Conv", "Table", "Add"]
+    feeds = random_feeds(graph, 2, 1)
+    assert np.array_equal(InferenceSession(program).run(None, feeds)[0], reference.run(graph, feeds)["y"])
+
+
 def many(count):
     """Functions of one input, each with an output of its own; the last one is used twice."""
     b = Builder()
