@@ -319,9 +319,9 @@ def test_table_is_not_in_a_layer_that_feeds_others():
     b = Builder()
     x = b.dequantize(b.input("x", (1, 4, 6, 6), "int8"), *X)
     values = np.random.default_rng(1).integers(-128, 128, (4, 4, 3, 3)).astype(np.int8)
-    result = requantized(b, b.node("Conv", [x, b.weight(values, 0.01)]), 0.1, 0)
-    tanh = requantized(b, b.node("Tanh", [result]), 0.01, 0)
-    graph = read(b.model(b.quantize(b.node("Add", [result, tanh]), 0.1, 0, output="y")), "net")
+    result = requantized(b, b.node("Conv", [x, b.weight(values, 0.01)]), 1 / 8, 0)
+    tanh = requantized(b, b.node("Tanh", [result]), 1 / 128, 0)
+    graph = read(b.model(b.quantize(b.node("Add", [result, tanh]), 1 / 8, 0, output="y")), "net")
     program = compile(graph, ARCH)
     assert [layer.op for layer in program.array_steps[0].layers] == ["Conv", "Table", "Add"]
     feeds = random_feeds(graph, 2, 1)
