@@ -169,7 +169,7 @@ class AveragePool(Op):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(Op):
-    """``y = table[x - x_min]`` with x_min the least value of x's dtype: any function of one quantized tensor's elements.
+    """``y = table[x - x_min]``, x_min the least value of x's dtype: any function of a quantized tensor's elements.
 
     Members
     -------

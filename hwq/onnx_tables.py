@@ -27,87 +27,15 @@ from hwq.onnx_constraints import (
 from hwq.onnx_load import value_info
 from hwq.onnx_values import QDTYPES, Values
 
-ELEMENTWISE: dict[str, frozenset[str]] = {
-    "": frozenset(
-        [
-            "Abs",
-            "Acos",
-            "Acosh",
-            "Add",
-            "And",
-            "Asin",
-            "Asinh",
-            "Atan",
-            "Atanh",
-            "Cast",
-            "Ceil",
-            "Celu",
-            "Clip",
-            "Cos",
-            "Cosh",
-            "DequantizeLinear",
-            "Div",
-            "Elu",
-            "Equal",
-            "Erf",
-            "Exp",
-            "Floor",
-            "Gelu",
-            "Greater",
-            "GreaterOrEqual",
-            "HardSigmoid",
-            "HardSwish",
-            "Identity",
-            "LeakyRelu",
-            "Less",
-            "LessOrEqual",
-            "Log",
-            "Max",
-            "Mean",
-            "Min",
-            "Mish",
-            "Mod",
-            "Mul",
-            "Neg",
-            "Not",
-            "Or",
-            "PRelu",
-            "Pow",
-            "QuantizeLinear",
-            "Reciprocal",
-            "Relu",
-            "Round",
-            "Selu",
-            "Sigmoid",
-            "Sign",
-            "Sin",
-            "Sinh",
-            "Softplus",
-            "Softsign",
-            "Sqrt",
-            "Sub",
-            "Sum",
-            "Swish",
-            "Tan",
-            "Tanh",
-            "ThresholdedRelu",
-            "Where",
-            "Xor",
-        ]
-    ),
-    "com.microsoft": frozenset(
-        [
-            "DequantizeLinear",
-            "Gelu",
-            "QLinearAdd",
-            "QLinearLeakyRelu",
-            "QLinearMul",
-            "QLinearSigmoid",
-            "QuantizeLinear",
-            "QuickGelu",
-        ]
-    ),
-}
+_STANDARD = """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh DequantizeLinear Div Elu Equal Erf
+    Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity LeakyRelu Less LessOrEqual Log Max Mean
+    Min Mish Mod Mul Neg Not Or PRelu Pow QuantizeLinear Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus
+    Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
+"""
+_MICROSOFT = "DequantizeLinear Gelu QLinearAdd QLinearLeakyRelu QLinearMul QLinearSigmoid QuantizeLinear QuickGelu"
+
+ELEMENTWISE = {"": frozenset(_STANDARD.split()), "com.microsoft": frozenset(_MICROSOFT.split())}
 """Operators, by domain, each element of whose result depends on one element of every operand."""
 
 _NODE_LIMIT = 64

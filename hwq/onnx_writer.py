@@ -1,7 +1,8 @@
 """Integer operators to ONNX: the graph ONNX Runtime runs as the oracle, and the models of host parts.
 
-Each operator becomes the QOperator node whose meaning its class states, a Table the nodes it was computed from. Where ONNX Runtime has no kernel for a mix of
-types, weights are relabelled (the same integers under another zero point); no result changes.
+Each operator becomes the QOperator node whose meaning its class states, a Table the nodes it was computed from. Where
+ONNX Runtime has no kernel for a mix of types, weights are relabelled (the same integers under another zero point); no
+result changes.
 """
 
 from __future__ import annotations

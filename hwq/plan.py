@@ -2,7 +2,8 @@
 
 Views cost nothing: a Reshape or Transpose names the same bytes with other strides. Where strides can't say it, or a
 consumer needs another arrangement or halo, a Copy step is planned. An Add whose operand comes from a convolution or
-matrix product of its own runs in that layer's output path, and so does a Table whose operand a layer makes for it alone.
+matrix product of its own runs in that layer's output path, and so does a Table whose operand a layer makes for it
+alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(frozen=True)
 class Step:
-    """One layer: `op`, with `add` and then `table` in its output path, from the tensors `reads` to the tensor `writes`."""
+    """One layer: `op`, then `add` and `table` in its output path, from the tensors `reads` to the tensor `writes`."""
 
     op: ir.Op
     reads: tuple[str, ...]
