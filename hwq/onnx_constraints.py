@@ -176,3 +176,28 @@ def constraint_constant_pad(operand: object | None) -> bool:
 def constraint_representable_pad(exact: bool) -> bool:
     """The padding value isn't a multiple of the tensor's scale in range: pad with zero, or quantize after padding."""
     return exact
+
+
+def constraint_integer_input(known: bool) -> bool:
+    """An integer layer's input isn't known to hold integers of 0 to 255: clip what makes it."""
+    return known
+
+
+def constraint_exact_float_sum(largest: int) -> bool:
+    """Sums of an integer layer in floats may reach 2**24, where float32 rounds: use smaller weights."""
+    return largest < 1 << 24
+
+
+def constraint_steps_fit(fit: object | None) -> bool:
+    """No bias and multiplier reproduce the floored requantization at every sum: round to nearest instead."""
+    return fit is not None
+
+
+def constraint_few_copies(affordable: bool) -> bool:
+    """Reproducing the floored requantization takes more than 16 times the layer's work: round to nearest instead."""
+    return affordable
+
+
+def constraint_undivided_copies(groups: int, copies: int) -> bool:
+    """Reproducing the floored requantization needs copies of the input, which has groups: round to nearest instead."""
+    return groups == 1 or copies == 1

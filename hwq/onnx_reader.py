@@ -29,6 +29,7 @@ from hwq.onnx_constraints import (
     require,
     sentence,
 )
+from hwq.onnx_integer import rewrite_integer_layers
 from hwq.onnx_load import Source, load_model, node_inputs, open_source
 from hwq.onnx_operators import OPERATOR_RULES, QDQ_RULES
 from hwq.onnx_tables import read_table
@@ -68,11 +69,13 @@ def read(model: str | Path | onnx.ModelProto, name: str | None = None, *, extern
 class _Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
+        integer_layers = rewrite_integer_layers(source)
         self.values = Values(source)
+        self.values.rewrites += integer_layers.rewrites
         self.aliases: dict[str, str] = {}
         self.collapsed: set[str] = set()
         self.carried: dict[str, list[Op]] = {}
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, str] = integer_layers.reasons
         self.needed: set[str] = set()
         self.folded: set[str] = set()
         self.positions = {name: index for index, node in enumerate(source.nodes) for name in node.output}
