@@ -225,7 +225,7 @@ class _Reader:
                 return carry(values, node, inputs, values.tensors[output])
         except StaysOnHost as broken:
             self.reasons[output] = str(broken)
-        if values.tensors[output].is_quantized and (table := self._table(node, values.tensors[output])):
+        if output and values.tensors[output].is_quantized and (table := self._table(node, values.tensors[output])):
             return [table]
         return [self._host(node, self._reason(node))]
 
