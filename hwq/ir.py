@@ -83,6 +83,7 @@ class Conv(Op):
     Members
     -------
     weight : int8 or uint8, (O, I / groups, kh, kw)
+        int16 where `hwq.passes.merge_copies` made it.
     weight_zero_point : int array (O,), within the range of the weight's dtype
     weight_scale : float32 (O,)
     bias : int32 (O,)
