@@ -128,14 +128,16 @@ class Sequencer(wiring.Component):
             striped & (unfit | uneven | ~is_depthwise)
         )
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
-        early, ahead = Signal(), Signal()
+        early, ahead, inside = Signal(), Signal(), Signal()
         m.d.comb += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq(~halt & ~known),
             bad_field.eq(known & (_any(zero) | stray | too_many | shapeless | (upcoming.table > config.tables))),
-            go.eq(loaded & ~self.o_layer & self.o_busy),
+            inside.eq(next_pc < config.slots),
+            go.eq(loaded & inside & ~self.o_layer & self.o_busy),
             early.eq(
                 loaded
+                & inside
                 & self.o_layer
                 & ~ahead
                 & ~self.i_fetching
@@ -187,7 +189,7 @@ class Sequencer(wiring.Component):
             m.d.comb += error.eq(isa.ErrorCode.ILLEGAL_OPCODE)
         with m.Elif(go & bad_field):
             m.d.comb += error.eq(isa.ErrorCode.ILLEGAL_FIELD)
-        with m.Elif(self.o_busy & ~self.o_layer & (next_pc >= config.slots)):
+        with m.Elif(self.o_busy & ~self.o_layer & ~inside):
             m.d.comb += error.eq(isa.ErrorCode.PC_RANGE)
         with m.Elif(self.o_layer & self.i_act_range):
             m.d.comb += error.eq(isa.ErrorCode.ACT_RANGE)

@@ -12,9 +12,9 @@ from sim.benches.bench import Bench, signed
 
 INPUTS = (
     "i_start", "i_pc", "i_clear", "i_watchdog", "i_progress", "i_act_range", "i_weight_range", "i_param_range",
-    "i_layer_done", "i_word",
+    "i_layer_done", "i_word", "i_fetching",
 )  # fmt: skip
-SLOTS = 8
+UNITS = ("conv", "depthwise", "vector")
 
 
 class SequencerBench(Bench):
@@ -23,7 +23,9 @@ class SequencerBench(Bench):
     def __init__(self, dut) -> None:
         super().__init__(dut)
         arch = json.loads(os.environ["HWQ_ARCH"])
-        self.cols, self.lanes, self.tables = arch["cols"], arch["lanes"], arch["tables"]
+        self.tables = arch["tables"]
+        depthwise = min(arch["cols"], arch["fetch_bytes"])
+        self.most = dict(zip(UNITS, (arch["cols"], depthwise, arch["lanes"]), strict=True))
         self.slots = arch["slots"]
         self.program = [0] * (self.slots * isa.SLOT_WORDS)
 
@@ -33,9 +35,12 @@ class SequencerBench(Bench):
         for field in isa.DESCRIPTOR:
             low, high = field.range
             values[field.name] = self.random.randint(1 if field.nonzero else low, high)
-        most = self.cols if opcode == isa.Opcode.CONV else self.lanes
-        table = self.random.randint(0, self.tables)
-        return values | {"opcode": opcode, "last_channels": self.random.randint(1, most), "table": table}
+        values |= {"opcode": opcode, "table": self.random.randint(0, self.tables), "early": 0}
+        values |= {"last_channels": self.random.randint(1, self.most[isa.Opcode(opcode).name.lower()])}
+        values |= {"strips": 0, "short_strip": 0}
+        if opcode == isa.Opcode.DEPTHWISE:
+            values |= {"residual": 0, "short_from": 0}
+        return values
 
     def store(self, slot: int, values: dict[str, int]) -> None:
         """Write a descriptor; the words of the slot that hold no field are random."""
@@ -71,7 +76,7 @@ class SequencerBench(Bench):
         for _ in range(10_000):
             if not self.get("o_busy"):
                 return ran
-            units = [name for name in ("conv", "vector") if self.get(f"o_{name}")]
+            units = [name for name in UNITS if self.get(f"o_{name}")]
             if units:
                 assert left < 0, "a layer started while another was running"
                 assert len(units) == 1
@@ -82,6 +87,15 @@ class SequencerBench(Bench):
             left -= 1
             await self.tick(i_layer_done=left == 0, i_progress=1)
         raise AssertionError("the sequencer never stopped")
+
+    async def until_layer(self) -> None:
+        """Start at slot 0 and wait for its layer."""
+        await self.tick(i_start=1)
+        for _ in range(100):
+            if self.get("o_layer"):
+                return
+            await self.tick()
+        raise AssertionError("no layer started")
 
     def assert_stopped(self, error: isa.ErrorCode, slot: int) -> None:
         assert (self.get("o_error"), self.get("o_pc")) == (error, slot)
@@ -96,7 +110,7 @@ async def layers_run_in_order_until_halt(dut) -> None:
         first, layers = bench.random.randrange(3), bench.random.randint(0, 4)
         want = []
         for slot in range(first, first + layers):
-            unit = bench.random.choice(["conv", "vector"])
+            unit = bench.random.choice(UNITS)
             bench.store(slot, bench.layer(isa.Opcode[unit.upper()]))
             want.append((slot, unit))
         bench.store(first + layers, {"opcode": isa.Opcode.HALT})
@@ -109,13 +123,16 @@ async def every_illegal_descriptor_stops(dut) -> None:
     bench = SequencerBench(dut)
     await bench.begin()
     bench.store(0, bench.layer(isa.Opcode.VECTOR))
-    for opcode in (3, 0x55, 0xFF):
+    for opcode in (4, 0x55, 0xFF):
         bench.store(1, {"opcode": opcode})
         assert await bench.run(0) == [(0, "vector")]
         bench.assert_stopped(isa.ErrorCode.ILLEGAL_OPCODE, 1)
-    for opcode, most in ((isa.Opcode.CONV, bench.cols), (isa.Opcode.VECTOR, bench.lanes)):
+    for unit in UNITS:
+        opcode = isa.Opcode[unit.upper()]
         wrong = [{field.name: 0} for field in isa.DESCRIPTOR if field.nonzero]
-        wrong += [{"last_channels": most + 1}, {"table": bench.tables + 1}]
+        wrong += [{"last_channels": bench.most[unit] + 1}, {"table": bench.tables + 1}, {"strips": 1}]
+        if opcode == isa.Opcode.DEPTHWISE:
+            wrong += [{"residual": 1}, {"span": 1, "short_from": 1}]
         for change in wrong:
             bench.store(1, bench.layer(opcode) | change)
             assert await bench.run(0) == [(0, "vector")], change
@@ -144,9 +161,7 @@ async def a_unit_can_stop_a_layer(dut) -> None:
     await bench.begin()
     bench.store(0, bench.layer(isa.Opcode.CONV))
     for name in ("act", "weight", "param"):
-        await bench.tick(i_start=1)
-        while not bench.get("o_layer"):
-            await bench.tick()
+        await bench.until_layer()
         for _ in range(bench.random.randint(0, 50)):
             await bench.tick(i_progress=1)
         bench.set(**{f"i_{name}_range": 1})
@@ -161,9 +176,7 @@ async def the_watchdog_counts_cycles_without_progress(dut) -> None:
     await bench.begin()
     bench.store(0, bench.layer(isa.Opcode.CONV))
     bench.set(i_watchdog=20)
-    await bench.tick(i_start=1)
-    while not bench.get("o_layer"):
-        await bench.tick()
+    await bench.until_layer()
     for _ in range(10):
         for _ in range(bench.random.randint(1, 18)):
             await bench.tick()
@@ -189,3 +202,32 @@ async def clear_aborts_and_a_start_works_again(dut) -> None:
         assert (bench.get("o_busy"), bench.get("o_done"), bench.get("o_error")) == (0, 0, 0)
         assert await bench.run(0) == [(0, "vector")]
         bench.assert_stopped(isa.ErrorCode.NONE, 1)
+
+
+@cocotb.test
+async def an_early_layer_starts_ahead_of_the_output_path(dut) -> None:
+    bench = SequencerBench(dut)
+    await bench.begin()
+    first, second = bench.layer(isa.Opcode.CONV), bench.layer(isa.Opcode.CONV) | {"early": 1}
+    bench.store(0, first)
+    bench.store(1, second)
+    bench.store(2, {"opcode": isa.Opcode.HALT})
+    await bench.until_layer()
+    for _ in range(60):
+        assert not bench.get("o_ahead") or bench.get("o_back")
+        await bench.tick(i_progress=1, i_fetching=1)
+    starts = 0
+    for _ in range(5):
+        await bench.tick(i_progress=1)
+        starts += bench.get("o_conv")
+    assert (starts, bench.get("o_ahead"), bench.get("o_pc")) == (1, 1, 0)
+    assert bench.descriptor()["ifm_base"] == first["ifm_base"], "the output path stays with the first layer"
+    await bench.tick(i_layer_done=1)
+    assert (bench.get("o_back"), bench.get("o_layer"), bench.get("o_pc")) == (1, 1, 1)
+    assert bench.descriptor()["ifm_base"] == second["ifm_base"]
+    await bench.tick()
+    assert not bench.get("o_ahead")
+    await bench.tick(i_layer_done=1)
+    for _ in range(40):
+        await bench.tick()
+    bench.assert_stopped(isa.ErrorCode.NONE, 2)

@@ -42,7 +42,7 @@ def test_mesh(rows, cols):
 
 def test_sequencer():
     config = programs.tiny(2, 6, 4, 2, slots=8)
-    bench(Sequencer(config), "sequencer", 6, environment={"HWQ_ARCH": json.dumps(config.to_dict())})
+    bench(Sequencer(config), "sequencer", 7, environment={"HWQ_ARCH": json.dumps(config.to_dict())})
 
 
 @pytest.mark.parametrize(
