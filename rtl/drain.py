@@ -94,7 +94,7 @@ class Drain(wiring.Component):
             in_tile.eq(~depthwise | strips | (self.o_row == 0) | (self.o_row < tile_rows)),
             map_end.eq(tile_end & Mux(in_tile, self.ofm.final, ~self.ofm.valid)),
             last_strip.eq(strips_left <= 1),
-            hidden.eq(d.short_strip & last_strip & self.o_row[0]),
+            hidden.eq(d.short_strip & last_strip & self.o_row[:1].any()),
             block_end.eq(map_end & last_strip),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
             self.o_valid.eq(self.ofm.valid & in_tile & ~hidden),
