@@ -118,6 +118,20 @@ def test_tie_band_edges():
             check([3, 7, -7, 21, -21, 49, -49], m)
 
 
+def test_both_edges_of_the_tie_band_to_the_unit():
+    # acc * m = n * 2**(octave - 24) with n odd: exactly between two float32 numbers, one of them the tie at one half,
+    # above an even and above an odd integer. Small factors of n make the accumulator, the rest the multiplier.
+    for octave in range(8):
+        for integer in (1 << octave, (2 << octave) - 1):
+            for edge in (-1, 1):
+                n = (integer << (24 - octave)) + (1 << (23 - octave)) + edge
+                for acc in (a for a in range(1, 4000, 2) if n % a == 0):
+                    m = np.float32((n // acc) * 2.0 ** (octave - 24))
+                    if int(m * 2.0 ** (24 - octave)) == n // acc:
+                        check([acc, -acc], m)
+                        break
+
+
 def test_saturates_at_both_ends():
     check([127, 128, -128, -129, 1000, -1000, INT32_MAX, INT32_MIN], 1.0)
 
