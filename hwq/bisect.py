@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq import isa, timing
+from hwq.addresses import output_addresses, strip_grid
 from hwq.config import ArrayConfig
 from hwq.host import run_model
-from hwq.machine import output_addresses, strip_grid
 from hwq.program import ArrayStep, HostStep, LayerInfo, PortImage, Program
 from hwq.rungs import Fault, differs
 from hwq.runtime import Accelerator, Backend, MachineBackend, unpack

@@ -50,7 +50,7 @@ class Images:
 
     def cycles(self) -> int:
         """Return the cycles of the descriptors, every run of them from start to done."""
-        complete = [{field.name: d.get(field.name, 0) for field in isa.DESCRIPTOR} for d in self.descriptors]
+        complete = [isa.complete(d) for d in self.descriptors]
         total, first = 0, 0
         for slot, d in enumerate(complete):
             if d["opcode"] == isa.Opcode.HALT:

@@ -283,6 +283,11 @@ def encode(fields: Sequence[Field], words: int, values: Mapping[str, int]) -> li
     return out
 
 
+def complete(values: Mapping[str, int]) -> dict[str, int]:
+    """Return every field of a descriptor, those that `values` doesn't name being 0."""
+    return {field.name: values.get(field.name, 0) for field in DESCRIPTOR}
+
+
 def decode(fields: Sequence[Field], words: Sequence[int]) -> dict[str, int]:
     """Unpack 32-bit words into field values; bits outside every field are ignored.
 

@@ -5,13 +5,14 @@ It knows nothing of ONNX. The gateware is compared with it byte for byte; `timin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from hwq import fixed, isa, pipeline
+from hwq.addresses import ADDRESS_MASK, Indices, output_addresses, pixel_addresses, strip_inputs, tap_offsets
 from hwq.config import ArrayConfig
 
 _CHUNK = (1 << 24) // (128 * 128)
@@ -19,8 +20,6 @@ _CHUNK = (1 << 24) // (128 * 128)
 
 _BLOCK_ELEMENTS = 1 << 24
 """Operands gathered at once, bounding memory."""
-
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Machine:
         d = self._decode(slot)
         if d["opcode"] == isa.Opcode.HALT:
             return True
-        pixels = _strip_inputs(d) if d["strips"] else _pixel_addresses(d, "ifm")
+        pixels = strip_inputs(d) if d["strips"] else pixel_addresses(d, "ifm")
         compute = {isa.Opcode.CONV: self._conv, isa.Opcode.DEPTHWISE: self._depthwise, isa.Opcode.VECTOR: self._vector}
         sums, words, lanes = compute[isa.Opcode(d["opcode"])](d, pixels)
         if words.max() >= self.config.param_words:
@@ -101,7 +100,7 @@ class Machine:
         channels = np.arange(len(words), dtype=np.int64)
         second: npt.NDArray[np.int8] | int = 0
         if d["residual"]:
-            second = self.act[self._checked(_pixel_addresses(d, "res"), channels)]
+            second = self.act[self._checked(pixel_addresses(d, "res"), channels)]
         offset = (d["offset_high"] << 32) | d["offset_low"]
         value = fixed.requantize_add(
             value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
@@ -148,8 +147,8 @@ class Machine:
     def _conv(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
         """Return the sums (pixels, channels), and each channel's parameter word and lane."""
         cols, lanes = self.config.cols, self.config.lanes
-        taps = _tap_offsets(d)
-        starts = (pixels[:, None] + taps) & _ADDRESS_MASK
+        taps = tap_offsets(d)
+        starts = (pixels[:, None] + taps) & ADDRESS_MASK
         if int(starts.max()) + d["span"] > self.config.act_bytes:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
         depth = len(taps) * d["span"]
@@ -178,7 +177,7 @@ class Machine:
         channel = np.arange((d["blocks"] - 1) * cols + d["last_channels"], dtype=np.int64)
         block, column = channel // cols, channel % cols
         spans = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"])] * d["taps_y"]
-        taps = _tap_offsets(d)
+        taps = tap_offsets(d)
         if d["strips"]:  # weights column by column
             taps = (np.arange(d["span"])[:, None] * d["ifm_x_step"] + taps).reshape(-1)
             spans = [1] * len(taps)
@@ -191,7 +190,7 @@ class Machine:
         first = 0
         for tap, span in zip(taps, spans, strict=True):
             for position in range(span):
-                start = (pixels + tap + position * d["ifm_x_step"]) & _ADDRESS_MASK
+                start = (pixels + tap + position * d["ifm_x_step"]) & ADDRESS_MASK
                 operands = self.act[self._checked(start, channel)].astype(np.int32)
                 for word in range(first + position, first + terms * span, span):
                     sums += operands * self.weights[first_word + word, column]
@@ -203,8 +202,8 @@ class Machine:
         lanes = self.config.lanes
         channel = np.arange((d["blocks"] - 1) * lanes + d["last_channels"], dtype=np.int64)
         result: npt.NDArray[np.int32] | None = None
-        for tap in _tap_offsets(d):
-            operands = self.act[self._checked((pixels + tap) & _ADDRESS_MASK, channel)].astype(np.int32)
+        for tap in tap_offsets(d):
+            operands = self.act[self._checked((pixels + tap) & ADDRESS_MASK, channel)].astype(np.int32)
             if result is None:
                 result = operands
             elif d["reduce"] == isa.Reduce.SUM:
@@ -213,43 +212,3 @@ class Machine:
                 np.maximum(result, operands, out=result)
         assert result is not None
         return result, d["param_base"] + channel // lanes * d["param_step"], channel % lanes
-
-
-_ADDRESS_MASK = (1 << isa.ADDRESS_BITS) - 1
-
-
-def _pixel_addresses(d: Mapping[str, int], which: str) -> Indices:
-    """Return the first byte address of every pixel of feature map `which` (ifm, res or ofm)."""
-    y, x = np.divmod(np.arange(d["pixels"], dtype=np.int64), d["row_pixels"])
-    x_step, y_step = d[f"{which}_x_step"], d[f"{which}_y_step"]
-    row_step = y_step + (d["row_pixels"] - 1) * x_step
-    return (d[f"{which}_base"] + x * x_step + y * row_step) & _ADDRESS_MASK
-
-
-def strip_grid(d: Mapping[str, int]) -> tuple[Indices, Indices, Indices]:
-    """Return strip, row within the strip and column of every output of a DEPTHWISE layer in strips."""
-    strip, rest = np.divmod(np.arange(d["strips"] * d["pixels"], dtype=np.int64), d["pixels"])
-    column, row = np.divmod(rest, 2)
-    exists = (row == 0) | (strip < d["strips"] - d["short_strip"])
-    return strip[exists], row[exists], column[exists]
-
-
-def _strip_inputs(d: dict[str, int]) -> Indices:
-    """Return the address of the first input pixel of every output."""
-    strip, row, column = strip_grid(d)
-    return (d["ifm_base"] + (2 * strip + row) * d["tap_y_step"] + column * d["ifm_x_step"]) & _ADDRESS_MASK
-
-
-def output_addresses(d: Mapping[str, int]) -> Indices:
-    """Return the address of every output pixel's first byte, in the order of their numbers."""
-    if not d["strips"]:
-        return _pixel_addresses(d, "ofm")
-    strip, row, column = strip_grid(d)
-    column_step = d["ofm_x_step"] + d["ofm_y_step"]
-    return (d["ofm_base"] + strip * d["res_x_step"] + row * d["ofm_x_step"] + column * column_step) & _ADDRESS_MASK
-
-
-def _tap_offsets(d: dict[str, int]) -> Indices:
-    """Return every tap's byte offset from its pixel."""
-    y, x = np.divmod(np.arange(d["taps_y"] * d["taps_x"], dtype=np.int64), d["taps_x"])
-    return x * d["tap_x_step"] + y * (d["tap_y_step"] + (d["taps_x"] - 1) * d["tap_x_step"])

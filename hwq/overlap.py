@@ -6,12 +6,10 @@ import itertools
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from hwq import isa, pipeline, timing
+from hwq.addresses import Indices, pixel_addresses, tap_offsets
 from hwq.config import ArrayConfig
-
-Addresses = npt.NDArray[np.int64]
 
 
 def mark_early(descriptors: Sequence[MutableMapping[str, int]], config: ArrayConfig) -> None:
@@ -27,9 +25,9 @@ def mark_early(descriptors: Sequence[MutableMapping[str, int]], config: ArrayCon
 
 
 def _is_safe(before: Mapping[str, int], d: Mapping[str, int], config: ArrayConfig) -> bool:
-    late = list(_late_writes(_complete(before), config))
+    late = list(_late_writes(isa.complete(before), config))
     window = max(when for when, _ in late)
-    for index, reads in enumerate(_passes(_complete(d), config)):
+    for index, reads in enumerate(_passes(isa.complete(d), config)):
         at = pipeline.EARLY_LAUNCH + index * config.rows
         if at >= window:
             return True
@@ -38,20 +36,14 @@ def _is_safe(before: Mapping[str, int], d: Mapping[str, int], config: ArrayConfi
     return True
 
 
-def _complete(d: Mapping[str, int]) -> dict[str, int]:
-    return {field.name: d.get(field.name, 0) for field in isa.DESCRIPTOR}
-
-
-def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[int, Addresses]]:
+def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[int, Indices]]:
     """Yield, last one first, the tiles written after the last step: when all is in memory, and the bytes."""
     periods = timing.tile_period(d, config)
     period, drain = max(periods.values()), config.rows * config.groups
     lag = 2 * drain if period == periods["output"] else 0  # of an output path that is never idle
     delay = pipeline.first_read(config) + lag + drain - 1 + pipeline.WRITE_BACK
     tiles = -(-d["pixels"] // config.rows)
-    y, x = np.divmod(np.arange(d["pixels"], dtype=np.int64), d["row_pixels"])
-    row_step = d["ofm_y_step"] + (d["row_pixels"] - 1) * d["ofm_x_step"]
-    pixels = d["ofm_base"] + x * d["ofm_x_step"] + y * row_step
+    pixels = pixel_addresses(d, "ofm")
     for age in range(tiles * d["blocks"]):
         when = delay - age * period
         if when < 0:
@@ -62,26 +54,18 @@ def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[in
         yield when, (pixels[tile * config.rows : (tile + 1) * config.rows, None] + channels).reshape(-1)
 
 
-def _passes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[Addresses]:
+def _passes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[Indices]:
     """Yield the bytes each pass of the first block reads, in order."""
     fetch, rows = config.fetch_bytes, config.rows
-    order = np.arange(d["pixels"], dtype=np.int64)
-    y, x = np.divmod(order, d["row_pixels"])
-    walks = {}
-    for name in ("ifm", "res"):
-        row_step = d[f"{name}_y_step"] + (d["row_pixels"] - 1) * d[f"{name}_x_step"]
-        walks[name] = d[f"{name}_base"] + x * d[f"{name}_x_step"] + y * row_step
+    ifm, res, taps = pixel_addresses(d, "ifm"), pixel_addresses(d, "res"), tap_offsets(d)
     for first in range(0, d["pixels"], rows):
         if d["residual"]:
             width = d["last_channels"] if d["blocks"] == 1 else config.cols
             for start in range(0, width, fetch):
                 run = np.arange(start, min(start + fetch, width))
-                yield (walks["res"][first : first + rows, None] + run).reshape(-1)
-        pixels = walks["ifm"][first : first + rows, None]
-        for tap in range(d["taps_y"] * d["taps_x"]):
-            tap_y, tap_x = divmod(tap, d["taps_x"])
-            row_step = d["tap_y_step"] + (d["taps_x"] - 1) * d["tap_x_step"]
-            offset = tap_x * d["tap_x_step"] + tap_y * row_step
+                yield (res[first : first + rows, None] + run).reshape(-1)
+        pixels = ifm[first : first + rows, None]
+        for offset in taps:
             for start in range(0, d["span"], fetch):
                 run = np.arange(start, min(start + fetch, d["span"]))
                 yield (pixels + offset + run).reshape(-1)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hwq import ir, isa, reference
 from hwq.compiler import Model, compile, load
-from hwq.config import ArrayConfig
+from hwq.config import ArrayConfig, load_arch
 from hwq.driver import Driver
 from hwq.errors import DeviceError, HwqError, InputError, MissingToolError, ProgramError
 from hwq.host import run_model
@@ -326,6 +326,4 @@ def _info(tensor: ir.Tensor) -> TensorInfo:
 
 
 def _wanted(program: Program, arch: str | Path | ArrayConfig | None) -> ArrayConfig:
-    from hwq.config import load_arch
-
     return program.config if arch is None else load_arch(arch)

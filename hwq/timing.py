@@ -75,7 +75,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
 
 def cycles(fields: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the cycles of one descriptor from its start to its end, with fields that aren't named 0."""
-    d = {field.name: 0 for field in isa.DESCRIPTOR} | dict(fields)
+    d = isa.complete(fields)
     return _CYCLES[isa.Opcode(d["opcode"])](d, config)
 
 
