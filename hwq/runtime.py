@@ -24,11 +24,12 @@ Array = npt.NDArray[Any]
 BUSES = {
     "verilator": "sim.verilator_bus",
     "amaranth": "sim.amaranth_bus",
+    "pins": "sim.pins_bus",
     "serial": "boards.link.serial_bus",
 }
 """Target to the module whose ``open_bus(config, ...)`` returns its `hwq.driver.Bus`."""
 
-TARGETS = ("reference", "machine", "amaranth", "verilator", "serial:PORT")
+TARGETS = ("reference", "machine", "amaranth", "verilator", "pins", "serial:PORT")
 """What `InferenceSession` runs on."""
 
 
@@ -112,7 +113,7 @@ class MachineBackend:
 
 
 def open_backend(target: str, config: ArrayConfig) -> Backend:
-    """Return the accelerator `target` names: ``machine``, ``amaranth``, ``verilator`` or ``serial:PORT``.
+    """Return the accelerator `target` names: ``machine``, ``amaranth``, ``verilator``, ``pins`` or ``serial:PORT``.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def open_backend(target: str, config: ArrayConfig) -> Backend:
     kind, _, argument = target.partition(":")
     if kind not in BUSES or (kind == "serial") != bool(argument):
         raise HwqError(f"No target {target!r}; the targets are {', '.join(TARGETS)}")
-    extra = "boards" if kind == "serial" else "sim"
+    extra = "boards" if kind == "serial" else "sim,boards" if kind == "pins" else "sim"
     try:
         module = importlib.import_module(BUSES[kind])
     except ModuleNotFoundError as error:
