@@ -142,7 +142,7 @@ def verify(
     seed : int
         Of the random samples, and of what activation memory holds before the first one.
     targets : sequence of str
-        From ``reference``, ``machine``, ``amaranth``, ``verilator`` and ``serial:PORT``.
+        From ``reference``, ``machine``, ``amaranth``, ``verilator``, ``pins`` and ``serial:PORT``.
     bisect : bool
         On hardware, find the first wrong layer, tile and element by running up to each layer; the other rungs always
         name them.

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from tests.link.lines import Line
 
 import hwq
 from boards.link.client import Link
@@ -15,6 +14,7 @@ from hwq.errors import MissingToolError, ProgramError
 from hwq.runtime import Accelerator
 from sim.pins_bus import open_transport
 from sim.toolchain import find_compiler, find_verilator
+from tests.link.lines import Line
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("pins")]
 
