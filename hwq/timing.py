@@ -47,27 +47,26 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
     """Return the cycles of `descriptors` (decoded, up to and including HALT) on `config`, from start to done."""
     layers = []
     go = pipeline.DESCRIPTOR_LOAD
-    ended = loaded = 0
-    before: _Walk | None = None  # the CONV ahead, in cycles since the program's start
+    ended = ended_before = loaded = 0
+    before: _Walk | None = None  # the layer of the mesh ahead, in cycles since the program's start
     for slot, d in enumerate(descriptors, first_slot):
         if d["opcode"] == isa.Opcode.HALT:
             break
-        if d["opcode"] == isa.Opcode.CONV:
-            walk, start = _Walk(config, _parts(d, config)), go + 1
+        if d["opcode"] == isa.Opcode.VECTOR:
+            end, before = go + 1 + _vector_cycles(d, config), None
+        else:
+            walk, start = _Walk(config, d), go + 1
             if before is not None and d["early"]:
-                early = max(before.last_step + 1, before.launch, loaded)
+                early = max(before.next_step, before.launch, loaded, ended_before + 1)
                 if early < ended:
                     go, start = early, early + 1
-                    walk.hold = max(before.hold, ended + pipeline.BACK_CHANGE) - start
-                    walk.free = before.free - start
-            _walk_conv(walk, d, config)
+                    walk.follow(before, start)
+            walk.layer()
             walk.shift(start)
-            end, before = walk.free - 1 + pipeline.WRITE_BACK, walk
-        else:
-            end, before = go + 1 + _CYCLES[isa.Opcode(d["opcode"])](d, config), None
+            end, before = walk.end, walk
         macs = pixels(d) * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config)))
-        ended = end
+        ended_before, ended = ended, end
         loaded = go + pipeline.DESCRIPTOR_LOAD
         go = max(end + 1, loaded)
     return Timing(tuple(layers), go)
@@ -76,7 +75,11 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
 def cycles(fields: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the cycles of one descriptor from its start to its end, with fields that aren't named 0."""
     d = isa.complete(fields)
-    return _CYCLES[isa.Opcode(d["opcode"])](d, config)
+    if d["opcode"] == isa.Opcode.VECTOR:
+        return _vector_cycles(d, config)
+    walk = _Walk(config, d)
+    walk.layer()
+    return walk.end
 
 
 def pixels(d: Mapping[str, int]) -> int:
@@ -88,7 +91,7 @@ def weight_words(d: Mapping[str, int]) -> int:
     """Return K, the weights of one output: the weight words of a block of a CONV or DEPTHWISE descriptor."""
     inner = d["taps_x"] * d["span"]
     if d["opcode"] == isa.Opcode.DEPTHWISE:
-        return sum(_runs(d))
+        return sum(run_spans(d))
     return d["taps_y"] * inner
 
 
@@ -110,7 +113,7 @@ def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
     rows, rest = divmod(d["pixels"], d["row_pixels"])
     lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
     tiles = sum(-(-length // config.rows) for length in lengths)
-    return d["blocks"] * sum(d["pixels"] + tiles * (span - 1) for span in _runs(d))
+    return d["blocks"] * sum(d["pixels"] + tiles * (span - 1) for span in run_spans(d))
 
 
 def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
@@ -121,7 +124,7 @@ def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
         if d["strips"]:
             return {"mac": weight_words(d), "fetch": config.strip_columns * pipeline.STRIP_STEPS, "output": output}
         neighbours = min(config.rows, d["row_pixels"])
-        fetch = sum(neighbours + span - 1 for span in _runs(d))
+        fetch = sum(neighbours + span - 1 for span in run_spans(d))
         return {"mac": weight_words(d), "fetch": fetch, "output": output}
     parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
     passes = parts + (config.residual_passes if d["residual"] else 0)
@@ -136,7 +139,7 @@ def bound(d: Mapping[str, int], config: ArrayConfig) -> str:
     return max(periods, key=lambda cause: periods[cause])
 
 
-def _runs(d: Mapping[str, int]) -> list[int]:
+def run_spans(d: Mapping[str, int]) -> list[int]:
     """Return the spans of a DEPTHWISE tile's runs."""
     inner = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"]) for _ in range(d["repeats"] + 1)]
     return inner * d["taps_y"]
@@ -149,13 +152,6 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
 
 
-def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a CONV layer that waits for the one before."""
-    walk = _Walk(config, _parts(d, config))
-    _walk_conv(walk, d, config)
-    return walk.free - 1 + pipeline.WRITE_BACK
-
-
 def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:
     """Return the bytes of the parts of a CONV tile."""
     full, rest = divmod(d["span"], config.fetch_bytes)
@@ -163,85 +159,13 @@ def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:
     return tap * (d["taps_y"] * d["taps_x"])
 
 
-def _walk_conv(walk: _Walk, d: Mapping[str, int], config: ArrayConfig) -> None:
-    """Walk all tiles of a CONV layer."""
-    rows = config.rows
-    tiles = -(-d["pixels"] // rows)
-    for block in range(d["blocks"]):
-        channels = d["last_channels"] if block == d["blocks"] - 1 else config.cols
-        slices = -(-channels // config.fetch_bytes) if d["residual"] else 0
-        drain_cycles = rows * -(-channels // config.lanes)
-        previous: tuple[int, ...] | None = None
-        left = tiles
-        while left:
-            before = walk.last_step
-            walk.tile(slices, drain_cycles)
-            left -= 1
-            state = walk.relative()
-            if state == previous:
-                walk.shift(left * (walk.last_step - before))
-                left = 0
-            previous = state
-
-
-def _strip_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a DEPTHWISE layer in strips."""
-    columns = d["pixels"] // 2
-    steps = (columns + d["span"] - 1) * pipeline.STRIP_STEPS
-    lead = d["span"] * pipeline.STRIP_STEPS - 1
-    walk = _Walk(config, [], pipeline.strip_skew(config))
-    for block in range(d["blocks"]):
-        block_channels = d["last_channels"] if block == d["blocks"] - 1 else config.depthwise_cols
-        drain_cycles = config.rows * -(-block_channels // config.lanes)
-        for _ in range(d["strips"]):
-            walk.strip(steps, lead, -(-columns // config.strip_columns), drain_cycles)
-    return max(walk.free - 1, 0) + pipeline.WRITE_BACK
-
-
-def _depthwise_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a DEPTHWISE layer."""
-    if d["strips"]:
-        return _strip_cycles(d, config)
-    runs = _runs(d)
-    rows, rest = divmod(d["pixels"], d["row_pixels"])
-    lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
-    walk = _Walk(config, [])
-    for block in range(d["blocks"]):
-        block_channels = d["last_channels"] if block == d["blocks"] - 1 else config.depthwise_cols
-        drain_cycles = config.rows * -(-block_channels // config.lanes)
-        previous: tuple[int, ...] | None = None
-        left = len(lengths)
-        while left:
-            before = walk.last_step
-            length = lengths[len(lengths) - left]
-            for first in range(0, length, config.rows):
-                walk.depthwise_tile(min(config.rows, length - first), runs, drain_cycles)
-            left -= 1
-            state = walk.relative()
-            same = left - bool(rest)
-            if state == previous and same > 0:
-                walk.shift(same * (walk.last_step - before))
-                left -= same
-            previous = state
-    return walk.free - 1 + pipeline.WRITE_BACK
-
-
-_CYCLES = {
-    isa.Opcode.CONV: _conv_cycles,
-    isa.Opcode.DEPTHWISE: _depthwise_cycles,
-    isa.Opcode.VECTOR: _vector_cycles,
-}
-
-
 class _Walk:
-    """Event times of fetch, issue and drain, relative to the start pulse."""
+    """Event times of fetch, issue and drain of a layer of the mesh, relative to the start pulse."""
 
-    def __init__(self, config: ArrayConfig, parts: list[int], skew: int = 0):
-        self._rows = config.rows
-        self._strip_steps = config.strip_columns * pipeline.STRIP_STEPS
-        self._parts = parts
-        self._first_read = pipeline.first_read(config) + skew
-        self._slack = self._first_read_slack(config)
+    def __init__(self, config: ArrayConfig, d: Mapping[str, int]):
+        self._config, self._d = config, d
+        self._parts = _parts(d, config) if d["opcode"] == isa.Opcode.CONV else []
+        self._first_read = pipeline.first_read(config) + (pipeline.strip_skew(config) if d["strips"] else 0)
         self.launch = 1  # earliest next pass
         self.taken = 1  # when the waiting half was last taken
         self.next_step = 1  # earliest next step
@@ -250,21 +174,81 @@ class _Walk:
         self.free = 0  # when the drain has read everything
         self.drained = [0] * pipeline.RESIDUAL_BUFFERS  # when the last tiles' buffers came free
 
-    @staticmethod
-    def _first_read_slack(config: ArrayConfig) -> int:
-        return pipeline.overwrite_margin(config) - pipeline.ISSUE_TO_EDGE - pipeline.EDGE_TO_SHADOW + 1
+    @property
+    def end(self) -> int:
+        """When the last result is in memory."""
+        return self.free - 1 + pipeline.WRITE_BACK
 
-    def tile(self, slices: int, drain_cycles: int) -> None:
+    def follow(self, before: _Walk, start: int) -> None:
+        """Begin at `start` while the output path still works for the layer `before`."""
+        self.hold = before.hold - start
+        self.free = before.free + pipeline.BACK_CHANGE - start
+
+    def layer(self) -> None:
+        """Walk all tiles."""
+        d, width = self._d, {isa.Opcode.CONV: self._config.cols}
+        for block in range(d["blocks"]):
+            last = block == d["blocks"] - 1
+            channels = d["last_channels"] if last else width.get(isa.Opcode(d["opcode"]), self._config.depthwise_cols)
+            drain_cycles = self._config.rows * -(-channels // self._config.lanes)
+            if d["opcode"] == isa.Opcode.CONV:
+                self._conv_block(channels, drain_cycles)
+            elif d["strips"]:
+                self._strips_block(drain_cycles)
+            else:
+                self._rows_block(drain_cycles)
+
+    def _conv_block(self, channels: int, drain_cycles: int) -> None:
+        slices = -(-channels // self._config.fetch_bytes) if self._d["residual"] else 0
+        previous: tuple[int, ...] | None = None
+        left = -(-self._d["pixels"] // self._config.rows)
+        while left:
+            before = self.last_step
+            self._tile(slices, drain_cycles)
+            left -= 1
+            state = self._relative()
+            if state == previous:
+                self.shift(left * (self.last_step - before))
+                left = 0
+            previous = state
+
+    def _strips_block(self, drain_cycles: int) -> None:
+        columns, span = self._d["pixels"] // 2, self._d["span"]
+        steps = (columns + span - 1) * pipeline.STRIP_STEPS
+        tiles = -(-columns // self._config.strip_columns)
+        for _ in range(self._d["strips"]):
+            self._strip(steps, span * pipeline.STRIP_STEPS - 1, tiles, drain_cycles)
+
+    def _rows_block(self, drain_cycles: int) -> None:
+        d, runs = self._d, run_spans(self._d)
+        rows, rest = divmod(d["pixels"], d["row_pixels"])
+        lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
+        previous: tuple[int, ...] | None = None
+        left = len(lengths)
+        while left:
+            before = self.last_step
+            length = lengths[len(lengths) - left]
+            for first in range(0, length, self._config.rows):
+                self._row_tile(min(self._config.rows, length - first), runs, drain_cycles)
+            left -= 1
+            state = self._relative()
+            same = left - bool(rest)
+            if state == previous and same > 0:
+                self.shift(same * (self.last_step - before))
+                left -= same
+            previous = state
+
+    def _tile(self, slices: int, drain_cycles: int) -> None:
         """Advance by one tile with `slices` passes of second operands."""
         ready = 0
         for _ in range(slices):
             launch = max(self.launch, self.drained[0])
-            self.launch = launch + self._rows
-            ready = launch + self._rows + pipeline.READ_LATENCY
+            self.launch = launch + self._config.rows
+            ready = launch + self._config.rows + pipeline.READ_LATENCY
         final = len(self._parts) - 1
         for index, count in enumerate(self._parts):
             launch = max(self.launch, self.taken)
-            self.launch = launch + self._rows
+            self.launch = launch + self._config.rows
             take = max(launch + pipeline.PART_LATENCY, self.next_step)
             if index == final:
                 step = max(take + count - 1, self.hold, ready)
@@ -275,7 +259,7 @@ class _Walk:
                 self.next_step = take + count
         self._end_tile(step, drain_cycles)
 
-    def depthwise_tile(self, pixels: int, runs: list[int], drain_cycles: int) -> None:
+    def _row_tile(self, pixels: int, runs: list[int], drain_cycles: int) -> None:
         """Advance by one tile of `pixels` pixels of a DEPTHWISE layer; its last run begins once it can end."""
         last = pixels + runs[-1] - 1
         begin = self.next_step + sum(pixels + span - 1 for span in runs[:-1])
@@ -283,22 +267,23 @@ class _Walk:
         self.next_step = step + 1
         self._end_tile(step, drain_cycles)
 
-    def strip(self, steps: int, lead: int, tiles: int, drain_cycles: int) -> None:
+    def _strip(self, steps: int, lead: int, tiles: int, drain_cycles: int) -> None:
         """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
         begin = max(self.next_step, self.hold - lead, self.free - self._first_read - lead)
         for tile in range(tiles):
-            self._end_tile(begin + lead + tile * self._strip_steps, drain_cycles)
+            period = self._config.strip_columns * pipeline.STRIP_STEPS
+            self._end_tile(begin + lead + tile * period, drain_cycles)
         self.next_step = begin + steps
 
     def _end_tile(self, step: int, drain_cycles: int) -> None:
         """Let the tile's last step be at `step`."""
         self.last_step = step
         start_in = max(self._first_read, self.free - step)
-        self.hold = step + start_in + self._slack
+        self.hold = step + start_in + pipeline.overwrite_slack(self._config)
         self.free = step + start_in + drain_cycles
         self.drained = [*self.drained[1:], self.free]
 
-    def relative(self) -> tuple[int, ...]:
+    def _relative(self) -> tuple[int, ...]:
         """Return all that later tiles depend on, relative to the last step."""
         events = (self.launch, self.taken, self.next_step, self.hold, self.free, *self.drained)
         return tuple(event - self.last_step for event in events)

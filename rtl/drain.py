@@ -19,14 +19,15 @@ class Drain(wiring.Component):
     The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
     was issued and the next tile may follow as soon as the read has ended.
 
-    Latency: `o_read` comes `first_read` cycles after `i_last`, or right after the previous tile's last. Throughput:
-    one (group, row) a cycle, ``rows * groups`` cycles a tile. Backpressure: none; the issuer keeps the distance.
+    Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the previous
+    tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle, ``rows * groups``
+    cycles a tile. Backpressure: none; the issuer keeps the distance.
 
     Members
     -------
     i_start : begin with `i_descriptor`
     i_clear : stop
-    i_last : a tile's last step is being issued
+    i_last, i_strips : a tile's last step is being issued, in strips; it may be of the layer after `i_descriptor`
     o_read : row `o_row`, group `o_group` is being read
     o_valid : the row holds a pixel
     o_final : the layer's last read
@@ -44,6 +45,7 @@ class Drain(wiring.Component):
                 "i_clear": In(1),
                 "i_descriptor": In(descriptor_layout),
                 "i_last": In(1),
+                "i_strips": In(1),
                 "o_read": Out(1),
                 "o_row": Out(range(config.rows)),
                 "o_group": Out(range(config.groups)),
@@ -65,11 +67,12 @@ class Drain(wiring.Component):
         rows, lanes, cols = config.rows, config.lanes, config.cols
 
         strips = d.strips != 0
-        first_read = pipeline.first_read(config)
-        chain = Signal(first_read + pipeline.strip_skew(config))
-        m.d.sync += chain.eq((chain << 1) | self.i_last)
+        skew = pipeline.strip_skew(config)
+        chain = Signal(pipeline.first_read(config) + skew)
+        entry = Mux(self.i_strips, self.i_last, self.i_last << skew)
+        m.d.sync += chain.eq((chain << 1) | entry)
         due, waiting, running = Signal(), Signal(), Signal()
-        m.d.comb += [due.eq(Mux(strips, chain[-1], chain[first_read - 1])), self.o_read.eq(running | due | waiting)]
+        m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | ((due | waiting) & ~self.i_start))]
 
         blocks_left, param_block = Signal(16), Signal(address_shape)
         block_base = Signal(address_shape)
@@ -123,9 +126,9 @@ class Drain(wiring.Component):
             m.d.sync += [running.eq(~tile_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]
             with m.If(row_end):
                 m.d.sync += self.o_group.eq(Mux(group_end, 0, self.o_group + 1))
-        with m.If(due & (running | waiting)):
+        with m.If(due & (running | waiting | self.i_start)):
             m.d.sync += waiting.eq(1)
-        with m.Elif(waiting & ~running):
+        with m.Elif(waiting & ~running & ~self.i_start):
             m.d.sync += waiting.eq(0)
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
@@ -136,9 +139,6 @@ class Drain(wiring.Component):
             m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
-                chain.eq(0),
-                running.eq(0),
-                waiting.eq(0),
                 blocks_left.eq(d.blocks),
                 param_block.eq(d.param_base),
                 self.o_row.eq(0),

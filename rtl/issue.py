@@ -16,7 +16,7 @@ class Issue(wiring.Component):
 
     The other rows follow p cycles later by themselves. A tile's last step waits until the shadow registers it will
     overwrite are free: the output path reads a tile at a known time, so two down-counters tell, and nothing else can
-    hold the mesh but missing activations and missing second operands.
+    hold the mesh but missing activations and missing second operands. They run on from layer to layer.
 
     Latency: operands reach the mesh's edge `ISSUE_TO_EDGE` cycles after `o_step`. Throughput: one step a cycle.
 
@@ -27,7 +27,6 @@ class Issue(wiring.Component):
     i_launch, i_part : a part is on its way to the serializers; it can be taken `PART_LATENCY` cycles later
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
-    i_block : no tile may end: the output path still works for the layer before
     o_free : the serializers' waiting half is free, or is being taken in this cycle
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its tile's first, last
     o_weight, o_zero : address of the step's weight word; the weights are zero instead
@@ -45,7 +44,6 @@ class Issue(wiring.Component):
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
                 "i_residual_ready": In(1),
-                "i_block": In(1),
                 "depthwise": In(StepSource()),
                 "o_free": Out(1),
                 "o_step": Out(1),
@@ -102,7 +100,6 @@ class Issue(wiring.Component):
 
         # output path: cycles until a last step may come again, until the drain is free
         hold, busy = Signal(16), Signal(16)
-        margin = pipeline.overwrite_margin(config)
         first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
         full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
@@ -110,7 +107,7 @@ class Issue(wiring.Component):
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(config.rows * Mux(head_last_block, last_groups, full_groups)),
-            may_end.eq(~self.i_block & (hold == 0) & (~d.residual | (residuals != 0))),
+            may_end.eq((hold == 0) & (~d.residual | (residuals != 0))),
             may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
             self.o_first.eq(head_first),
@@ -125,12 +122,12 @@ class Issue(wiring.Component):
             hold.eq(Mux(hold == 0, 0, hold - 1)),
             busy.eq(Mux(busy == 0, 0, busy - 1)),
         ]
-        slack = margin - (pipeline.ISSUE_TO_EDGE + pipeline.EDGE_TO_SHADOW)
+        layer_last = head_block_end & head_last_block
         with m.If(self.o_last):
-            # this tile's read starts in start_in cycles; the next last step may come slack + 1 cycles later
+            # this tile's read starts in start_in cycles
             m.d.sync += [
-                hold.eq(start_in + slack),
-                busy.eq(start_in + drain_cycles - 1),
+                hold.eq(start_in + pipeline.overwrite_slack(config) - 1),
+                busy.eq(start_in + drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, 0)),
             ]
 
         assert (

@@ -1,6 +1,6 @@
 """The systolic mesh: `rows` by `cols` multiply-accumulators that keep their own sums."""
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -76,6 +76,8 @@ class Mesh(wiring.Component):
     i_column : one byte for each column, all at once
     i_broadcast : every row of a column gets the column's byte, instead of its row's from the left
     i_strips : weights take `STRIP_STEPS` cycles from one pair of rows to the next, and so do the control bits
+        Both come with row 0's operands and hold for the bubbles too; a PE changes over when the first operands of the
+        new kind can reach it. No step of a strip may still matter to a row below when they change.
     i_w : one byte for each column
     i_valid : row 0's operands are a step
     i_first, i_last : the step is the tile's first, last
@@ -106,18 +108,24 @@ class Mesh(wiring.Component):
         # cycles by which a pair of rows lags more in strips
         lag = [(p // 2) * (pipeline.STRIP_STEPS - 2) if self._strips else 0 for p in range(rows)]
         depth = operand_stages + rows + cols + lag[-1]
-        enable, first, last = Signal(depth), Signal(depth), Signal(depth)
-        m.d.sync += [
-            enable.eq((enable << 1) | self.i_valid),
-            first.eq((first << 1) | self.i_first),
-            last.eq((last << 1) | (self.i_valid & self.i_last)),
-        ]
+        # a strip's control bits have a chain of their own, so that the longer way down shows none of other layers' bits
+        kinds = (0, 1) if self._strips else (0,)
+        chains = [[Signal(depth, name=f"{name}_{kind}") for name in ("enable", "first", "last")] for kind in kinds]
+        for kind, (enable, first, last) in zip(kinds, chains, strict=True):
+            valid = self.i_valid & (self.i_strips == kind) if self._strips else self.i_valid
+            m.d.sync += [
+                enable.eq((enable << 1) | valid),
+                first.eq((first << 1) | self.i_first),
+                last.eq((last << 1) | (valid & self.i_last)),
+            ]
+        modes = [Cat(bit, _history(m, bit, operand_stages + rows + cols)) for bit in (self.i_broadcast, self.i_strips)]
+        broadcast, strips = modes
         pes = [[PE() for _ in range(cols)] for _ in range(rows)]
         for c in range(cols):
             m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], c))
             column = delayed(m, self.i_column[c], c)
             for p in range(rows):
-                m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(self.i_broadcast)]
+                m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(broadcast[p + c])]
         for p in range(rows):
             m.d.comb += pes[p][0].i_a.eq(self.i_a[p])
             for c in range(cols):
@@ -126,20 +134,28 @@ class Mesh(wiring.Component):
                 # chain[k] holds the control of the step that was on the edge k + 1 cycles ago
                 position = operand_stages - 1 + p + c
 
-                def tap(chain, at, late=lag[p]):
-                    return Mux(self.i_strips, chain[at + late], chain[at]) if late else chain[at]
+                def tap(index, at, late=lag[p]):
+                    plain = chains[0][index][at]
+                    return Mux(strips[at + 1], chains[1][index][at + late], plain) if self._strips else plain
 
                 m.d.comb += [
-                    pe.i_enable.eq(tap(enable, position)),
-                    pe.i_first.eq(tap(first, position)),
-                    pe.i_capture.eq(tap(last, position + 1)),
+                    pe.i_enable.eq(tap(0, position)),
+                    pe.i_first.eq(tap(1, position)),
+                    pe.i_capture.eq(tap(2, position + 1)),
                     self.o_shadow[p * cols + c].eq(pe.o_shadow),
                 ]
                 if p:
                     above = pes[p - 1][c].o_w
                     if late := lag[p] - lag[p - 1]:
-                        above = Mux(self.i_strips, delayed(m, above, late), above)
+                        above = Mux(strips[p + c], delayed(m, above, late), above)
                     m.d.comb += pe.i_w.eq(above)
                 if c:
                     m.d.comb += pe.i_a.eq(pes[p][c - 1].o_a)
         return m
+
+
+def _history(m, bit, depth: int):
+    """Return `bit` as it was 1 to `depth` cycles ago."""
+    chain = Signal(depth)
+    m.d.sync += chain.eq((chain << 1) | bit)
+    return chain

@@ -114,8 +114,9 @@ class Accelerator(wiring.Component):
             fetch.i_start.eq(sequencer.o_conv),
             issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             drain.i_start.eq(sequencer.o_back),
-            issue.i_block.eq(sequencer.o_ahead),
-            sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv),
+            post.i_start.eq(sequencer.o_back),
+            sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv | sequencer.o_depthwise),
+            sequencer.i_drained.eq(drain.o_read & drain.o_final),
             vector.i_start.eq(sequencer.o_vector),
             post.i_clear.eq(abort),
         ]
@@ -229,7 +230,8 @@ class Accelerator(wiring.Component):
                 serializer.i_take.eq(take),
                 mesh.i_a[row].eq(serializer.o),
             ]
-        control = delayed(m, Cat(issue.o_step & abort_n, issue.o_first, issue.o_last), pipeline.ISSUE_TO_EDGE)
+        taken = Cat(issue.o_step & abort_n, issue.o_first, issue.o_last, use_depthwise, use_strips)
+        control = delayed(m, taken, pipeline.ISSUE_TO_EDGE)
         weight_word, column_bytes = Signal(8 * config.cols, reset_less=True), Signal(8 * config.cols, reset_less=True)
         zero = delayed(m, issue.o_zero, pipeline.WEIGHT_DELAY + 1)
         m.d.sync += [weight_word.eq(Mux(zero, 0, weights.o_word)), column_bytes.eq(act.o_data.as_value())]
@@ -237,10 +239,9 @@ class Accelerator(wiring.Component):
             weights.i_address.eq(delayed(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
             mesh.i_w.as_value().eq(weight_word),
             mesh.i_column.as_value().eq(column_bytes),
-            mesh.i_broadcast.eq(use_depthwise),
-            mesh.i_strips.eq(use_strips),
-            Cat(mesh.i_valid, mesh.i_first, mesh.i_last).eq(control),
+            Cat(mesh.i_valid, mesh.i_first, mesh.i_last, mesh.i_broadcast, mesh.i_strips).eq(control),
             drain.i_last.eq(issue.o_last),
+            drain.i_strips.eq(use_strips),
         ]
 
         # output path: one result from the mesh or the vector unit

@@ -44,7 +44,8 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
         # what a layer reads must not be what the one before it writes
         half = config.act_bytes // 2
         apart = before is not None and (before["ofm_base"] < half) == (d["ofm_base"] < half)
-        if apart and make is random_conv and before["opcode"] == isa.Opcode.CONV and not before["residual"]:
+        on_mesh = before is not None and isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
+        if apart and on_mesh and not before["residual"]:
             d["early"] = int(rng.integers(0, 2))
         before = d
         words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
