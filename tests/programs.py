@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 
 from hwq import isa
 from hwq.config import ArrayConfig
 from hwq.machine import Machine
+
+Maker = Callable[[ArrayConfig, np.random.Generator], dict[str, int]]
 
 TINY = {"act_bytes": 4096, "weight_words": 2048, "param_words": 128, "slots": 16, "tables": 3}
 
@@ -17,8 +21,8 @@ def tiny(rows: int, cols: int, fetch_bytes: int, lanes: int, **sizes: int) -> Ar
     return ArrayConfig(name=name, rows=rows, cols=cols, fetch_bytes=fetch_bytes, lanes=lanes, **(TINY | sizes))
 
 
-def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -> Machine:
-    """Return a machine with random memories and a program of `layers` random layers and HALT at slot 0."""
+def random_memories(config: ArrayConfig, rng: np.random.Generator) -> Machine:
+    """Return a machine with random memories and an empty program."""
     machine = Machine(config)
     machine.act[:] = rng.integers(-128, 128, machine.act.shape)
     machine.weights[:] = rng.integers(-128, 128, machine.weights.shape)
@@ -34,23 +38,51 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
                 "shift": exponent,
             },
         )
-    before = None
-    for slot in range(layers):
-        makers = [random_conv, random_conv, random_depthwise, random_vector]
-        if config.strip_columns:
-            makers.append(random_strips)
-        make = rng.choice(makers)
-        d = make(config, rng)
-        # what a layer reads must not be what the one before it writes
-        half = config.act_bytes // 2
-        apart = before is not None and (before["ofm_base"] < half) == (d["ofm_base"] < half)
-        on_mesh = before is not None and isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
-        if apart and on_mesh and not before["residual"]:
-            d["early"] = int(rng.integers(0, 2))
-        before = d
+    return machine
+
+
+def set_program(machine: Machine, descriptors: Sequence[Mapping[str, int]]) -> None:
+    """Write `descriptors` and HALT at slot 0."""
+    machine.program[:] = 0
+    for slot, d in enumerate(descriptors):
         words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
         machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
+
+
+def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -> Machine:
+    """Return a machine with random memories and a program of `layers` random layers and HALT at slot 0."""
+    machine = random_memories(config, rng)
+    descriptors: list[dict[str, int]] = []
+    half = config.act_bytes // 2
+    for _ in range(layers):
+        d = rng.choice([*mesh_makers(config), random_conv, random_vector])(config, rng)
+        if descriptors:
+            before = descriptors[-1]
+            # what a layer reads must not be what the one before it writes
+            apart = (before["ofm_base"] < half) == (d["ofm_base"] < half)
+            on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
+            if apart and on_mesh and not before["residual"]:
+                d["early"] = int(rng.integers(0, 2))
+        descriptors.append(d)
+    set_program(machine, descriptors)
     return machine
+
+
+def random_chain(config: ArrayConfig, rng: np.random.Generator, layers: int) -> list[dict[str, int]]:
+    """Return layers of the mesh, each of which reads the half of activation memory that the one before writes."""
+    descriptors: list[dict[str, int]] = []
+    half = config.act_bytes // 2
+    while len(descriptors) < layers:
+        d = rng.choice(mesh_makers(config))(config, rng)
+        if not descriptors or (descriptors[-1]["ofm_base"] < half) != (d["ofm_base"] < half):
+            descriptors.append(d)
+    return descriptors
+
+
+def mesh_makers(config: ArrayConfig) -> list[Maker]:
+    """Return what makes the layers that run on the mesh."""
+    strips = [random_strips] if config.strip_columns else []
+    return [random_conv, random_depthwise, *strips]
 
 
 def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool) -> dict[str, int]:

@@ -1,10 +1,13 @@
 """The whole core in Verilator against the machine: every byte of activation memory, every cycle, every error."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from hwq import isa, timing
 from hwq.errors import DeviceError
+from hwq.overlap import mark_early
 from tests import programs
 from tests.test_machine import LEGAL, blank
 
@@ -47,19 +50,41 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
         assert counters["cycles_mesh"] == sum(timing.mesh_steps(d, config) for d in programs.decoded(machine)[:-1])
 
 
+@pytest.mark.parametrize("shape", [(4, 4, 4, 1), (6, 4, 4, 2), (8, 16, 16, 8)], ids=str)
+@pytest.mark.xdist_group("verilator")
+def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape):
+    config = programs.tiny(*shape, tables=TABLES[shape])
+    driver = accelerator(config)
+    marked = {0: set(), 1: set()}
+    for seed in range(PROGRAMS):
+        rng = np.random.default_rng(seed)
+        machine, layers = programs.random_memories(config, rng), programs.random_chain(config, rng, 8)
+        mark_early(layers, config)
+        programs.set_program(machine, layers)
+        for pair in itertools.pairwise(layers):
+            marked[pair[1].get("early", 0)].add(tuple((d["opcode"], "strips" in d) for d in pair))
+        load(driver, machine)
+        predicted = timing.predict(programs.decoded(machine), config)
+        machine.run()
+        driver.start(0)
+        wrong = np.flatnonzero(driver.read_act(0, config.act_bytes) != machine.act)
+        assert not wrong.size, f"seed {seed}: {wrong.size} bytes differ, first at {wrong[0]}"
+        assert driver.profile(8) == [layer.cycles for layer in predicted.layers], f"seed {seed}"
+    pairs = len(programs.mesh_makers(config)) ** 2
+    assert [len(kinds) for kinds in marked.values()] == [pairs, pairs], "every kind after every kind, early and not"
+
+
 @pytest.mark.xdist_group("verilator")
 @pytest.mark.parametrize("span", [1, 2, 3, 8, 40])
 def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span):
     config = programs.tiny(8, 16, 16, 8)
     driver = accelerator(config)
-    machine = programs.random_machine(config, np.random.default_rng(span), 0)
+    machine = programs.random_memories(config, np.random.default_rng(span))
     shared = {"opcode": isa.Opcode.CONV, "row_pixels": 16, "pixels": 16, "taps_y": 3, "taps_x": 1, "tap_y_step": 50}
     shared |= {"blocks": 1, "last_channels": 16, "ifm_x_step": 1, "ofm_x_step": 16, "lo": -128, "hi": 127}
     shared |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     layers = [shared | {"span": span, "ofm_base": 2048}, shared | {"span": 48, "ofm_base": 3072, "early": 1}]
-    for slot, d in enumerate(layers):
-        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
-        machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
+    programs.set_program(machine, layers)
     load(driver, machine)
     predicted = timing.predict(programs.decoded(machine), config)
     machine.run()
