@@ -5,6 +5,7 @@ import pytest
 
 from hwq.compiler import load, random_feeds
 from hwq.ladder import verify
+from tests.onnx_models import as_input
 
 pytestmark = pytest.mark.system
 
@@ -61,9 +62,7 @@ def test_network_is_equal_on_every_rung(workloads, path, arch):
     golden, key, host = NETWORKS[path]
     graph = load(workloads / path)
     (name,) = graph.inputs
-    tensor = graph.tensors[name]
-    real = np.load(workloads / "goldens" / f"{golden}.npz")[key][: ARCHS[arch]]
-    real = real.reshape(-1, *tensor.shape[1:]).astype(tensor.dtype)
+    real = as_input(graph.tensors[name], np.load(workloads / "goldens" / f"{golden}.npz")[key][: ARCHS[arch]])
     feeds = {name: np.concatenate([real, random_feeds(graph, ARCHS[arch], seed=7)[name]])}
     report = verify(graph, arch, inputs=feeds)
     assert report.samples == 2 * ARCHS[arch]
