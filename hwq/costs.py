@@ -76,6 +76,11 @@ class Estimate:
     counters: dict[str, int]
     host_nodes: tuple[HostNodeInfo, ...]
 
+    @property
+    def exact(self) -> bool:
+        """Whether the hardware took the predicted cycles, layer by layer and in all; True where it didn't run."""
+        return cycles_agree(self.layers, self.cycles_predicted, self.cycles_measured)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the members, ready for JSON."""
         return asdict(self)
@@ -140,6 +145,12 @@ def measured(costs: Estimate, config: ArrayConfig, counters: Mapping[str, int], 
         utilisation=utilisation(costs.macs, cycles or costs.cycles_predicted, config),
         counters=dict(counters),
     )
+
+
+def cycles_agree(layers: Iterable[LayerCost], predicted: int, measured: int | None) -> bool:
+    """Return whether every layer took the predicted cycles, and all together did; what wasn't measured agrees."""
+    pairs = [(layer.cycles_predicted, layer.cycles_measured) for layer in layers]
+    return all(there in (None, wanted) for wanted, there in [*pairs, (predicted, measured)])
 
 
 def utilisation(macs: int, cycles: int, config: ArrayConfig) -> float:
