@@ -19,9 +19,9 @@ class Drain(wiring.Component):
     The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
     was issued and the next tile may follow as soon as the read has ended.
 
-    Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the previous
-    tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle, ``rows * groups``
-    cycles a tile. Backpressure: none; the issuer keeps the distance.
+    Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the
+    previous tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle,
+    ``rows * groups`` cycles a tile. Backpressure: none; the issuer keeps the distance.
 
     Members
     -------

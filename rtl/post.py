@@ -23,8 +23,8 @@ class Post(wiring.Component):
 
     Members
     -------
-    i_descriptor, i_start : constants of a layer, from `i_start` on, which comes one cycle or more after the result before
-        and two cycles or more before the layer's first, and at least `POST_LATENCY` after the last `i_start`
+    i_descriptor, i_start : constants of a layer, from `i_start` on, which comes one cycle or more after the result
+        before and two cycles or more before the layer's first, and at least `POST_LATENCY` after the last `i_start`
     i_valid : write the result
     i_acc, i_param, i_residual : one sum, parameter set and second operand for each lane
     i_address, i_count : where the result goes, and how many lanes of it

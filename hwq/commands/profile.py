@@ -13,7 +13,9 @@ from hwq.commands.options import Arch, JsonFile, Model, writable
 def profile(
     model: Model,
     arch: Arch,
-    target: Annotated[str, typer.Option("--target", "-t", help="verilator, amaranth, pins or serial:PORT.")] = "verilator",
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="verilator, amaranth, pins or serial:PORT.")
+    ] = "verilator",
     trace: Annotated[
         Path | None, typer.Option(metavar="T.json", help="Chrome trace to write.", callback=writable)
     ] = None,
