@@ -29,7 +29,7 @@ class LayerCost:
     utilisation : float
         ``macs / (cycles * rows * cols)``, 0..1.
     bound : str
-        ``mac``, ``fetch``, ``output`` or ``vector``: what sets the pace of the layer's longest descriptor.
+        ``mac``, ``weight``, ``fetch``, ``output`` or ``vector``: what sets the pace of the layer's longest descriptor.
     act_read_bytes, act_write_bytes : int
         Operand bytes fetched from activation memory, those read again for every block of channels included, and
         bytes written.

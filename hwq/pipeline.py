@@ -58,6 +58,12 @@ EARLY_LAUNCH = 3
 DESCRIPTOR_LOAD = 26
 """From one descriptor's start to the next one being ready: a word a cycle, the memory's latency, the decode."""
 
+BUS_WRITE = 2
+"""From one word written over the bus to the next."""
+
+BUS_READ = READ_LATENCY + 3
+"""From one word read over the bus to the next."""
+
 
 def drain_skew(config: ArrayConfig) -> int:
     """Cycles the first read of a tile's results waits for the skewed columns.

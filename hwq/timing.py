@@ -26,13 +26,17 @@ class LayerTiming:
     macs : int
         Multiply-accumulates the mesh did for existing pixels and channels, 0 for VECTOR.
     bound : str
-        ``mac``, ``fetch``, ``output`` or ``vector``: what sets the tile period.
+        ``mac``, ``weight``, ``fetch``, ``output`` or ``vector``: what sets the tile period; see `bound`.
+    first_cycle, end_cycle : int
+        The cycles since the program's start in which its mesh steps or vector reads are issued, the end excluded.
     """
 
     slot: int
     cycles: int
     macs: int
     bound: str
+    first_cycle: int
+    end_cycle: int
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,12 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
     for slot, d in enumerate(descriptors, first_slot):
         if d["opcode"] == isa.Opcode.HALT:
             break
+        start = go + 1
         if d["opcode"] == isa.Opcode.VECTOR:
-            end, before = go + 1 + _vector_cycles(d, config), None
+            issued = start + 1 + vector_reads(d)
+            end, before = start + _vector_cycles(d, config), None
         else:
-            walk, start = _Walk(config, d), go + 1
+            walk = _Walk(config, d)
             if before is not None and d["early"]:
                 early = max(before.next_step, before.launch, loaded, ended_before + 1)
                 if early < ended:
@@ -63,9 +69,9 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
                     walk.follow(before, start)
             walk.layer()
             walk.shift(start)
-            end, before = walk.end, walk
+            issued, end, before = walk.next_step, walk.end, walk
         macs = pixels(d) * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
-        layers.append(LayerTiming(slot, end - ended, macs, bound(d, config)))
+        layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), start + 1, issued))
         ended_before, ended = ended, end
         loaded = go + pipeline.DESCRIPTOR_LOAD
         go = max(end + 1, loaded)
@@ -116,6 +122,11 @@ def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
     return d["blocks"] * sum(d["pixels"] + tiles * (span - 1) for span in run_spans(d))
 
 
+def vector_reads(d: Mapping[str, int]) -> int:
+    """Return the reads of a VECTOR layer, one a cycle."""
+    return d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
+
+
 def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     """Return the lower bounds of a tile's period by cause; the largest one rules."""
     wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config) + 1
@@ -132,11 +143,17 @@ def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
 
 
 def bound(d: Mapping[str, int], config: ArrayConfig) -> str:
-    """Return what sets the tile period: ``mac``, ``fetch``, ``output``, or ``vector``."""
+    """Return what sets the tile period: ``mac``, ``weight``, ``fetch``, ``output``, or ``vector``.
+
+    It is ``weight`` where the mesh steps do, but a CONV has fewer pixels than the mesh has rows: then the weights come
+    as fast as they can, and each is used only so often.
+    """
     if d["opcode"] == isa.Opcode.VECTOR:
         return "vector"
     periods = tile_period(d, config)
-    return max(periods, key=lambda cause: periods[cause])
+    cause = max(periods, key=lambda cause: periods[cause])
+    few = d["opcode"] == isa.Opcode.CONV and d["pixels"] < config.rows
+    return "weight" if cause == "mac" and few else cause
 
 
 def run_spans(d: Mapping[str, int]) -> list[int]:
@@ -147,8 +164,7 @@ def run_spans(d: Mapping[str, int]) -> list[int]:
 
 def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
-    reads = d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
-    last_tap = reads - d["residual"]
+    last_tap = vector_reads(d) - d["residual"]
     return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
 
 

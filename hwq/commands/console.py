@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 160
 """Columns of a table that doesn't go to a terminal."""
 
+_LABEL_WIDTH = 44
+"""Characters of a layer's or node's name in a table."""
+
 _PATIENCE_SECONDS = 1.0
 """What takes longer is announced, where there is no terminal to draw a progress bar on."""
 
@@ -66,6 +69,16 @@ def text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def label(name: str) -> str:
+    """Return a name that fits a column: some exporters join the names of all that a node was fused from.
+
+    >>> label("model/conv2d/Relu;model/batch_normalization/FusedBatchNormV3;model/conv2d/BiasAdd/ReadVariableOp")
+    'model/conv2d/Relu;model/batch_n…iableOp'
+    """
+    head, tail = _LABEL_WIDTH - 8, 7
+    return name if len(name) <= _LABEL_WIDTH else f"{name[:head]}…{name[-tail:]}"
 
 
 def percent(value: float) -> str:

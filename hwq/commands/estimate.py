@@ -23,7 +23,7 @@ def estimate(model: Model, arch: Arch, json: JsonFile = None) -> None:
 
 def print_costs(costs: Estimate) -> None:
     """Print a row a layer and the totals; measured cycles where there are any."""
-    from hwq.commands.console import console, percent, table
+    from hwq.commands.console import console, label, percent, table
 
     measured = costs.cycles_measured is not None
     numbers = ["MACs", "predicted", *(["measured"] if measured else []), "rate", "read", "written", "weights"]
@@ -31,7 +31,7 @@ def print_costs(costs: Estimate) -> None:
     for layer in costs.layers:
         cycles = [layer.cycles_predicted, *([layer.cycles_measured] if measured else [])]
         moved = [layer.act_read_bytes, layer.act_write_bytes, layer.weight_bytes]
-        rows.append([layer.name, layer.op, layer.macs, *cycles, percent(layer.utilisation), *moved, layer.bound])
+        rows.append([label(layer.name), layer.op, layer.macs, *cycles, percent(layer.utilisation), *moved, layer.bound])
     title = f"{costs.model} on {costs.arch}: cycles and bytes"
     out = console()
     out.print(table(title, ["layer", "op", *numbers, "bound"], rows, numbers=numbers))
