@@ -219,12 +219,29 @@ def test_output_is_plain_without_a_terminal(hwq):
         assert "\x1b" not in hwq(*command)[1]
 
 
+def test_names_are_short_in_tables_and_whole_in_json(hwq, folder, tmp_path):
+    model = onnx.load(DIGITS)
+    for node in model.graph.node:
+        node.name = f"exporter/model/{node.name};{'model/batch_normalization/FusedBatchNormV3;' * 5}{node.name}"
+    onnx.save(model, tmp_path / "long.onnx")
+    for command in ("estimate", "check"):
+        status, out, _ = hwq(command, tmp_path / "long.onnx", "--arch", "sim-4x4", "--json", tmp_path / "r.json")
+        assert status == 0
+        report = json.loads((tmp_path / "r.json").read_text())
+        rows = report["layers"] if command == "estimate" else report["nodes"]
+        assert all(len(row["name"]) > 200 for row in rows)
+        lines = [line for line in out.splitlines() if "…" in line]
+        assert len(lines) == len({line.split()[0] for line in lines}) == len(rows), "a line and a name of its own each"
+
+
 @pytest.mark.rtl
 def test_profile_measures_what_was_predicted(hwq, folder, tmp_path):
     report, trace = tmp_path / "p.json", tmp_path / "t.json"
     status, out, _ = hwq("profile", DIGITS, "--arch", "sim-4x4", "--json", report, "--trace", trace)
     assert status == 0
     assert "the mesh waited for activations" in out
+    for title in ("Roofline", "What holds the layers", "Where the cycles went"):
+        assert title in out
     layers = json.loads(report.read_text())["layers"]
     assert all(layer["cycles_measured"] == layer["cycles_predicted"] for layer in layers)
     assert json.loads(trace.read_text())["traceEvents"]

@@ -21,7 +21,7 @@ def check(
 
     Exit status 1: the model doesn't fit the architecture.
     """
-    from hwq.commands.console import console, label, table, write_report
+    from hwq.commands.console import console, labels, table, write_report
     from hwq.compiler import compile, host_nodes, load, split
     from hwq.config import load_arch
     from hwq.errors import CapacityError
@@ -47,7 +47,8 @@ def check(
     write_report(json, report | {"nodes": nodes, "rewrites": source.rewrites})
     if str(json) != "-":
         out = console()
-        rows = [[label(node["name"]), node["op"], node["where"], node["reason"]] for node in nodes]
+        names = labels([node["name"] for node in nodes])
+        rows = [[name, *list(node.values())[1:]] for name, node in zip(names, nodes, strict=True)]
         out.print(table(f"Nodes of {graph.name}", ["node", "op", "runs on", "why"], rows))
         on_array = sum(node["where"] == "array" for node in nodes)
         out.print(f"{on_array} of {len(nodes)} nodes run on the array.", markup=False)
