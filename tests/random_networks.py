@@ -118,6 +118,8 @@ class RandomNetwork:
     def _depthwise(self, x: Value) -> Value:
         self.kinds.append("depthwise")
         attributes, size = self._windows(x)
+        if self._rng.integers(2):
+            attributes, size = {"kernel_shape": [3, 3], "pads": [1] * 4}, x.shape[1:]
         return self._quantized(self._sums(x, x.shape[0], x.shape[0], attributes), (x.shape[0], *size), x.scale)
 
     def _max_pool(self, x: Value) -> Value:
