@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx
 from hwq import ir, isa, reference
 from hwq.config import ArrayConfig, load_arch
 from hwq.constraints import broken_rule
+from hwq.errors import ModelError
 from hwq.images import Images
 from hwq.layout import View
 from hwq.onnx_reader import read
@@ -54,7 +56,13 @@ def arrangements(graph: ir.Graph, config: ArrayConfig) -> list[tuple[ir.Graph, l
     return [upright, _split(fuse_tables(fuse_views(transpose_space(upright[0]))), config)]
 
 
-def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True) -> Program:
+def compile(
+    model: Model,
+    arch: str | Path | ArrayConfig,
+    *,
+    golden: bool = True,
+    weights: str | Mapping[str, str] = "auto",
+) -> Program:
     """Compile `model` for `arch`.
 
     Parameters
@@ -63,15 +71,20 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
     arch : preset name, architecture file or ArrayConfig
     golden : bool
         Store one random sample with the reference's outputs in the program.
+    weights : ``auto``, ``int8`` or a mapping of operator names to one of them
+        ``auto``: 4 bits where an operator's weights fit, the architecture has them and they are no slower; ``int8``:
+        bytes. What a mapping doesn't name is ``auto``.
 
     Raises
     ------
     ModelError, ArchError, CapacityError
-        As the reader, the architecture and the scheduler raise them.
+        As the reader, the architecture and the scheduler raise them; ModelError also on `weights` that names no
+        operator or storage there is.
     """
     config = load_arch(arch)
     source = load(model)
-    candidates = [_candidate(graph, parts, config) for graph, parts in arrangements(source, config)]
+    int8_layers = _int8_layers(source, weights)
+    candidates = [_candidate(graph, parts, config, int8_layers) for graph, parts in arrangements(source, config)]
     graph, parts, images, steps = min(candidates, key=lambda candidate: candidate[2].cycles())
     if not images.descriptors:
         images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
@@ -96,11 +109,24 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
     )
 
 
+def _int8_layers(graph: ir.Graph, weights: str | Mapping[str, str]) -> frozenset[str] | None:
+    """Return the operators whose weights stay bytes, None for all."""
+    names = {op.name for op in graph.ops}
+    for name, storage in weights.items() if isinstance(weights, Mapping) else [(None, weights)]:
+        if name is not None and name not in names:
+            raise ModelError(f"weights: the model has no operator {name!r}")
+        if storage not in ("auto", "int8"):
+            raise ModelError(f"weights must be auto or int8, not {storage!r}")
+    if isinstance(weights, Mapping):
+        return frozenset(name for name, storage in weights.items() if storage == "int8")
+    return None if weights == "int8" else frozenset()
+
+
 def _candidate(
-    graph: ir.Graph, parts: list[Part], config: ArrayConfig
+    graph: ir.Graph, parts: list[Part], config: ArrayConfig, int8_layers: frozenset[str] | None
 ) -> tuple[ir.Graph, list[Part], Images, list[HostStep | ArrayStep]]:
     """Schedule one arrangement of the network."""
-    images = Images(config)
+    images = Images(config, int8_layers)
     schedules = iter(schedule(graph, [part for part in parts if isinstance(part, ArrayPart)], config, images))
     steps: list[HostStep | ArrayStep] = []
     for part in parts:

@@ -16,6 +16,7 @@ from hwq.mesh_layer import int8_terms, output_fields, walk
 from hwq.multipliers import multipliers
 from hwq.plan import Plan, Step, stored_zero_point
 from hwq.timing import cycles
+from hwq.weights import fits_int4
 
 Array = npt.NDArray[np.int8]
 Fields = dict[str, int]
@@ -79,8 +80,10 @@ def depthwise_descriptors(plan: Plan, step: Step, window: Window, images: Images
     bias = (window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)).astype(np.int32)
     multiplier = np.broadcast_to(multipliers(plan.graph, step.op), bias.shape)
     width = images.config.depthwise_cols
+    int4 = int(images.may_be_int4(step.op.name) and fits_int4(matrix, width, images.config.cols))
     fields |= {
-        "weight_base": images.add_weights(matrix, step.name, width),
+        "int4": int4,
+        "weight_base": images.add_weights(matrix, step.name, width, int4),
         "param_base": images.add_params(bias, multiplier, step.name, width),
     }
     for image in range(y.shape[0]):

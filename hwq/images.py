@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq import fixed, isa, timing
+from hwq import fixed, isa, timing, weights
 from hwq.config import ArrayConfig
 from hwq.errors import CapacityError
 
@@ -23,6 +23,8 @@ class Images:
     Members
     -------
     config : ArrayConfig
+    int8_layers : set of str, or None
+        Operators whose weights are stored as bytes whatever they are; None: all.
     descriptors : list of field mappings, one a slot
     labels : list of str
         For each slot, the operator it belongs to; empty for HALT.
@@ -35,6 +37,7 @@ class Images:
     """
 
     config: ArrayConfig
+    int8_layers: frozenset[str] | None = frozenset()
     descriptors: list[dict[str, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     params: list[npt.NDArray[np.uint32]] = field(default_factory=list)
@@ -57,6 +60,10 @@ class Images:
                 total += timing.predict(complete[first : slot + 1], self.config).total
                 first = slot + 1
         return total
+
+    def may_be_int4(self, name: str) -> bool:
+        """Return whether operator `name` is to have weights of 4 bits where they fit."""
+        return self.config.int4 and self.int8_layers is not None and name not in self.int8_layers
 
     def add_descriptor(self, fields: dict[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""
@@ -91,18 +98,16 @@ class Images:
         self.params.append(_encoded(bias, multiplier))
         return len(self.params) - 1
 
-    def add_weights(self, weights: npt.NDArray[np.int8], label: str, width: int) -> int:
-        """Append a (K, channels) matrix in blocks of `width` channels, at most `cols`; return the first word."""
+    def add_weights(self, matrix: npt.NDArray[np.int8], label: str, width: int, int4: int = 0) -> int:
+        """Append a (K, channels) matrix in blocks of `width` channels (see `hwq.weights`); return the first word."""
         config, first = self.config, self._weight_words
-        depth, channels = weights.shape
-        blocks = -(-channels // width)
-        self._fits("weight memory", "weight_words", first + blocks * depth, config.weight_words, label)
-        padded = np.zeros((depth, blocks * width), np.int8)
-        padded[:, :channels] = weights
-        words = np.zeros((blocks * depth, config.cols), np.int8)
-        words[:, :width] = padded.reshape(depth, blocks, width).transpose(1, 0, 2).reshape(-1, width)
-        self.weights.append(words)
-        self._weight_words += blocks * depth
+        depth, channels = matrix.shape
+        blocks, last = -(-channels // width), (channels - 1) % width + 1
+        need = weights.layer_words(depth, blocks, width, last, config.cols, int4)
+        self._fits("weight memory", "weight_words", first + need, config.weight_words, label)
+        for block in range(0, channels, width):
+            self.weights.append(weights.pack(matrix[:, block : block + width], config.cols, int4))
+        self._weight_words += need
         return first
 
     def add_table(self, entries: npt.NDArray[np.int8], label: str) -> int:

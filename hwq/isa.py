@@ -57,7 +57,7 @@ class ErrorCode(enum.IntEnum):
     ILLEGAL_OPCODE = 1
     """The opcode isn't one of `Opcode`."""
     ILLEGAL_FIELD = 2
-    """A count is zero or above its limit, there is no such table, or a bit outside every field is set."""
+    """A count is zero or above its limit, there are no such tables or weights, or a bit outside every field is set."""
     ACT_RANGE = 3
     """An activation address left the memory."""
     WEIGHT_RANGE = 4
@@ -140,12 +140,18 @@ DESCRIPTOR: tuple[Field, ...] = (
     _step("tap_y_step", 8, "from the last inner tap to the next outer tap's first"),
     _step("tap_x_step", 9, "to the next inner tap"),
     _address("weight_base", 10, "CONV, DEPTHWISE: first weight word"),
+    Field("int4", 10, 24, 1, doc="CONV, DEPTHWISE: weights of 4 bits, two a byte"),
     _address("param_base", 11, "first parameter word"),
     _address("ofm_base", 12, "first output byte of the first pixel"),
     _step("ofm_x_step", 13, "to the next output pixel of a row"),
     _step("ofm_y_step", 14, "from a row's last output pixel to the next row's first"),
     Field(
-        "blocks", 15, 0, 16, nonzero=True, doc="blocks of channels: `cols`, DEPTHWISE `depthwise_cols`, VECTOR `lanes`"
+        "blocks",
+        15,
+        0,
+        16,
+        nonzero=True,
+        doc="blocks of channels: `cols`, with `int4` twice as many; DEPTHWISE `depthwise_cols`, VECTOR `lanes`",
     ),
     Field("last_channels", 15, 16, 16, nonzero=True, doc="channels in the last block"),
     _address("res_base", 16, "first byte of the second operand"),

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from hwq import ir, isa
+from hwq import ir, isa, timing
+from hwq.config import ArrayConfig
 from hwq.constraints import add_parameters
 from hwq.images import Images
 from hwq.layout import View
 from hwq.multipliers import multipliers
 from hwq.plan import Plan, Step, stored_zero_point
+from hwq.weights import fits_int4
 
 Fields = dict[str, int]
 
@@ -38,16 +40,19 @@ def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     folded = op.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
     bias = folded.astype(np.int32)
     multiplier = np.broadcast_to(multipliers(plan.graph, op), bias.shape)
-    channels = matrix.shape[1]
-    blocks = -(-channels // images.config.cols)
-    shared = {
+    shape = {
         "opcode": isa.Opcode.CONV,
         **taps,
-        "weight_base": images.add_weights(matrix, step.name, images.config.cols),
-        "param_base": images.add_params(bias, multiplier, step.name, images.config.cols),
-        "blocks": blocks,
-        "last_channels": channels - (blocks - 1) * images.config.cols,
+        "row_pixels": y.shape[3],
+        "pixels": y.shape[2] * y.shape[3],
         **output_fields(plan, step),
+    }
+    shape |= _blocks(shape, matrix, images.config, images.may_be_int4(op.name))
+    width = images.config.block_channels(shape)
+    shared = {
+        **shape,
+        "weight_base": images.add_weights(matrix, step.name, width, shape["int4"]),
+        "param_base": images.add_params(bias, multiplier, step.name, width),
     }
     second = _second_operand(plan, step, y)
     for image in range(y.shape[0]):
@@ -56,9 +61,18 @@ def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
             **walk("ifm", x, image, y.shape, strides, (-top, -left)),
             **walk("ofm", y, image, y.shape),
             **(walk("res", second, image, y.shape) if second is not None else {}),
-            "row_pixels": y.shape[3],
-            "pixels": y.shape[2] * y.shape[3],
         }
+
+
+def _blocks(shape: Fields, matrix: npt.NDArray[np.int8], config: ArrayConfig, may_be_int4: bool) -> Fields:
+    """Return the fields of a layer's blocks of channels: of 4-bit weights where they fit and are no slower."""
+    channels, ways = matrix.shape[1], []
+    for int4 in (1, 0) if may_be_int4 else (0,):
+        width = config.block_channels({**shape, "int4": int4})
+        fields = {"int4": int4, "blocks": -(-channels // width), "last_channels": (channels - 1) % width + 1}
+        if not int4 or fits_int4(matrix, width, config.cols):
+            ways.append(fields)
+    return min(ways, key=lambda way: timing.cycles({**shape, **way}, config))
 
 
 def output_fields(plan: Plan, step: Step) -> Fields:

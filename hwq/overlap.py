@@ -44,7 +44,7 @@ def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[in
     """
     tiles = _tiles(d, config)
     addresses = output_addresses(d)
-    width = config.cols if d["opcode"] == isa.Opcode.CONV else config.depthwise_cols
+    width = config.block_channels(d)
     steps = timing.weight_words(d) if d["opcode"] == isa.Opcode.CONV else 0
     begun = pipeline.latest_read(config)
     for block in reversed(range(d["blocks"])):
@@ -89,7 +89,7 @@ def _conv_reads(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[int
     """
     fetch, rows = config.fetch_bytes, config.rows
     ifm, res, taps = pixel_addresses(d, "ifm"), pixel_addresses(d, "res"), tap_offsets(d)
-    width = d["last_channels"] if d["blocks"] == 1 else config.cols
+    width = d["last_channels"] if d["blocks"] == 1 else config.block_channels(d)
     at = 0
     for tile in _cut(0, d["pixels"], rows):
         runs = [(res[tile], 0, width)] if d["residual"] else []

@@ -79,14 +79,17 @@ def strip_skew(config: ArrayConfig) -> int:
     return max(0, config.strip_columns - 1) * (STRIP_STEPS - 2)
 
 
-def overwrite_margin(config: ArrayConfig) -> int:
-    """Cycles a tile's last group lags behind the column wave that overwrites it."""
-    return max(0, (config.groups - 1) * (config.rows - config.lanes))
+def overwrite_margin(config: ArrayConfig, paired: bool = False) -> int:
+    """Cycles a tile's last group lags behind the column wave that overwrites it.
+
+    Of a `paired` block (see `hwq.weights`) all columns are read twice, so each group lags by one round of them more.
+    """
+    return max(0, (config.groups - 1) * (config.rows - config.lanes)) + (config.rows * config.groups if paired else 0)
 
 
-def overwrite_slack(config: ArrayConfig) -> int:
-    """Cycles from the first read of a tile's results to the earliest last step that may overwrite them; negative."""
-    return overwrite_margin(config) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1
+def overwrite_slack(config: ArrayConfig, paired: bool = False) -> int:
+    """Cycles from the first read of a tile's results to the earliest last step that may overwrite them."""
+    return overwrite_margin(config, paired) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1
 
 
 def first_read(config: ArrayConfig) -> int:
@@ -97,7 +100,8 @@ def first_read(config: ArrayConfig) -> int:
 def latest_read(config: ArrayConfig) -> int:
     """Cycles from issuing any tile's last step to the first read of its results, at most.
 
-    A last step is issued once the tile before is being read, `overwrite_slack` cycles from that tile's first read.
+    A last step is issued once the tile before is being read, `overwrite_slack` cycles from that tile's first read. A
+    paired block's tiles take one round of the columns longer and have as much more slack.
     """
     wait = config.rows * config.groups - overwrite_slack(config) + BACK_CHANGE
     return max(first_read(config) + strip_skew(config), wait)

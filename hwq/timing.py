@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hwq import isa, pipeline
+from hwq import isa, pipeline, weights
 from hwq.config import ArrayConfig
 
 
@@ -94,7 +94,7 @@ def pixels(d: Mapping[str, int]) -> int:
 
 
 def weight_words(d: Mapping[str, int]) -> int:
-    """Return K, the weights of one output: the weight words of a block of a CONV or DEPTHWISE descriptor."""
+    """Return K, the weights of one output of a CONV or DEPTHWISE descriptor: the steps of a tile that have one."""
     inner = d["taps_x"] * d["span"]
     if d["opcode"] == isa.Opcode.DEPTHWISE:
         return sum(run_spans(d))
@@ -103,8 +103,7 @@ def weight_words(d: Mapping[str, int]) -> int:
 
 def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the output channels of a descriptor."""
-    width = {isa.Opcode.CONV: config.cols, isa.Opcode.DEPTHWISE: config.depthwise_cols}
-    return (d["blocks"] - 1) * width.get(isa.Opcode(d["opcode"]), config.lanes) + d["last_channels"]
+    return (d["blocks"] - 1) * config.block_channels(d) + d["last_channels"]
 
 
 def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
@@ -129,8 +128,10 @@ def vector_reads(d: Mapping[str, int]) -> int:
 
 def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     """Return the lower bounds of a tile's period by cause; the largest one rules."""
-    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config) + 1
-    output = max(config.rows * config.groups, wave)
+    width = config.block_channels(d)
+    paired = bool(d["int4"]) and weights.is_paired(width, config.cols)
+    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config, paired) + 1
+    output = max(config.rows * (2 * config.groups if paired else config.groups), wave)
     if d["opcode"] == isa.Opcode.DEPTHWISE:
         if d["strips"]:
             return {"mac": weight_words(d), "fetch": config.strip_columns * pipeline.STRIP_STEPS, "output": output}
@@ -138,7 +139,7 @@ def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
         fetch = sum(neighbours + span - 1 for span in run_spans(d))
         return {"mac": weight_words(d), "fetch": fetch, "output": output}
     parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
-    passes = parts + (config.residual_passes if d["residual"] else 0)
+    passes = parts + (-(-width // config.fetch_bytes) if d["residual"] else 0)
     return {"mac": weight_words(d), "fetch": passes * config.rows, "output": output}
 
 
@@ -182,6 +183,7 @@ class _Walk:
         self._config, self._d = config, d
         self._parts = _parts(d, config) if d["opcode"] == isa.Opcode.CONV else []
         self._first_read = pipeline.first_read(config) + (pipeline.strip_skew(config) if d["strips"] else 0)
+        self._paired = False  # the block has two channels on every column
         self.launch = 1  # earliest next pass
         self.taken = 1  # when the waiting half was last taken
         self.next_step = 1  # earliest next step
@@ -202,10 +204,10 @@ class _Walk:
 
     def layer(self) -> None:
         """Walk all tiles."""
-        d, width = self._d, {isa.Opcode.CONV: self._config.cols}
+        d, width = self._d, self._config.block_channels(self._d)
         for block in range(d["blocks"]):
-            last = block == d["blocks"] - 1
-            channels = d["last_channels"] if last else width.get(isa.Opcode(d["opcode"]), self._config.depthwise_cols)
+            channels = d["last_channels"] if block == d["blocks"] - 1 else width
+            self._paired = bool(d["int4"]) and weights.is_paired(channels, self._config.cols)
             drain_cycles = self._config.rows * -(-channels // self._config.lanes)
             if d["opcode"] == isa.Opcode.CONV:
                 self._conv_block(channels, drain_cycles)
@@ -295,7 +297,7 @@ class _Walk:
         """Let the tile's last step be at `step`."""
         self.last_step = step
         start_in = max(self._first_read, self.free - step)
-        self.hold = step + start_in + pipeline.overwrite_slack(self._config)
+        self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired)
         self.free = step + start_in + drain_cycles
         self.drained = [*self.drained[1:], self.free]
 

@@ -28,7 +28,9 @@ class Drain(wiring.Component):
     i_start : begin with `i_descriptor`
     i_clear : stop
     i_last, i_strips : a tile's last step is being issued, in strips; it may be of the layer after `i_descriptor`
-    o_read : row `o_row`, group `o_group` is being read
+    o_read : row `o_row`, group `o_group` of the block is being read
+    o_columns, o_pairs, o_high : its columns, the `lanes` from ``lanes * o_columns`` on; they hold two channels each;
+        the high one is meant
     o_valid : the row holds a pixel
     o_final : the layer's last read
     o_param : parameter word of the group
@@ -48,7 +50,10 @@ class Drain(wiring.Component):
                 "i_strips": In(1),
                 "o_read": Out(1),
                 "o_row": Out(range(config.rows)),
-                "o_group": Out(range(config.groups)),
+                "o_group": Out(range(config.widest_block // config.lanes)),
+                "o_columns": Out(range(config.groups)),
+                "o_pairs": Out(1),
+                "o_high": Out(1),
                 "o_valid": Out(1),
                 "o_final": Out(1),
                 "o_param": Out(address_shape),
@@ -76,22 +81,25 @@ class Drain(wiring.Component):
 
         blocks_left, param_block = Signal(16), Signal(address_shape)
         block_base = Signal(address_shape)
-        channels_left = Signal(range(cols + 1))
-        offset = Signal(range(cols))
+        channels_left = Signal(range(config.widest_block + 1))
+        offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
         depthwise, in_tile, hidden = Signal(), Signal(), Signal()
         strips_left, map_end, last_strip = Signal(16), Signal(), Signal()
         strip_base = Signal(address_shape)
         tile_rows = Signal(16)
-        block_cols = Mux(depthwise, config.depthwise_cols, cols)
+        int4, columns_end = d.int4 & int(config.int4), Signal()
+        block_channels = Mux(depthwise, config.depthwise_cols, cols << int4)
         with m.If(self.o_read & (self.o_row == 0)):
             m.d.sync += tile_rows.eq(self.ofm.row_left)
         m.d.comb += [
             depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
             last_block.eq(blocks_left == 1),
             offset.eq(self.o_group * lanes),
-            channels_left.eq(Mux(last_block, d.last_channels, block_cols) - offset),
+            channels_left.eq(Mux(last_block, d.last_channels, block_channels) - offset),
             group_end.eq(channels_left <= lanes),
+            columns_end.eq(self.o_columns == config.groups - 1),
+            self.o_pairs.eq(int4 & ~depthwise & (~last_block | (d.last_channels > cols))),
             row_end.eq(self.o_row == rows - 1),
             tile_end.eq(self.o_read & row_end & group_end),
             in_tile.eq(~depthwise | strips | (self.o_row == 0) | (self.o_row < tile_rows)),
@@ -110,7 +118,7 @@ class Drain(wiring.Component):
                 Mux(
                     self.i_start,
                     d.ofm_base,
-                    Mux(last_strip, (block_base + block_cols)[: isa.ADDRESS_BITS], strip_base + d.res_x_step),
+                    Mux(last_strip, (block_base + block_channels)[: isa.ADDRESS_BITS], strip_base + d.res_x_step),
                 )
             ),
             self.ofm.step.eq(self.o_read & in_tile),
@@ -125,7 +133,11 @@ class Drain(wiring.Component):
         with m.If(self.o_read):
             m.d.sync += [running.eq(~tile_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]
             with m.If(row_end):
-                m.d.sync += self.o_group.eq(Mux(group_end, 0, self.o_group + 1))
+                m.d.sync += [
+                    self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
+                    self.o_columns.eq(Mux(group_end | columns_end, 0, self.o_columns + 1)),
+                    self.o_high.eq(~group_end & (self.o_high | columns_end)),
+                ]
         with m.If(due & (running | waiting | self.i_start)):
             m.d.sync += waiting.eq(1)
         with m.Elif(waiting & ~running & ~self.i_start):
@@ -143,6 +155,8 @@ class Drain(wiring.Component):
                 param_block.eq(d.param_base),
                 self.o_row.eq(0),
                 self.o_group.eq(0),
+                self.o_columns.eq(0),
+                self.o_high.eq(0),
                 self.o_buffer.eq(0),
             ]
         return m

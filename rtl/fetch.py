@@ -83,7 +83,8 @@ class Fetch(wiring.Component):
         """Return the module."""
         m = Module()
         config, d = self._config, self.i_descriptor
-        rows, fetch, cols = config.rows, config.fetch_bytes, config.cols
+        rows, fetch = config.rows, config.fetch_bytes
+        width = config.cols << (d.int4 & int(config.int4))  # of a block
 
         running, residual_phase = self.o_running, Signal()
         row = Signal(range(rows))
@@ -98,7 +99,7 @@ class Fetch(wiring.Component):
         # the pass about to be launched or under way
         span_end, tap_row_end, tile_end, last_block = Signal(), Signal(), Signal(), Signal()
         slice_offset = Signal(range(config.residual_passes * fetch))
-        slice_left = Signal(range(cols + 1))
+        slice_left = Signal(range(config.widest_block + 1))
         slices_end, go, row_end = Signal(), Signal(), Signal()
         m.d.comb += [
             span_end.eq(span_left <= fetch),
@@ -106,7 +107,7 @@ class Fetch(wiring.Component):
             tile_end.eq(tap_row_end & (taps_y_left == 1)),
             last_block.eq(blocks_left == 1),
             slice_offset.eq(slices * fetch),
-            slice_left.eq(Mux(last_block, d.last_channels, cols) - slice_offset),
+            slice_left.eq(Mux(last_block, d.last_channels, width) - slice_offset),
             slices_end.eq(slice_left <= fetch),
             go.eq(running & ((row != 0) | Mux(residual_phase, credits != 0, self.i_free))),
             row_end.eq(row == rows - 1),
@@ -145,7 +146,7 @@ class Fetch(wiring.Component):
             self.ifm.rewind.eq(ifm_pass & row_end & ~tile_end),
             res_reload.eq(res_pass & row_end & slices_end & self.res.final),
             self.res.start.eq(self.i_start | res_reload),
-            self.res.base.eq(Mux(self.i_start, d.res_base, res_base + cols)),
+            self.res.base.eq(Mux(self.i_start, d.res_base, (res_base + width)[: len(res_base)])),
             self.res.step.eq(res_pass),
             self.res.commit.eq(res_pass & row_end & slices_end),
             self.res.rewind.eq(res_pass & row_end & ~slices_end),

@@ -30,6 +30,7 @@ class Issue(wiring.Component):
     o_free : the serializers' waiting half is free, or is being taken in this cycle
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its tile's first, last
     o_weight, o_zero : address of the step's weight word; the weights are zero instead
+    o_pairs, o_steps, o_odd : the word has the weights of two channels, of two steps, of which the later is meant
     o_running : steps remain
     o_wait_output : no step although its operands are there: the output path isn't ready
     """
@@ -52,6 +53,9 @@ class Issue(wiring.Component):
                 "o_last": Out(1),
                 "o_weight": Out(address_shape),
                 "o_zero": Out(1),
+                "o_pairs": Out(1),
+                "o_steps": Out(1),
+                "o_odd": Out(1),
                 "o_running": Out(1),
                 "o_wait_output": Out(1),
             }
@@ -98,10 +102,17 @@ class Issue(wiring.Component):
                 head_end.eq(head_last & head_block_end & head_last_block),
             ]
 
+        int4, wide = d.int4 & int(config.int4), Signal()
+        m.d.comb += [
+            wide.eq(~head_last_block | (d.last_channels > config.cols)),
+            self.o_pairs.eq(int4 & ~depthwise & wide),
+            self.o_steps.eq(int4 & ~self.o_pairs),
+        ]
+
         # output path: cycles until a last step may come again, until the drain is free
         hold, busy = Signal(16), Signal(16)
         first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
-        full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups)
+        full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << int4)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
         start_in, drain_cycles, may_begin, may_end = Signal(16), Signal(16), Signal(), Signal()
         m.d.comb += [
@@ -123,10 +134,11 @@ class Issue(wiring.Component):
             busy.eq(Mux(busy == 0, 0, busy - 1)),
         ]
         layer_last = head_block_end & head_last_block
+        slack, paired_slack = (pipeline.overwrite_slack(config, paired) for paired in (False, True))
         with m.If(self.o_last):
             # this tile's read starts in start_in cycles
             m.d.sync += [
-                hold.eq(start_in + pipeline.overwrite_slack(config) - 1),
+                hold.eq(start_in + Mux(self.o_pairs, paired_slack, slack) - 1),
                 busy.eq(start_in + drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, 0)),
             ]
 
@@ -140,15 +152,20 @@ class Issue(wiring.Component):
         with m.If(self.i_launch):
             m.d.sync += [full.eq(1), waiting.eq(self.i_part)]
 
-        next_weight = Signal(address_shape)
-        m.d.comb += next_weight.eq(Mux(self.o_zero, self.o_weight, self.o_weight + 1))
+        next_weight, next_odd, next_block = Signal(address_shape), Signal(), Signal(address_shape)
+        m.d.comb += [
+            next_odd.eq(self.o_steps & (self.o_odd ^ ~self.o_zero)),
+            next_weight.eq(self.o_weight + (~self.o_zero & (self.o_odd | ~self.o_steps))),
+            next_block.eq(next_weight + next_odd),
+        ]
         with m.If(self.o_step):
-            m.d.sync += [tile_begin.eq(head_last), self.o_weight.eq(next_weight)]
+            m.d.sync += [tile_begin.eq(head_last), self.o_weight.eq(next_weight), self.o_odd.eq(next_odd)]
             with m.If(head_end):
                 m.d.sync += self.o_running.eq(0)
         with m.If(self.o_last):
+            m.d.sync += self.o_odd.eq(0)
             with m.If(head_block_end):
-                m.d.sync += weight_block.eq(next_weight)
+                m.d.sync += [weight_block.eq(next_block), self.o_weight.eq(next_block)]
             with m.Else():
                 m.d.sync += self.o_weight.eq(weight_block)
 
@@ -164,6 +181,7 @@ class Issue(wiring.Component):
                 self.o_running.eq(1),
                 tile_begin.eq(1),
                 self.o_weight.eq(d.weight_base),
+                self.o_odd.eq(0),
                 weight_block.eq(d.weight_base),
                 full.eq(0),
                 active.count.eq(0),

@@ -109,8 +109,9 @@ class Sequencer(wiring.Component):
                 m.d.sync += [loading.eq(0), loaded.eq(1)]
 
         # check: the opcode, then the counts
+        int4 = upcoming.int4 & int(config.int4)
         starts = {
-            isa.Opcode.CONV: (self.o_conv, config.cols),
+            isa.Opcode.CONV: (self.o_conv, config.cols << int4),
             isa.Opcode.DEPTHWISE: (self.o_depthwise, config.depthwise_cols),
             isa.Opcode.VECTOR: (self.o_vector, config.lanes),
         }
@@ -127,6 +128,7 @@ class Sequencer(wiring.Component):
         shapeless = (is_depthwise & (((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual)) | (
             striped & (unfit | uneven | ~is_depthwise)
         )
+        narrow = upcoming.int4 & (not config.int4 or upcoming.opcode == isa.Opcode.VECTOR)
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         early, inside = Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
@@ -136,7 +138,9 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq(~halt & ~known),
-            bad_field.eq(known & (_any(zero) | stray | too_many | shapeless | (upcoming.table > config.tables))),
+            bad_field.eq(
+                known & (_any(zero) | stray | too_many | shapeless | narrow | (upcoming.table > config.tables))
+            ),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
             early.eq(

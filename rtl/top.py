@@ -15,7 +15,8 @@ from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
 from rtl.issue import Issue
-from rtl.mesh import Mesh
+from rtl.mesh import Mesh, shadow_shape
+from rtl.paired import WeightUnpack, chosen_sum
 from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.sequencer import Sequencer
@@ -62,7 +63,9 @@ class Accelerator(wiring.Component):
             m.submodules.strips = strips = Strips(config)
             sources[strips] = use_strips
         m.submodules.issue = issue = Issue(config)
-        m.submodules.mesh = mesh = Mesh(rows=rows, cols=config.cols, strips=bool(config.strip_columns))
+        m.submodules.mesh = mesh = Mesh(
+            rows=rows, cols=config.cols, strips=bool(config.strip_columns), int4=config.int4
+        )
         m.submodules.drain = drain = Drain(config)
         m.submodules.vector = vector = Vector(config)
         m.submodules.post = post = Post(config)
@@ -232,12 +235,23 @@ class Accelerator(wiring.Component):
             ]
         taken = Cat(issue.o_step & abort_n, issue.o_first, issue.o_last, use_depthwise, use_strips)
         control = delayed(m, taken, pipeline.ISSUE_TO_EDGE)
-        weight_word, column_bytes = Signal(8 * config.cols, reset_less=True), Signal(8 * config.cols, reset_less=True)
-        zero = delayed(m, issue.o_zero, pipeline.WEIGHT_DELAY + 1)
-        m.d.sync += [weight_word.eq(Mux(zero, 0, weights.o_word)), column_bytes.eq(act.o_data.as_value())]
+        column_bytes = Signal(8 * config.cols, reset_less=True)
+        m.d.sync += column_bytes.eq(act.o_data.as_value())
+        form = delayed(m, Cat(issue.o_zero, issue.o_pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
+        if config.int4:
+            m.submodules.unpack = unpack = WeightUnpack(cols=config.cols)
+            m.d.comb += [
+                unpack.i_word.eq(weights.o_word),
+                Cat(unpack.i_zero, unpack.i_pairs, unpack.i_steps, unpack.i_odd).eq(form),
+                mesh.i_w.eq(unpack.o),
+                mesh.i_pairs.eq(delayed(m, issue.o_pairs, pipeline.ISSUE_TO_EDGE)),
+            ]
+        else:
+            weight_word = Signal(8 * config.cols, reset_less=True)
+            m.d.sync += weight_word.eq(Mux(form[0], 0, weights.o_word))
+            m.d.comb += mesh.i_w.as_value().eq(weight_word)
         m.d.comb += [
             weights.i_address.eq(delayed(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
-            mesh.i_w.as_value().eq(weight_word),
             mesh.i_column.as_value().eq(column_bytes),
             Cat(mesh.i_valid, mesh.i_first, mesh.i_last, mesh.i_broadcast, mesh.i_strips).eq(control),
             drain.i_last.eq(issue.o_last),
@@ -247,17 +261,21 @@ class Accelerator(wiring.Component):
         # output path: one result from the mesh or the vector unit
         group_lanes = config.fetch_bytes // lanes
         picked = Signal(data.ArrayLayout(32, lanes))
+        shadows = Signal(data.ArrayLayout(shadow_shape(config.int4), lanes))
         group_in_slice = Signal(range(max(2, group_lanes)))
         place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1)}))
         picked_valid, picked_final = Signal(), Signal()
-        with m.Switch(Cat(drain.o_row, drain.o_group)):
+        with m.Switch(Cat(drain.o_row, drain.o_columns)):
             for row in range(rows):
                 for group in range(config.groups):
                     with m.Case(row | group << len(drain.o_row)):
-                        m.d.sync += [
-                            picked[lane].eq(mesh.o_shadow[row * config.cols + group * lanes + lane])
+                        m.d.comb += [
+                            shadows[lane].eq(mesh.o_shadow[row * config.cols + group * lanes + lane])
                             for lane in range(lanes)
                         ]
+        for lane in range(lanes):
+            shadow = shadows[lane]
+            m.d.sync += picked[lane].eq(chosen_sum(shadow, drain.o_pairs, drain.o_high) if config.int4 else shadow)
         m.d.sync += [
             picked_valid.eq(drain.o_read & drain.o_valid & ~abort),
             picked_final.eq(drain.o_read & drain.o_final & ~abort),

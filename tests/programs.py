@@ -138,22 +138,26 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
         pixels = (rows - 1) * columns + last_row
         taps_y, taps_x = int(rng.integers(1, 4)), int(rng.integers(1, 4))
         span = int(rng.integers(1, 3 * config.fetch_bytes))
-        blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, config.cols + 1))
-        channels = (blocks - 1) * config.cols + last
+        int4 = config.weight_bits == 4 and bool(rng.random() < 0.6)
+        width = config.cols * (2 if int4 else 1)
+        blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, width + 1))
+        channels = (blocks - 1) * width + last
         depth = taps_y * taps_x * span
+        words = (blocks - 1) * depth + (-(-depth // 2) if int4 and last <= config.cols else depth)
         tap_x_step, tap_y_step = int(rng.integers(0, 2 * span)), int(rng.integers(0, 40))
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + span
         residual = bool(rng.random() < 0.4)
         ifm = _map(rng, rows, columns, reach, source, 3)
         res = _map(rng, rows, columns, channels, source, 3) if residual else {"base": 0, "x_step": 0, "y_step": 0}
         ofm = _map(rng, rows, columns, channels, target, 3)
-        if ifm is None or res is None or ofm is None or blocks * depth > config.weight_words:
+        params = (blocks - 1) * width // config.lanes + -(-last // config.lanes)
+        if ifm is None or res is None or ofm is None or words > config.weight_words or params > config.param_words:
             continue
         if rng.random() < 0.5:  # overlapping windows, as convolutions have
             ifm["x_step"] = int(rng.integers(0, ifm["x_step"]))
-        params = blocks * config.groups
         return {
             "opcode": isa.Opcode.CONV,
+            "int4": int(int4),
             "row_pixels": columns,
             "pixels": pixels,
             "taps_y": taps_y,
@@ -161,7 +165,7 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
             "span": span,
             "tap_y_step": tap_y_step,
             "tap_x_step": tap_x_step,
-            "weight_base": int(rng.integers(0, config.weight_words - blocks * depth + 1)),
+            "weight_base": int(rng.integers(0, config.weight_words - words + 1)),
             "param_base": int(rng.integers(0, config.param_words - params + 1)),
             "blocks": blocks,
             "last_channels": last,
@@ -189,7 +193,9 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
         ofm = _map(rng, rows, columns, channels, target, 3)
         repeats = int(rng.choice([0, 0, 1, 2]))
         depth = (repeats + 1) * taps_y * taps_x * span
-        if ifm is None or ofm is None or blocks * depth > config.weight_words:
+        int4 = config.weight_bits == 4 and bool(rng.random() < 0.5)
+        words = blocks * (-(-depth // 2) if int4 else depth)
+        if ifm is None or ofm is None or words > config.weight_words:
             continue
         ifm["x_step"] = x_step
         groups = config.depthwise_cols // config.lanes
@@ -204,7 +210,8 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
             "repeats": repeats,
             "tap_y_step": tap_y_step,
             "tap_x_step": tap_x_step,
-            "weight_base": int(rng.integers(0, config.weight_words - blocks * depth + 1)),
+            "int4": int(int4),
+            "weight_base": int(rng.integers(0, config.weight_words - words + 1)),
             "param_base": int(rng.integers(0, config.param_words - blocks * groups + 1)),
             "blocks": blocks,
             "last_channels": last,
@@ -225,7 +232,9 @@ def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         x_step = channels + int(rng.integers(0, 4))
         ifm = _map(rng, rows + taps_y - 1, columns + span - 1, x_step, source, 0)
         ofm = _map(rng, rows, columns, channels, target, 3)
-        if ifm is None or ofm is None or blocks * taps_y * span > config.weight_words:
+        int4 = config.weight_bits == 4 and bool(rng.random() < 0.5)
+        words = blocks * (-(-taps_y * span // 2) if int4 else taps_y * span)
+        if ifm is None or ofm is None or words > config.weight_words:
             continue
         pitch = (columns - 1) * ofm["x_step"] + ofm["y_step"]
         strips = -(-rows // 2)
@@ -239,7 +248,8 @@ def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             "taps_x": 1,
             "span": span,
             "tap_y_step": (columns + span - 2) * ifm["x_step"] + ifm["y_step"],
-            "weight_base": int(rng.integers(0, config.weight_words - blocks * taps_y * span + 1)),
+            "int4": int(int4),
+            "weight_base": int(rng.integers(0, config.weight_words - words + 1)),
             "param_base": int(rng.integers(0, config.param_words - blocks * config.depthwise_cols // config.lanes + 1)),
             "blocks": blocks,
             "last_channels": last,
