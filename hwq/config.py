@@ -134,7 +134,7 @@ class ArrayConfig:
 
     @property
     def macs_per_cycle(self) -> int:
-        """Multiply-accumulates a cycle at full rate."""
+        """Multiply-accumulates a cycle at full rate, of 8-bit weights."""
         return self.rows * self.cols
 
     @property

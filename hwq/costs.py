@@ -28,7 +28,7 @@ class LayerCost:
     cycles_measured : int or None
         What the hardware counted, where it ran.
     utilisation : float
-        ``macs / (cycles * rows * cols)``, 0..1.
+        ``macs / (cycles * rows * cols)``, 0..1; up to 2 with 4-bit weights.
     bound : str
         ``mac``, ``weight``, ``fetch``, ``output`` or ``vector``: what sets the pace of the layer's longest descriptor.
     act_read_bytes, act_write_bytes : int
@@ -155,7 +155,7 @@ def cycles_agree(layers: Iterable[LayerCost], predicted: int, measured: int | No
 
 
 def utilisation(macs: int, cycles: int, config: ArrayConfig) -> float:
-    """Return the part of the array's multiply-accumulates that were used, 0..1."""
+    """Return the multiply-accumulates done for each that the array can do with 8-bit weights, 0..2."""
     return macs / (cycles * config.macs_per_cycle) if cycles else 0.0
 
 

@@ -59,7 +59,7 @@ class Report:
     cycles_measured : int or None
         None without a target that has a clock.
     utilisation : float
-        ``macs / (cycles * rows * cols)``, 0..1.
+        ``macs / (cycles * rows * cols)``, 0..1; up to 2 with 4-bit weights.
     layers : list of LayerCost
     host_nodes : list of HostNodeInfo
     rewrites : list of str

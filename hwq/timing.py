@@ -106,6 +106,12 @@ def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
     return (d["blocks"] - 1) * config.block_channels(d) + d["last_channels"]
 
 
+def has_pairs(d: Mapping[str, int], config: ArrayConfig) -> bool:
+    """Return whether a layer's first block has two channels on every column."""
+    first = config.block_channels(d) if d["blocks"] > 1 else d["last_channels"]
+    return bool(d["int4"]) and weights.is_paired(first, config.cols)
+
+
 def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the mesh steps of a layer."""
     if d["opcode"] == isa.Opcode.VECTOR:
@@ -128,10 +134,9 @@ def vector_reads(d: Mapping[str, int]) -> int:
 
 def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     """Return the lower bounds of a tile's period by cause; the largest one rules."""
-    width = config.block_channels(d)
-    paired = bool(d["int4"]) and weights.is_paired(width, config.cols)
+    width, paired = config.block_channels(d), has_pairs(d, config)
     wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config, paired) + 1
-    output = max(config.rows * (2 * config.groups if paired else config.groups), wave)
+    output = max(config.rows * config.groups << paired, wave)
     if d["opcode"] == isa.Opcode.DEPTHWISE:
         if d["strips"]:
             return {"mac": weight_words(d), "fetch": config.strip_columns * pipeline.STRIP_STEPS, "output": output}

@@ -1,6 +1,9 @@
 """The accelerator: memories, mesh, output path, vector path, sequencer and host port."""
 
-from amaranth import Cat, Module, Mux, Signal
+import functools
+import operator
+
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -261,20 +264,21 @@ class Accelerator(wiring.Component):
         # output path: one result from the mesh or the vector unit
         group_lanes = config.fetch_bytes // lanes
         picked = Signal(data.ArrayLayout(32, lanes))
-        shadows = Signal(data.ArrayLayout(shadow_shape(config.int4), lanes))
         group_in_slice = Signal(range(max(2, group_lanes)))
         place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1)}))
         picked_valid, picked_final = Signal(), Signal()
-        with m.Switch(Cat(drain.o_row, drain.o_columns)):
-            for row in range(rows):
-                for group in range(config.groups):
-                    with m.Case(row | group << len(drain.o_row)):
-                        m.d.comb += [
-                            shadows[lane].eq(mesh.o_shadow[row * config.cols + group * lanes + lane])
-                            for lane in range(lanes)
-                        ]
+        # one-hot selection: a third of a multiplexer's LUTs
+        reading = Signal(rows * config.groups)
+        m.d.comb += [
+            reading[row * config.groups + group].eq((drain.o_row == row) & (drain.o_columns == group))
+            for row in range(rows)
+            for group in range(config.groups)
+        ]
         for lane in range(lanes):
-            shadow = shadows[lane]
+            shadow = Signal(shadow_shape(config.int4), name=f"shadow_{lane}")
+            sums = (Value.cast(mesh.o_shadow[lane + lanes * index]) for index in range(len(reading)))
+            masked = (sums & chosen.replicate(len(sums)) for sums, chosen in zip(sums, reading, strict=True))
+            m.d.comb += Value.cast(shadow).eq(functools.reduce(operator.or_, masked))
             m.d.sync += picked[lane].eq(chosen_sum(shadow, drain.o_pairs, drain.o_high) if config.int4 else shadow)
         m.d.sync += [
             picked_valid.eq(drain.o_read & drain.o_valid & ~abort),

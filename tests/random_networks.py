@@ -23,6 +23,8 @@ class Value:
 class RandomNetwork:
     """A chain of at least `layers` random layers; adds and concatenations bring a second branch.
 
+    The share `int4` of the layers, by chance, has weights that 4 bits hold.
+
     Members
     -------
     model : onnx.ModelProto
@@ -30,8 +32,8 @@ class RandomNetwork:
         Its layers.
     """
 
-    def __init__(self, rng: np.random.Generator, layers: int):
-        self._rng = rng
+    def __init__(self, rng: np.random.Generator, layers: int, int4: float = 0):
+        self._rng, self._int4 = rng, int4
         self._builder = Builder()
         self._dtype = str(rng.choice(["int8", "uint8"]))
         self.kinds: list[str] = []
@@ -65,8 +67,10 @@ class RandomNetwork:
         scales = rng.uniform(0.5, 2, shape[axis] if rng.integers(2) else ()) / (64 * np.sqrt(per_sum))
         zero_point = 0
         values = rng.integers(-128, 128, shape)
-        if not scales.shape and rng.integers(3) == 0:
-            zero_point = int(rng.integers(-9, 10))
+        if self._int4:
+            if rng.random() < self._int4:
+                values, scales = values >> 4, scales * 16
+            values = np.clip(values + zero_point, -128, 127)
         weight = self._builder.weight(values.astype(np.int8), scales, zero_point, axis)
         return weight, np.float32(scales) * np.float32(x.scale)
 

@@ -14,6 +14,7 @@ import pytest
 
 from hwq import cli, demo, reference
 from hwq.compiler import load
+from hwq.program import Program
 from tests.onnx_models import Builder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,6 +181,12 @@ def test_estimate_adds_up(hwq, tmp_path):
     assert {"name", "op", "macs", "cycles_predicted", "cycles_measured", "utilisation", "bound"} <= set(first)
     # conv1: 64 pixels of 9 bytes and the halo's copies read, 64 pixels of 16 channels and the halo written.
     assert first["weight_bytes"] == 9 * 16
+
+
+def test_compile_stores_weights_as_it_is_told(hwq, tmp_path):
+    assert hwq("compile", DIGITS, "--arch", "sim-4x4", "-o", tmp_path / "p.hwq", "--weights", "int8")[0] == 0
+    program = Program.load(tmp_path / "p.hwq")
+    assert not any(d["int4"] for step in program.array_steps for d in program.descriptors(step.slot))
 
 
 def test_compile_reports_memory_and_run_reads_the_program(hwq, folder, tmp_path):
