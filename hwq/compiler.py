@@ -208,7 +208,7 @@ def _layer(layer: Layer, plan: Any) -> LayerInfo:
     if layer.tensor in plan.graph.swapped:
         tensor, chain = plan.graph.swapped[layer.tensor], (("transpose", SWAP),)
     image = _extent(tensor.name, tensor, layer.view, chain)
-    return LayerInfo(layer.name, layer.op, layer.first_slot, layer.end_slot, image)
+    return LayerInfo(layer.name, layer.op, layer.first_slot, layer.end_slot, image, layer.macs)
 
 
 def _extent(name: str, tensor: ir.Tensor, view: View, chain: Any) -> PortImage:

@@ -38,6 +38,8 @@ class Layer:
         What it writes.
     view : View
         Where.
+    macs : int
+        Multiply-accumulates the operator asks for.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Layer:
     end_slot: int
     tensor: str
     view: View
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,18 @@ def _part(plan: Plan, images: Images) -> Schedule:
             images.add_descriptor(fields, step.name)
         kind = "+".join(op.kind for op in step.ops)
         view = plan.view(step.writes)
-        layers.append(Layer(step.name, kind, first, len(images.descriptors), step.writes, view))
+        macs = _macs(step.op, view)
+        layers.append(Layer(step.name, kind, first, len(images.descriptors), step.writes, view, macs))
     mark_early(images.descriptors[slot:], images.config)
     images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
     return Schedule(slot, tuple(layers), plan)
+
+
+def _macs(op: ir.Op, y: View) -> int:
+    """Return the multiply-accumulates behind the elements `y` of a convolution or matrix product, 0 for others."""
+    if isinstance(op, ir.Conv):
+        return y.size * op.weight[0].size
+    return y.size * len(op.weight) if isinstance(op, ir.Gemm) else 0
 
 
 def _step_descriptors(plan: Plan, step: Step, index: int, images: Images) -> Iterator[Fields]:
