@@ -12,6 +12,7 @@ import onnx
 from hwq import ir, isa, reference
 from hwq.config import ArrayConfig, load_arch
 from hwq.constraints import broken_rule
+from hwq.errors import CapacityError
 from hwq.images import Images
 from hwq.layout import View
 from hwq.onnx_reader import read
@@ -99,9 +100,14 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
 def _candidate(
     graph: ir.Graph, parts: list[Part], config: ArrayConfig
 ) -> tuple[ir.Graph, list[Part], Images, list[HostStep | ArrayStep]]:
-    """Schedule one arrangement of the network."""
-    images = Images(config)
-    schedules = iter(schedule(graph, [part for part in parts if isinstance(part, ArrayPart)], config, images))
+    """Schedule one arrangement of the network, for few cycles, or for little memory where that alone fits."""
+    array_parts = [part for part in parts if isinstance(part, ArrayPart)]
+    try:
+        images = Images(config)
+        schedules = iter(schedule(graph, array_parts, config, images))
+    except CapacityError:
+        images = Images(config, compact=True)
+        schedules = iter(schedule(graph, array_parts, config, images))
     steps: list[HostStep | ArrayStep] = []
     for part in parts:
         if isinstance(part, HostPart):

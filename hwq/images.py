@@ -23,6 +23,8 @@ class Images:
     Members
     -------
     config : ArrayConfig
+    compact : bool
+        Whether layers are to take little memory rather than few cycles.
     descriptors : list of field mappings, one a slot
     labels : list of str
         For each slot, the operator it belongs to; empty for HALT.
@@ -35,6 +37,7 @@ class Images:
     """
 
     config: ArrayConfig
+    compact: bool = False
     descriptors: list[dict[str, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     params: list[npt.NDArray[np.uint32]] = field(default_factory=list)
