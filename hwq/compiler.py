@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from hwq import ir, isa, reference
+from hwq.channel_order import order_chain
 from hwq.config import ArrayConfig, load_arch
 from hwq.constraints import broken_rule
 from hwq.errors import CapacityError
@@ -22,7 +23,7 @@ from hwq.passes.fuse_views import fuse_views
 from hwq.passes.merge_copies import merge_copies
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
 from hwq.passes.transpose_space import SWAP, is_square, transpose_space
-from hwq.plan import Port, ViewChain
+from hwq.plan import Port
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PortImage, Program, TensorInfo
 from hwq.schedule import Layer, Schedule, schedule
 
@@ -210,9 +211,9 @@ def _output_port(port: Port, plan: Any) -> PortImage:
 
 def _layer(layer: Layer, plan: Any) -> LayerInfo:
     tensor = plan.tensors[layer.tensor]
-    chain: ViewChain = ()
+    chain = order_chain(plan, layer.tensor)
     if layer.tensor in plan.graph.swapped:
-        tensor, chain = plan.graph.swapped[layer.tensor], (("transpose", SWAP),)
+        tensor, chain = plan.graph.swapped[layer.tensor], (*chain, ("transpose", SWAP))
     image = _extent(tensor.name, tensor, layer.view, chain)
     return LayerInfo(layer.name, layer.op, layer.first_slot, layer.end_slot, image, layer.macs)
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq import ir, isa
+from hwq.channel_order import channel_order
 from hwq.config import ArrayConfig
 from hwq.constraints import add_parameters
 from hwq.errors import CapacityError
@@ -18,7 +19,7 @@ from hwq.layout import View
 from hwq.mesh_parts import Part, ways
 from hwq.multipliers import multipliers
 from hwq.plan import Plan, Step, stored_zero_point
-from hwq.timing import cycles
+from hwq.timing import cycles, weight_words
 
 Fields = dict[str, int]
 
@@ -26,7 +27,7 @@ MAX_SPAN = 0xFFFF
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """A part as one descriptor an image: its `fields` less bases, and its weights (K, channels) in reading order."""
 
     part: Part
@@ -34,34 +35,56 @@ class _Run:
     matrix: npt.NDArray[np.int8]
 
 
-def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
-    """Yield the descriptors of a Conv or Gemm step, image by image, cut into parts in the fastest way."""
+def conv_runs(plan: Plan, step: Step, images: Images) -> list[Run]:
+    """Return the parts of a Conv or Gemm step in the fastest way, or where memory is short in the smallest."""
     op, config = step.op, images.config
     assert isinstance(op, ir.Conv | ir.Gemm)
     layer, groups = (_conv(plan, step, op), op.groups) if isinstance(op, ir.Conv) else (_gemm(plan, step, op), 1)
     output = output_fields(plan, step)
     candidates = [[_fastest(part, output, step, config) for part in way] for way in ways(layer, groups, config)]
-    runs = min(candidates, key=lambda way: (_cost(way, images), len(way)))
+    return min(candidates, key=lambda runs: (cost([run.fields for run in runs], images), len(runs)))
+
+
+def cost(descriptors: Sequence[Fields], images: Images) -> float:
+    """Return the cycles of an image's descriptors, or where memory is short the share of memory they take."""
+    config = images.config
+    if not images.compact:
+        return sum(_cycles(frozenset(fields.items()), config) for fields in descriptors)
+    complete = [isa.complete(fields) for fields in descriptors]
+    words = sum(weight_words(d) * d["blocks"] for d in complete)
+    return words / config.weight_words + len(complete) / config.slots
+
+
+_cycles = functools.cache(lambda fields, config: cycles(dict(fields), config))
+
+
+def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    """Yield the descriptors of a Conv or Gemm step."""
+    return run_descriptors(conv_runs(plan, step, images), plan, step, images)
+
+
+def run_descriptors(runs: Sequence[Run], plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    """Yield the descriptors of a step's parts, image by image."""
+    op, width = step.op, images.config.cols
+    assert isinstance(op, ir.Conv | ir.Gemm)
     zero_point = stored_zero_point(plan.tensors[op.inputs[0]])
     multiplier = np.broadcast_to(multipliers(plan.graph, op), op.bias.shape)
     bases = []
     for run in runs:
-        folded = op.bias[run.part.channels].astype(np.int64) - zero_point * run.matrix.astype(np.int64).sum(0)
-        bases.append(
-            {
-                "weight_base": images.add_weights(run.matrix, step.name, config.cols),
-                "param_base": images.add_params(
-                    folded.astype(np.int32), multiplier[run.part.channels], step.name, config.cols
-                ),
-            }
-        )
-    for image in range(layer.y.shape[0]):
+        channels = run.part.channels
+        folded = op.bias[channels].astype(np.int64) - zero_point * run.matrix.astype(np.int64).sum(0)
+        weight_base = images.add_weights(run.matrix, step.name, width)
+        param_base = images.add_params(folded.astype(np.int32), multiplier[channels], step.name, width)
+        bases.append({"weight_base": weight_base, "param_base": param_base})
+    for image in range(plan.view(step.writes).shape[0] if isinstance(op, ir.Conv) else 1):
         for run, base in zip(runs, bases, strict=True):
             yield {**run.fields, **base, **_walks(run.part, image)}
 
 
 def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
     weight = op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16)[:, None, None, None]
+    if op.groups == 1:
+        weight = weight[:, channel_order(plan, step.reads[0])]
     return Part(
         weight.transpose(2, 3, 1, 0),
         np.arange(len(op.weight)),
@@ -75,7 +98,8 @@ def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
 
 
 def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
-    weight = (op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16))[None, None]
+    weight = op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16)
+    weight = weight[None, None, channel_order(plan, step.reads[0])]
     second = _second_operand(plan, step)
     return Part(
         weight,
@@ -86,7 +110,7 @@ def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
     )
 
 
-def _fastest(part: Part, output: Fields, step: Step, config: ArrayConfig) -> _Run:
+def _fastest(part: Part, output: Fields, step: Step, config: ArrayConfig) -> Run:
     """Return the part with its taps read in the fastest way."""
     channels = part.weight.shape[3]
     blocks = -(-channels // config.cols)
@@ -98,25 +122,13 @@ def _fastest(part: Part, output: Fields, step: Step, config: ArrayConfig) -> _Ru
         "last_channels": channels - (blocks - 1) * config.cols,
         **output,
     }
-    runs = [_Run(part, shared | fields, matrix) for fields, matrix in tap_orders(part, config)]
+    runs = [Run(part, shared | fields, matrix) for fields, matrix in tap_orders(part, config)]
     if not runs:
         raise CapacityError(
             f"Layer {step.name!r} doesn't fit: a kernel row spans more than {MAX_SPAN} bytes of its input; "
             "choose weights with a zero point in the middle"
         )
     return min(runs, key=lambda run: _cycles(frozenset(run.fields.items()), config))
-
-
-_cycles = functools.cache(lambda fields, config: cycles(dict(fields), config))
-
-
-def _cost(runs: Sequence[_Run], images: Images) -> float:
-    """Return the cycles of an image, or where memory is short the share of memories taken."""
-    config = images.config
-    if not images.compact:
-        return sum(_cycles(frozenset(run.fields.items()), config) for run in runs)
-    words = sum(len(run.matrix) * run.fields["blocks"] for run in runs)
-    return words / config.weight_words + len(runs) / config.slots
 
 
 def _walks(part: Part, image: int) -> Fields:

@@ -61,8 +61,10 @@ def ways(layer: Part, groups: int, config: ArrayConfig) -> Iterator[tuple[Part, 
         A divisor of the layer's input and output channels.
     """
     outputs = layer.weight.shape[3] // groups
-    sizes = {1, max(1, min(groups, config.cols // outputs)), groups}
-    sizes |= {1 << power for power in range(groups.bit_length()) if 1 << power < groups}
+    size, sizes = max(1, min(groups, config.cols // outputs)), [groups]  # fewer groups would leave columns idle
+    while size < groups:
+        sizes.append(size)
+        size *= 2
     found = False
     for size in sorted(sizes):
         count, inputs = -(-groups // size), layer.weight[:, :, :, 0].size

@@ -37,6 +37,8 @@ class Buffer:
         Steps of the part between which the buffer is in use; the host fills one with `first` -1.
     address : int
         Set by `allocate`.
+    multiplier : int
+        Channel c * multiplier + j lies at j * (channels / multiplier) + c; see `hwq.channel_order`.
     kept : bool
         Set by `allocate`: the halo is written once and for all, since nothing else ever uses its bytes.
     """
@@ -48,6 +50,7 @@ class Buffer:
     first: int = 0
     last: int = 0
     address: int = -1
+    multiplier: int = 1
     kept: bool = False
 
     @property
