@@ -55,7 +55,7 @@ def cost(descriptors: Sequence[Fields], images: Images) -> float:
     return words / config.weight_words + len(complete) / config.slots
 
 
-_cycles = functools.cache(lambda fields, config: cycles(dict(fields), config))
+_cycles = functools.lru_cache(maxsize=4096)(lambda fields, config: cycles(dict(fields), config))
 
 
 def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:

@@ -163,11 +163,41 @@ def test_layers_with_pixels_abreast_carry_an_addition(width, dtype):
     assert_equal_on_the_array(graph, "ecp5-8x16", ("machine", "verilator"))
 
 
+def test_no_pixels_abreast_where_the_second_operand_is_one_pixel():
+    rng, b = np.random.default_rng(0), Builder()
+    x = b.dequantize(b.input("x", (1, 8, 8, 8), "int8"), 0.05, 3)
+    values = rng.integers(-127, 128, (8, 8, 3, 3)).astype(np.int8)
+    y = b.node("Conv", [x, b.weight(values, rng.uniform(0.001, 0.002, 8))])
+    y = b.dequantize(b.quantize(y, 0.0625, 0), 0.0625, 0)
+    mean = b.dequantize(b.quantize(b.node("GlobalAveragePool", [x]), 0.03125, 1), 0.03125, 1)
+    graph = load(b.model(b.dequantize(b.quantize(b.node("Add", [y, mean]), 0.125, 0), 0.125, 0)))
+    (d,) = convs(compile(graph, "ecp5-8x16", golden=False))
+    assert (d["residual"], d["res_x_step"], d["last_channels"]) == (1, 0, 8)
+    assert_equal_on_the_array(graph, "ecp5-8x16")
+
+
 def test_no_pixels_abreast_where_they_cost_more():
     """A kernel of one column shares nothing: two pixels abreast would take twice the steps."""
     graph = network([(8, 1, (1, 1), {})], (1, 64, 8, 8))
     (d,) = convs(compile(graph, "ecp5-8x16", golden=False))
     assert (d["pixels"], d["last_channels"]) == (64, 8)
+
+
+# Taps
+
+
+def test_columns_of_few_channels_far_apart_are_read_as_one_tap():
+    """Three channels, every other column: 15 bytes are one fetch, three times three bytes would be three."""
+    graph = network([(16, 1, (3, 3), {"dilations": [2, 2]})], (1, 3, 12, 12))
+    (d,) = convs(compile(graph, "ecp5-8x16", golden=False))
+    assert (d["taps_y"], d["taps_x"], d["span"]) == (3, 1, 15)
+    assert_equal_on_the_array(graph, "ecp5-8x16")
+
+
+def test_columns_of_many_channels_far_apart_are_read_one_by_one():
+    graph = network([(16, 1, (3, 3), {"dilations": [2, 2]})], (1, 16, 12, 12))
+    (d,) = convs(compile(graph, "ecp5-8x16", golden=False))
+    assert (d["taps_y"], d["taps_x"], d["span"]) == (3, 3, 16)
 
 
 # Memory
