@@ -41,8 +41,14 @@ def conv_runs(plan: Plan, step: Step, images: Images) -> list[Run]:
     assert isinstance(op, ir.Conv | ir.Gemm)
     layer, groups = (_conv(plan, step, op), op.groups) if isinstance(op, ir.Conv) else (_gemm(plan, step, op), 1)
     output = output_fields(plan, step)
-    candidates = [[_fastest(part, output, step, config) for part in way] for way in ways(layer, groups, config)]
-    return min(candidates, key=lambda runs: (cost([run.fields for run in runs], images), len(runs)))
+    candidates = [[_best(part, output, images) for part in way] for way in ways(layer, groups, config)]
+    possible = [[run for run in runs if run is not None] for runs in candidates if None not in runs]
+    if not possible:
+        raise CapacityError(
+            f"Layer {step.name!r} doesn't fit: a kernel row spans more than {MAX_SPAN} bytes of its input; "
+            "choose weights with a zero point in the middle"
+        )
+    return min(possible, key=lambda runs: (cost([run.fields for run in runs], images), len(runs)))
 
 
 def cost(descriptors: Sequence[Fields], images: Images) -> float:
@@ -110,9 +116,9 @@ def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
     )
 
 
-def _fastest(part: Part, output: Fields, step: Step, config: ArrayConfig) -> Run:
-    """Return the part with its taps read in the fastest way."""
-    channels = part.weight.shape[3]
+def _best(part: Part, output: Fields, images: Images) -> Run | None:
+    """Return the part with its taps read in the best way, None where there is none."""
+    channels, config = part.weight.shape[3], images.config
     blocks = -(-channels // config.cols)
     shared = {
         "opcode": isa.Opcode.CONV,
@@ -123,12 +129,7 @@ def _fastest(part: Part, output: Fields, step: Step, config: ArrayConfig) -> Run
         **output,
     }
     runs = [Run(part, shared | fields, matrix) for fields, matrix in tap_orders(part, config)]
-    if not runs:
-        raise CapacityError(
-            f"Layer {step.name!r} doesn't fit: a kernel row spans more than {MAX_SPAN} bytes of its input; "
-            "choose weights with a zero point in the middle"
-        )
-    return min(runs, key=lambda run: _cycles(frozenset(run.fields.items()), config))
+    return min(runs, key=lambda run: cost([run.fields], images), default=None)
 
 
 def _walks(part: Part, image: int) -> Fields:

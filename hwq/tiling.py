@@ -89,9 +89,13 @@ class Buffer:
         gap = pitch - line
         end = self.origin + (rows - 1) * pitch + line
         image = (self.image_bytes, 1)
+        before, after = self.origin, self.image_bytes - end
+        if before == after:
+            around = [View(base, (images, 2, before), (self.image_bytes, end, 1))]
+        else:
+            around = [View(base, (images, before), image), View(base + end, (images, after), image)]
         spans = [
-            View(base, (images, self.origin), image),
-            View(base + end, (images, self.image_bytes - end), image),
+            *around,
             View(base + self.origin + line, (images, rows - 1, gap), (self.image_bytes, pitch, 1)),
         ]
         return [span for span in spans if all(span.shape)]
