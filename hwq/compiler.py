@@ -11,9 +11,10 @@ import numpy.typing as npt
 import onnx
 
 from hwq import ir, isa, reference
+from hwq.channel_order import order_chain
 from hwq.config import ArrayConfig, load_arch
 from hwq.constraints import broken_rule
-from hwq.errors import ModelError
+from hwq.errors import CapacityError, ModelError
 from hwq.images import Images
 from hwq.layout import View
 from hwq.onnx_reader import read
@@ -23,7 +24,7 @@ from hwq.passes.fuse_views import fuse_views
 from hwq.passes.merge_copies import merge_copies
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
 from hwq.passes.transpose_space import SWAP, is_square, transpose_space
-from hwq.plan import Port, ViewChain
+from hwq.plan import Port
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PortImage, Program, TensorInfo
 from hwq.schedule import Layer, Schedule, schedule
 
@@ -125,9 +126,14 @@ def _int8_layers(graph: ir.Graph, weights: str | Mapping[str, str]) -> frozenset
 def _candidate(
     graph: ir.Graph, parts: list[Part], config: ArrayConfig, int8_layers: frozenset[str] | None
 ) -> tuple[ir.Graph, list[Part], Images, list[HostStep | ArrayStep]]:
-    """Schedule one arrangement of the network."""
-    images = Images(config, int8_layers)
-    schedules = iter(schedule(graph, [part for part in parts if isinstance(part, ArrayPart)], config, images))
+    """Schedule one arrangement of the network, for few cycles, or for little memory where that alone fits."""
+    array_parts = [part for part in parts if isinstance(part, ArrayPart)]
+    try:
+        images = Images(config, int8_layers)
+        schedules = iter(schedule(graph, array_parts, config, images))
+    except CapacityError:
+        images = Images(config, int8_layers, compact=True)
+        schedules = iter(schedule(graph, array_parts, config, images))
     steps: list[HostStep | ArrayStep] = []
     for part in parts:
         if isinstance(part, HostPart):
@@ -230,11 +236,11 @@ def _output_port(port: Port, plan: Any) -> PortImage:
 
 def _layer(layer: Layer, plan: Any) -> LayerInfo:
     tensor = plan.tensors[layer.tensor]
-    chain: ViewChain = ()
+    chain = order_chain(plan, layer.tensor)
     if layer.tensor in plan.graph.swapped:
-        tensor, chain = plan.graph.swapped[layer.tensor], (("transpose", SWAP),)
+        tensor, chain = plan.graph.swapped[layer.tensor], (*chain, ("transpose", SWAP))
     image = _extent(tensor.name, tensor, layer.view, chain)
-    return LayerInfo(layer.name, layer.op, layer.first_slot, layer.end_slot, image)
+    return LayerInfo(layer.name, layer.op, layer.first_slot, layer.end_slot, image, layer.macs)
 
 
 def _extent(name: str, tensor: ir.Tensor, view: View, chain: Any) -> PortImage:

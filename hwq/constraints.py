@@ -12,7 +12,6 @@ import numpy as np
 
 from hwq import ir
 from hwq.config import ArrayConfig
-from hwq.plan import is_depthwise
 from hwq.residual import AddParameters, fit_add
 from hwq.tables import clamp_bounds, table_entries, tables_by_use
 
@@ -36,11 +35,6 @@ def add_parameters(op: ir.Add, graph: ir.Graph) -> AddParameters | None:
         op.hi - label,
         unsigned=bool(label),
     )
-
-
-def constraint_groups(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
-    """Grouped convolution runs on the host, unless it is depthwise (as many groups as inputs and outputs)."""
-    return not isinstance(op, ir.Conv) or op.groups == 1 or is_depthwise(op)
 
 
 def constraint_pads(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
@@ -95,7 +89,6 @@ def constraint_counts(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
 
 CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_counts,
-    constraint_groups,
     constraint_pads,
     constraint_gemm_rank,
     constraint_pool_rank,

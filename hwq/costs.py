@@ -23,7 +23,8 @@ class LayerCost:
     slots : (int, int)
         Its descriptors, the end excluded.
     macs : int
-        Multiply-accumulates the mesh does for existing pixels and channels; an average pool's additions don't count.
+        Multiply-accumulates the operator asks for; those of the mesh on top, with weights of zero or the further terms
+        of a weight beyond int8, and an average pool's additions don't count.
     cycles_predicted : int
     cycles_measured : int or None
         What the hardware counted, where it ran.
@@ -165,17 +166,16 @@ _Slots = Mapping[int, tuple[timing.LayerTiming, Mapping[str, int]]]
 def _layer_cost(layer: LayerInfo, by_slot: _Slots, config: ArrayConfig) -> LayerCost:
     pairs = [by_slot[slot] for slot in range(layer.first_slot, layer.end_slot) if slot in by_slot]
     cycles = sum(item.cycles for item, _ in pairs)
-    macs = 0 if layer.op == "AveragePool" else sum(item.macs for item, _ in pairs)
     longest = max((item for item, _ in pairs), key=lambda item: item.cycles, default=None)
     read, written, weights = _moved(config, (descriptor for _, descriptor in pairs))
     return LayerCost(
         name=layer.name,
         op=layer.op,
         slots=(layer.first_slot, layer.end_slot),
-        macs=macs,
+        macs=layer.macs,
         cycles_predicted=cycles,
         cycles_measured=None,
-        utilisation=utilisation(macs, cycles, config),
+        utilisation=utilisation(layer.macs, cycles, config),
         bound=longest.bound if longest is not None else "none",
         act_read_bytes=read,
         act_write_bytes=written,

@@ -25,6 +25,8 @@ class Images:
     config : ArrayConfig
     int8_layers : set of str, or None
         Operators whose weights are stored as bytes whatever they are; None: all.
+    compact : bool
+        Whether layers are to take little memory rather than few cycles.
     descriptors : list of field mappings, one a slot
     labels : list of str
         For each slot, the operator it belongs to; empty for HALT.
@@ -38,6 +40,7 @@ class Images:
 
     config: ArrayConfig
     int8_layers: frozenset[str] | None = frozenset()
+    compact: bool = False
     descriptors: list[dict[str, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     params: list[npt.NDArray[np.uint32]] = field(default_factory=list)

@@ -98,13 +98,14 @@ class HostStep:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer for reports: its slots (end excluded), and the tensor it writes, as the host would read it."""
+    """One layer for reports: its slots (end excluded), MACs, and the tensor it writes, as the host would read it."""
 
     name: str
     op: str
     first_slot: int
     end_slot: int
     output: PortImage
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,7 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
             }
             layers = tuple(_layer(layer, config) for layer in entry["layers"])
             _require(all(0 <= i.first_slot <= i.end_slot <= slots for i in layers), "layer slots")
+            _require(all(i.macs >= 0 for i in layers), "layer MACs")
             steps.append(ArrayStep(entry["slot"], **ports, layers=layers))
         else:
             model = tensors[f"host.{index}"]
@@ -323,9 +325,9 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
 
 
 def _layer(entry: dict[str, Any], config: ArrayConfig) -> LayerInfo:
-    text, slots = _strings(entry, "name", "op"), _ints(entry, "first_slot", "end_slot")
+    text, slots = _strings(entry, "name", "op"), _ints(entry, "first_slot", "end_slot", "macs")
     output = _port(entry["output"], config, inward=False)
-    return LayerInfo(text["name"], text["op"], slots["first_slot"], slots["end_slot"], output)
+    return LayerInfo(text["name"], text["op"], slots["first_slot"], slots["end_slot"], output, slots["macs"])
 
 
 def _check_flow(inputs: list[str], steps: list[HostStep | ArrayStep], outputs: list[str]) -> None:

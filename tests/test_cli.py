@@ -152,13 +152,13 @@ def test_check_says_where_every_node_runs(hwq, tmp_path):
 
 
 def test_check_names_the_rule_that_sends_a_node_to_the_host(hwq, tmp_path):
-    path, model = tmp_path / "grouped.onnx", Builder()
+    path, model = tmp_path / "padded.onnx", Builder()
     x = model.dequantize(model.input("x", (1, 4, 6, 6), "int8"), 0.1, 0)
-    weight = model.weight(np.ones((4, 2, 3, 3), np.int8), [0.1] * 4)
-    onnx.save(model.model(model.quantize(model.node("Conv", [x, weight], group=2), 0.2, 0)), path)
+    weight = model.weight(np.ones((4, 4, 3, 3), np.int8), [0.1] * 4)
+    onnx.save(model.model(model.quantize(model.node("Conv", [x, weight], pads=[3, 0, 0, 0]), 0.2, 0)), path)
     status, out, _ = hwq("check", path)
     assert status == 0
-    assert "Grouped convolution runs on the host" in " ".join(out.split())
+    assert "Padding must be smaller than the dilated kernel." in " ".join(out.split())
 
 
 def test_check_fails_where_the_model_does_not_fit(hwq, folder):

@@ -315,7 +315,7 @@ def test_locate_knows_every_byte_a_descriptor_writes(make):
         words = np.array(isa.encode(isa.DESCRIPTOR, isa.SLOT_WORDS, d), np.uint32)
         empty = (np.zeros((0, 1), np.uint32), np.zeros((0, 4), np.int8))
         program = Program("p", config, (), (), (), words, *empty)
-        layer = LayerInfo("l", "Conv", 0, 1, port)
+        layer = LayerInfo("l", "Conv", 0, 1, port, 0)
         width = {random_conv: config.cols, random_depthwise: config.depthwise_cols}.get(make, config.lanes)
         channels = (d["blocks"] - 1) * width + d["last_channels"]
         written, address = {}, d["ofm_base"]
@@ -354,7 +354,7 @@ def test_locate_knows_the_strips_of_a_depthwise_layer():
         d = random_strips(config, rng)
         words = np.array(isa.encode(isa.DESCRIPTOR, isa.SLOT_WORDS, d), np.uint32)
         program = Program("p", config, (), (), (), words, np.zeros((0, 1), np.uint32), np.zeros((0, 4), np.int8))
-        layer = LayerInfo("l", "Conv", 0, 1, PortImage("t", "int8", (1,), (), 0, 1, 0, None))
+        layer = LayerInfo("l", "Conv", 0, 1, PortImage("t", "int8", (1,), (), 0, 1, 0, None), 0)
         strip = int(rng.integers(d["strips"]))
         row = int(rng.integers(1 if d["short_strip"] and strip == d["strips"] - 1 else 2))
         x, channel = int(rng.integers(d["pixels"] // 2)), int(rng.integers(d["last_channels"]))
