@@ -125,6 +125,7 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("param_step", 0, 10, 1, doc="VECTOR: parameter words advance with the channel group; else one serves all"),
     Field("short_strip", 0, 11, 1, doc="DEPTHWISE: the last strip has one row"),
     Field("early", 0, 12, 1, doc="CONV: may begin before a CONV without second operand ahead of it has written all"),
+    Field("truncate", 0, 13, 1, doc="requantize towards zero, with parameters in the second form"),
     Field("table", 0, 16, 5, doc="map the output through this table, counted from 1; 0: none"),
     _address("ifm_base", 1, "first byte of the first tap of the first pixel"),
     _step("ifm_x_step", 2, "to the next pixel of a row"),
@@ -171,6 +172,13 @@ PARAM: tuple[Field, ...] = (
     Field("mantissa", 1, 0, 24, doc="multiplier's significand M"),
     Field("shift", 1, 24, 6, doc="multiplier is M * 2**-shift"),
 )
+
+TRUNCATE_PARAM: tuple[Field, ...] = (
+    Field("bias", 0, 0, 20, signed=True, doc="added to the accumulator, wrapping"),
+    Field("offset", 0, 20, 12, doc="added to its magnitude times M, in units of 2**12"),
+    *PARAM[1:],
+)
+"""The parameters of a descriptor with `truncate`."""
 
 
 class Region(enum.IntEnum):
@@ -252,6 +260,7 @@ def _check(fields: Sequence[Field], words: int) -> None:
 
 _check(DESCRIPTOR, DESCRIPTOR_WORDS)
 _check(PARAM, PARAM_LANE_WORDS)
+_check(TRUNCATE_PARAM, PARAM_LANE_WORDS)
 
 
 def word_masks(fields: Iterable[Field], words: int) -> list[int]:

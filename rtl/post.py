@@ -95,6 +95,7 @@ class Post(wiring.Component):
                 requantizer.i_zero_point.eq(d.zero_point),
                 requantizer.i_lo.eq(d.lo),
                 requantizer.i_hi.eq(d.hi),
+                requantizer.i_truncate.eq(d.truncate),
                 adder.i_a.eq(requantizer.o),
                 adder.i_b.eq(residual[8 * lane : 8 * lane + 8].as_signed()),
                 adder.i_factor_a.eq(d.factor_a),
