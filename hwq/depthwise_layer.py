@@ -12,8 +12,7 @@ from hwq import ir, isa, pipeline
 from hwq.config import ArrayConfig
 from hwq.images import Images
 from hwq.layout import View
-from hwq.mesh_layer import int8_terms, output_fields, walk
-from hwq.multipliers import multipliers
+from hwq.mesh_layer import channel_params, int8_terms, output_fields, walk
 from hwq.plan import Plan, Step, stored_zero_point
 from hwq.timing import cycles
 
@@ -76,12 +75,11 @@ def depthwise_descriptors(plan: Plan, step: Step, window: Window, images: Images
     x, y = plan.view(step.reads[0]), plan.view(step.writes)
     fields, matrix = depthwise_fields(plan, step, window, images.config)
     zero_point = stored_zero_point(plan.tensors[step.op.inputs[0]])
-    bias = (window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)).astype(np.int32)
-    multiplier = np.broadcast_to(multipliers(plan.graph, step.op), bias.shape)
+    bias = window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
     width = images.config.depthwise_cols
     fields |= {
         "weight_base": images.add_weights(matrix, step.name, width),
-        "param_base": images.add_params(bias, multiplier, step.name, width),
+        "param_base": images.add_params(channel_params(plan, step.op, bias), step.name, width),
     }
     for image in range(y.shape[0]):
         start = x.address + image * x.strides[0] - window.pads[0] * x.strides[2] - window.pads[1] * x.strides[3]

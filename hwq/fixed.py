@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "MULTIPLIER_BITS",
+    "OFFSET_BITS",
     "OFFSET_SHIFT",
     "SHIFT_MAX",
     "SHIFT_MIN",
@@ -27,6 +28,9 @@ MULTIPLIER_BITS = 24
 
 OFFSET_SHIFT = MULTIPLIER_BITS // 2
 """Where the offset of a truncating requantization is added to the product: at the cross terms of its halves [bit]."""
+
+OFFSET_BITS = 12
+"""Bits of that offset."""
 
 SHIFT_MIN = 14
 """Least shift: multipliers of 1024 and more saturate every output, so none needs a smaller one."""

@@ -171,14 +171,15 @@ PARAM: tuple[Field, ...] = (
     Field("bias", 0, 0, 32, signed=True, doc="added to the accumulator, wrapping"),
     Field("mantissa", 1, 0, 24, doc="multiplier's significand M"),
     Field("shift", 1, 24, 6, doc="multiplier is M * 2**-shift"),
+    Field("offset_high", 1, 30, 2, doc="`truncate`: offset, bits 11..10"),
 )
 
 TRUNCATE_PARAM: tuple[Field, ...] = (
-    Field("bias", 0, 0, 20, signed=True, doc="added to the accumulator, wrapping"),
-    Field("offset", 0, 20, 12, doc="added to its magnitude times M, in units of 2**12"),
+    Field("bias", 0, 0, 22, signed=True, doc="added to the accumulator, wrapping"),
+    Field("offset_low", 0, 22, 10, doc="offset, bits 9..0; added to the sum's magnitude times M, in units of 2**12"),
     *PARAM[1:],
 )
-"""The parameters of a descriptor with `truncate`."""
+"""The parameters of a descriptor with `truncate`: a shorter bias, and an offset of the product."""
 
 
 class Region(enum.IntEnum):

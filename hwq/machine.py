@@ -218,7 +218,8 @@ def _requantized(
     acc = (sums + p["bias"]).astype(np.int32)
     constants = d["zero_point"], d["lo"], d["hi"]
     if d["truncate"]:
-        return fixed.requantize_truncate(acc, p["mantissa"], p["offset"], p["shift"], *constants)
+        offset = p["offset_low"] | p["offset_high"] << form[1].width
+        return fixed.requantize_truncate(acc, p["mantissa"], offset, p["shift"], *constants)
     return fixed.requantize(acc, p["mantissa"], p["shift"], *constants)
 
 

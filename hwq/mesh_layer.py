@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq import ir, isa
-from hwq.constraints import add_parameters
-from hwq.images import Images
+from hwq.constraints import add_parameters, truncations
+from hwq.images import Images, rounding_params, truncating_params
 from hwq.layout import View
 from hwq.multipliers import multipliers
 from hwq.plan import Plan, Step, stored_zero_point
@@ -35,16 +35,14 @@ def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     taps = _taps(weight, x, dilations)
     matrix = taps.pop("matrix")
     zero_point = stored_zero_point(plan.tensors[op.inputs[0]])
-    folded = op.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
-    bias = folded.astype(np.int32)
-    multiplier = np.broadcast_to(multipliers(plan.graph, op), bias.shape)
+    bias = op.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
     channels = matrix.shape[1]
     blocks = -(-channels // images.config.cols)
     shared = {
         "opcode": isa.Opcode.CONV,
         **taps,
         "weight_base": images.add_weights(matrix, step.name, images.config.cols),
-        "param_base": images.add_params(bias, multiplier, step.name, images.config.cols),
+        "param_base": images.add_params(channel_params(plan, op, bias), step.name, images.config.cols),
         "blocks": blocks,
         "last_channels": channels - (blocks - 1) * images.config.cols,
         **output_fields(plan, step),
@@ -61,6 +59,15 @@ def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
         }
 
 
+def channel_params(plan: Plan, op: ir.Op, bias: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """Return the parameter sets of a mesh layer's channels; `bias` is that of the array's sums."""
+    if isinstance(op, ir.Conv | ir.Gemm) and op.floor is not None:
+        parameters = truncations(op, plan.graph)
+        assert parameters is not None, op.name
+        return truncating_params(parameters)
+    return rounding_params(bias.astype(np.int32), np.broadcast_to(multipliers(plan.graph, op), bias.shape))
+
+
 def output_fields(plan: Plan, step: Step) -> Fields:
     """Return the output path's fields: zero point, clamps, and the Add the step carries."""
     op, add = step.op, step.add
@@ -68,6 +75,8 @@ def output_fields(plan: Plan, step: Step) -> Fields:
     label = 128 if result.dtype == "uint8" else 0
     if isinstance(op, ir.Conv | ir.Gemm | ir.AveragePool):
         fields = {"zero_point": result.zero_point - label, "lo": op.lo - label, "hi": op.hi - label}
+        if not isinstance(op, ir.AveragePool) and op.floor is not None:
+            fields |= {"truncate": 1, "zero_point": fields["lo"]}
     else:
         fields = {"zero_point": 0, "lo": -128, "hi": 127}
     fields |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}

@@ -4,8 +4,8 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwq.fixed import MULTIPLIER_BITS, OFFSET_SHIFT, SHIFT_MAX, SHIFT_MIN
-from hwq.isa import TRUNCATE_PARAM
+from hwq.fixed import MULTIPLIER_BITS, OFFSET_BITS, OFFSET_SHIFT, SHIFT_MAX, SHIFT_MIN
+from hwq.isa import PARAM, TRUNCATE_PARAM
 from rtl.layouts import field_slice
 from rtl.multiplier import PipelinedMultiplier
 from rtl.pipeline import delayed
@@ -16,7 +16,8 @@ __all__ = ["Requantizer"]
 _ACC_BITS = 32
 _EXCESS_MAX = _ACC_BITS - MULTIPLIER_BITS
 _MULTIPLIER_STAGES = 4
-_BIAS, _OFFSET = TRUNCATE_PARAM[:2]
+_BIAS, _OFFSET_LOW = TRUNCATE_PARAM[:2]
+_OFFSET_HIGH = PARAM[-1]
 
 
 class Requantizer(wiring.Component):
@@ -45,7 +46,10 @@ class Requantizer(wiring.Component):
     i_acc : In(signed(32))
         Accumulator.
     i_bias : In(signed(32))
-        Bias; the sum wraps. With `i_truncate`, bias and offset as `hwq.isa.TRUNCATE_PARAM` places them.
+        Bias; the sum wraps. With `i_truncate`, a shorter one and bits of the offset, as `hwq.isa.TRUNCATE_PARAM` has
+        them.
+    i_offset_high : In(2)
+        The offset's other bits.
     i_mantissa : In(24)
     i_shift : In(6)
         Multiplier, as :func:`hwq.fixed.encode_multiplier` returns it: 0 or 2**23 to 2**24 - 1, and 14 to 63. They
@@ -64,6 +68,7 @@ class Requantizer(wiring.Component):
 
     i_acc: In(signed(_ACC_BITS))
     i_bias: In(signed(_ACC_BITS))
+    i_offset_high: In(_OFFSET_HIGH.width)
     i_mantissa: In(MULTIPLIER_BITS)
     i_shift: In(range(SHIFT_MAX + 1))
     i_zero_point: In(signed(8))
@@ -76,7 +81,7 @@ class Requantizer(wiring.Component):
         """Return the module."""
         m = Module()
         m.submodules.multiplier = multiplier = PipelinedMultiplier(
-            width_a=MULTIPLIER_BITS, width_b=MULTIPLIER_BITS, width_c=_OFFSET.width, stages=_MULTIPLIER_STAGES
+            width_a=MULTIPLIER_BITS, width_b=MULTIPLIER_BITS, width_c=OFFSET_BITS, stages=_MULTIPLIER_STAGES
         )
         assert multiplier.offset_shift == OFFSET_SHIFT, multiplier.offset_shift
         m.submodules.rounder = rounder = Rounder(
@@ -84,7 +89,7 @@ class Requantizer(wiring.Component):
         )
 
         bias = Mux(self.i_truncate, field_slice(_BIAS, self.i_bias), self.i_bias)
-        offset = Mux(self.i_truncate, field_slice(_OFFSET, self.i_bias), 0)
+        offset = Mux(self.i_truncate, Cat(field_slice(_OFFSET_LOW, self.i_bias), self.i_offset_high), 0)
         acc = delayed(m, (self.i_acc + bias)[:_ACC_BITS], 1)
         negative = acc[-1]
         # ~x + 1, in 32 unsigned bits so that -2**31 has a magnitude.

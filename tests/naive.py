@@ -100,8 +100,9 @@ def _truncated(acc: int, mantissa: int, offset: int, shift: int, zero_point: int
 
 def _scaled(total: int, p: dict[str, int], d: dict[str, int]) -> int:
     if d["truncate"]:
-        offset, bias = divmod(p["bias"] % (1 << 32), 1 << 20)
-        acc = _wrap(_wrap(total) + (bias ^ 1 << 19) - (1 << 19))
+        offset, bias = divmod(p["bias"] % (1 << 32), 1 << 22)
+        offset += p["offset_high"] * 1024
+        acc = _wrap(_wrap(total) + (bias ^ 1 << 21) - (1 << 21))
         return _truncated(acc, p["mantissa"], offset, p["shift"], d["zero_point"], d["lo"], d["hi"])
     acc = _wrap(_wrap(total) + p["bias"])
     return _requantize(acc, p["mantissa"], p["shift"], d["zero_point"], d["lo"], d["hi"])

@@ -21,6 +21,7 @@ struct Vector {
     int8_t lo;
     int8_t hi;
     uint8_t truncate;
+    uint8_t offset_high;
 };
 static_assert(sizeof(Vector) == 20, "the Python side writes 20 bytes a record");
 
@@ -86,6 +87,7 @@ int main(int argc, char **argv) {
             last = v;
             top->i_acc = static_cast<uint32_t>(v.acc);
             top->i_bias = static_cast<uint32_t>(v.bias);
+            top->i_offset_high = v.offset_high;
             top->i_mantissa = v.mantissa;
             top->i_shift = v.shift;
             cycle(true);
