@@ -244,9 +244,9 @@ def requantize_floor(
     multiplier : integer, broadcast against `acc`
         0 to 2**24 - 1.
     offset : integer, broadcast against `acc`
-        Signed 62 bits.
+        Signed 58 bits.
     shift : integer, broadcast against `acc`
-        0 to 62.
+        0 to 48.
     zero_point, lo, hi : integer, broadcast against `acc`
         As for :func:`requantize`.
 

@@ -85,9 +85,9 @@ class Floor:
     multiplier : int64 (O,)
         0 to 2**24 - 1.
     offset : int64 (O,)
-        Signed 62 bits.
+        Signed 58 bits.
     shift : int64 (O,)
-        0 to 53.
+        0 to 48.
     """
 
     multiplier: Array

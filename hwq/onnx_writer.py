@@ -41,6 +41,9 @@ IR_VERSION = 10
 
 _MICROSOFT = "com.microsoft"
 
+_ABOVE_SUMS = 1 << 60
+"""More than the magnitude of a Floor's dividends, and a multiple of its divisors."""
+
 
 def write(graph: Graph) -> onnx.ModelProto:
     """Return `graph` as one ONNX model, host nodes included verbatim: the oracle of `hwq verify`."""
@@ -191,7 +194,10 @@ class _Writer:
     def _floor(
         self, op: Conv | Gemm, floor: Floor, op_type: str, weight: Array, zero_point: Array, **attributes: Any
     ) -> None:
-        """Write a product and its Floor with 64-bit integers, clamped from below before the division."""
+        """Write a product and its Floor with 64-bit integers: dividing rounds down once all dividends are positive.
+
+        The clamp is done on doubles: ONNX Runtime's Max of int64 compares their low halves only (1.31, AVX-512).
+        """
         x, y = self._ends(op)
         inputs = [
             x.name,
@@ -200,16 +206,17 @@ class _Writer:
             self._constant(f"{op.name}/weight_zero_point", zero_point[0] if zero_point.size == 1 else zero_point),
         ]
         rank = len(y.shape) - 1 if op_type == "ConvInteger" else 1
-        least = (op.lo - y.zero_point) << floor.shift
+        raised = np.full_like(floor.offset, _ABOVE_SUMS)
         steps = [
             ("Add", "bias", op.bias.astype(np.int32)),
             ("Cast", "wide", TensorProto.INT64),
             ("Mul", "multiplier", floor.multiplier),
-            ("Add", "offset", floor.offset - least),
-            ("Max", "least", np.zeros_like(least)),
+            ("Add", "offset", floor.offset + raised),
             ("Div", "divisor", np.int64(1) << floor.shift),
-            ("Min", "most", np.full_like(least, op.hi - op.lo)),
-            ("Add", "lo", np.full_like(least, op.lo)),
+            ("Sub", "raised", (raised >> floor.shift) - y.zero_point),
+            ("Cast", "double", TensorProto.DOUBLE),
+            ("Max", "lo", np.array(op.lo, np.float64)),
+            ("Min", "hi", np.array(op.hi, np.float64)),
             ("Cast", "narrow", helper.np_dtype_to_tensor_dtype(np.dtype(y.dtype))),
         ]
         name = self._name(f"{op.name}/sum")

@@ -21,8 +21,8 @@ Int64 = npt.NDArray[np.int64]
 LEVELS = 255
 """Most steps of a staircase: outputs have 8 bits."""
 
-_SHIFT_MAX = 53
-"""Greatest shift of a fit: 255 levels of 2**53 and what they are compared with stay within 63 bits."""
+_SHIFT_MAX = 48
+"""Greatest shift of a fit: offsets stay within 58 bits."""
 
 _NEIGHBOURS = 4
 _BIAS_LIMIT = 1 << 21
