@@ -21,7 +21,6 @@ from hwq.onnx_reader import read
 from hwq.passes.flatten_to_conv import flatten_to_conv
 from hwq.passes.fuse_tables import fuse_tables
 from hwq.passes.fuse_views import fuse_views
-from hwq.passes.merge_copies import merge_copies
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
 from hwq.passes.transpose_space import SWAP, is_square, transpose_space
 from hwq.plan import Port
@@ -41,8 +40,7 @@ def load(model: Model, *, external_data: bool = False) -> ir.Graph:
 
 def split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:
     """Return the graph rearranged for the array, and its parts for array and host."""
-    plain = fuse_tables(fuse_views(flatten_to_conv(graph)))
-    return _split(merge_copies(plain, lambda op: broken_rule(op, plain, config) is None), config)
+    return _split(fuse_tables(fuse_views(flatten_to_conv(graph))), config)
 
 
 def _split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:

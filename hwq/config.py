@@ -155,7 +155,7 @@ class ArrayConfig:
     def digest(self) -> str:
         """Return 64 hexadecimal digits that name every field but `name`, and the instruction set's layout."""
         sizes = {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
-        layout = [dataclasses.astuple(field)[:5] for field in (*isa.DESCRIPTOR, *isa.PARAM)]
+        layout = [dataclasses.astuple(field)[:5] for field in (*isa.DESCRIPTOR, *isa.PARAM, *isa.TRUNCATE_PARAM)]
         text = json.dumps([sizes, layout], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

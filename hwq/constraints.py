@@ -6,13 +6,16 @@ broken sends the operator to the host, with the docstring's first line as the re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from hwq import ir
 from hwq.config import ArrayConfig
+from hwq.plan import stored_zero_point
 from hwq.residual import AddParameters, fit_add
+from hwq.staircase import Line, Truncation, line_staircase, truncation
 from hwq.tables import clamp_bounds, table_entries, tables_by_use
 
 Constraint = Callable[[ir.Op, ir.Graph, ArrayConfig], bool]
@@ -35,6 +38,46 @@ def add_parameters(op: ir.Add, graph: ir.Graph) -> AddParameters | None:
         op.hi - label,
         unsigned=bool(label),
     )
+
+
+def truncations(op: ir.Conv | ir.Gemm, graph: ir.Graph) -> list[Truncation] | None:
+    """Return the parameters, for each channel, that make the output path equal `op.floor` for all sums, or None.
+
+    They are for the array's own sums: of stored bytes times weights, without `op.bias`. Zero point is `op.lo`.
+    """
+    assert op.floor is not None
+    return _truncations(op, graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]])
+
+
+@functools.lru_cache(maxsize=64)
+def _truncations(op: ir.Conv | ir.Gemm, x: ir.Tensor, y: ir.Tensor) -> list[Truncation] | None:
+    assert op.floor is not None
+    channels = op.weight.T if isinstance(op, ir.Gemm) else op.weight
+    weight = channels.reshape(len(channels), -1).astype(np.int64) - op.weight_zero_point.astype(np.int64)[:, None]
+    label = 128 if x.dtype == "uint8" else 0
+    least, greatest = (bound - label for bound in x.range)
+    low = (weight * np.where(weight < 0, greatest, least)).sum(axis=1)
+    high = (weight * np.where(weight < 0, least, greatest)).sum(axis=1)
+    bias = op.bias.astype(np.int64) - stored_zero_point(x) * weight.sum(axis=1)
+    if np.abs([low + op.bias, high + op.bias]).max() >= 1 << 31:
+        return None
+    found = []
+    for channel, (multiplier, offset, shift) in enumerate(
+        zip(*(part.tolist() for part in (op.floor.multiplier, op.floor.offset, op.floor.shift)), strict=True)
+    ):
+        raised = offset + ((y.zero_point - op.lo) << shift)  # so that the clamp's lower bound is 0
+        line = Line(multiplier, raised + multiplier * int(bias[channel]), shift)
+        steps = line_staircase(line, int(low[channel]), int(high[channel]), op.hi - op.lo)
+        parameters = truncation(line, steps)
+        if parameters is None:
+            return None
+        found.append(parameters)
+    return found
+
+
+def constraint_floor(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """A floored requantization's offset needs more than 22 bits of sum and 12 of product; use smaller multipliers."""
+    return not (isinstance(op, ir.Conv | ir.Gemm) and op.floor) or truncations(op, graph) is not None
 
 
 def constraint_pads(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
@@ -94,6 +137,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_pool_rank,
     constraint_add_dtype,
     constraint_add,
+    constraint_floor,
     constraint_tables,
 )
 """Every rule, in the order they are tried."""

@@ -12,8 +12,7 @@ from hwq import ir, isa, pipeline
 from hwq.config import ArrayConfig
 from hwq.images import Images
 from hwq.layout import View
-from hwq.mesh_layer import int8_terms, output_fields, walk
-from hwq.multipliers import multipliers
+from hwq.mesh_layer import channel_params, int8_terms, output_fields, walk
 from hwq.plan import Plan, Step, stored_zero_point
 from hwq.timing import cycles
 from hwq.weights import fits_int4
@@ -100,14 +99,13 @@ def depthwise_descriptors(plan: Plan, step: Step, window: Window, images: Images
     x, y = plan.view(step.reads[0]), window.written(plan.view(step.writes))
     fields, matrix = depthwise_fields(plan, step, window, images.config)
     zero_point = stored_zero_point(plan.tensors[step.op.inputs[0]])
-    bias = (window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)).astype(np.int32)
-    multiplier = np.broadcast_to(multipliers(plan.graph, step.op), plan.view(step.writes).shape[1])[window.order]
+    bias = window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
     width = images.config.depthwise_cols
     int4 = int(images.may_be_int4(step.op.name) and fits_int4(matrix, width, images.config.cols))
     fields |= {
         "int4": int4,
         "weight_base": images.add_weights(matrix, step.name, width, int4),
-        "param_base": images.add_params(bias, multiplier, step.name, width),
+        "param_base": images.add_params(channel_params(plan, step.op, bias, window.order), step.name, width),
     }
     for image in range(y.shape[0]):
         start = x.address + image * x.strides[0] - window.pads[0] * x.strides[2] - window.pads[1] * x.strides[3]

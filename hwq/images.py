@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from hwq import fixed, isa, timing, weights
 from hwq.config import ArrayConfig
 from hwq.errors import CapacityError
+from hwq.staircase import Truncation
 
 IDENTITY = {"bias": 0, "mantissa": 1 << (fixed.MULTIPLIER_BITS - 1), "shift": fixed.MULTIPLIER_BITS - 1}
 """Parameters that requantize every accumulator in -128..127 to itself; they fill parameter word 0."""
@@ -76,29 +78,27 @@ class Images:
         self.labels.append(label)
         return slot
 
-    def add_params(
-        self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str, width: int
-    ) -> int:
+    def add_params(self, sets: npt.NDArray[np.uint32], label: str, width: int) -> int:
         """Append a parameter set a channel, `lanes` to a word, each block of `width` beginning one; return the first.
 
         Parameters
         ----------
-        bias : int32 (channels,)
-        multiplier : float32 (channels,)
+        sets : uint32 (channels, PARAM_LANE_WORDS)
+            As `rounding_params` or `truncating_params` returns them.
         """
-        config, first, channels = self.config, len(self.params), len(bias)
+        config, first, channels = self.config, len(self.params), len(sets)
         blocks = -(-channels // width)
         padded = np.zeros((blocks * width, isa.PARAM_LANE_WORDS), np.uint32)
-        padded[:channels] = _encoded(bias, multiplier)
+        padded[:channels] = sets
         words = -(-channels // config.lanes)
         self._fits("parameter memory", "param_words", first + words, config.param_words, label)
         self.params += list(padded.reshape(-1, config.lanes, isa.PARAM_LANE_WORDS)[:words])
         return first
 
-    def add_lane_params(self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str) -> int:
+    def add_lane_params(self, sets: npt.NDArray[np.uint32], label: str) -> int:
         """Append one parameter word, a set for each lane; return its index."""
         self._fits("parameter memory", "param_words", len(self.params) + 1, self.config.param_words, label)
-        self.params.append(_encoded(bias, multiplier))
+        self.params.append(sets)
         return len(self.params) - 1
 
     def add_weights(self, matrix: npt.NDArray[np.int8], label: str, width: int, int4: int = 0) -> int:
@@ -144,11 +144,23 @@ class Images:
             )
 
 
-def _encoded(bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+def rounding_params(bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     """Return the parameters of each channel as `isa.PARAM` packs them, (channels, PARAM_LANE_WORDS)."""
     mantissa, shift = fixed.encode_multiplier(multiplier)
-    values: dict[str, npt.NDArray[Any]] = {"bias": bias, "mantissa": mantissa, "shift": shift}
-    words = np.zeros((len(bias), isa.PARAM_LANE_WORDS), np.uint32)
-    for f in isa.PARAM:
-        words[:, f.word] |= (values[f.name].astype(np.int64) << f.lsb & f.mask).astype(np.uint32)
+    return _packed(isa.PARAM, {"bias": bias, "mantissa": mantissa, "shift": shift})
+
+
+def truncating_params(channels: Sequence[Truncation]) -> npt.NDArray[np.uint32]:
+    """Return the parameters of each channel as `isa.TRUNCATE_PARAM` packs them, (channels, PARAM_LANE_WORDS)."""
+    values = {name: np.array([getattr(c, name) for c in channels]) for name in ("bias", "offset", "mantissa", "shift")}
+    low_bits = next(field.width for field in isa.TRUNCATE_PARAM if field.name == "offset_low")
+    high, low = np.divmod(values.pop("offset"), 1 << low_bits)
+    return _packed(isa.TRUNCATE_PARAM, values | {"offset_low": low, "offset_high": high})
+
+
+def _packed(fields: Sequence[isa.Field], values: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint32]:
+    words = np.zeros((len(values["bias"]), isa.PARAM_LANE_WORDS), np.uint32)
+    for f in fields:
+        if f.name in values:
+            words[:, f.word] |= (values[f.name].astype(np.int64) << f.lsb & f.mask).astype(np.uint32)
     return words

@@ -74,6 +74,27 @@ class Op:
         return type(self).__name__
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Floor:
+    """Requantization that rounds down: ``clamp(floor((acc * multiplier + offset) / 2**shift) + y_zp, lo, hi)``.
+
+    It takes the place of R in an operator's formula, and no scale enters the result. One value for each output channel:
+
+    Members
+    -------
+    multiplier : int64 (O,)
+        0 to 2**24 - 1.
+    offset : int64 (O,)
+        Signed 58 bits.
+    shift : int64 (O,)
+        0 to 48.
+    """
+
+    multiplier: Array
+    offset: Array
+    shift: Array
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conv(Op):
     """``y[n,o] = R(sum (x[n,i] - x_zp) * (weight[o,i] - weight_zero_point[o]) + bias[o])``, padding reads as ``x_zp``.
@@ -83,13 +104,13 @@ class Conv(Op):
     Members
     -------
     weight : int8 or uint8, (O, I / groups, kh, kw)
-        int16 where `hwq.passes.merge_copies` made it.
     weight_zero_point : int array (O,), within the range of the weight's dtype
     weight_scale : float32 (O,)
     bias : int32 (O,)
     strides, dilations : (y, x), at least 1
     pads : (top, left, bottom, right), at least 0
     lo, hi : clamp in y's quantized domain
+    floor : in place of R, where not None
     """
 
     weight: Array
@@ -102,6 +123,7 @@ class Conv(Op):
     groups: int = 1
     lo: int = -128
     hi: int = 127
+    floor: Floor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +141,7 @@ class Gemm(Op):
     bias : int32 (N,)
     alpha : float
     lo, hi : clamp in y's quantized domain
+    floor : in place of R, where not None
     """
 
     weight: Array
@@ -128,6 +151,7 @@ class Gemm(Op):
     alpha: float = 1.0
     lo: int = -128
     hi: int = 127
+    floor: Floor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

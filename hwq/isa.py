@@ -125,6 +125,7 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("param_step", 0, 10, 1, doc="VECTOR: parameter words advance with the channel group; else one serves all"),
     Field("short_strip", 0, 11, 1, doc="DEPTHWISE: the last strip has one row"),
     Field("early", 0, 12, 1, doc="CONV: may begin before a CONV without second operand ahead of it has written all"),
+    Field("truncate", 0, 13, 1, doc="requantize towards zero, with parameters in the second form"),
     Field("table", 0, 16, 5, doc="map the output through this table, counted from 1; 0: none"),
     _address("ifm_base", 1, "first byte of the first tap of the first pixel"),
     _step("ifm_x_step", 2, "to the next pixel of a row"),
@@ -176,7 +177,15 @@ PARAM: tuple[Field, ...] = (
     Field("bias", 0, 0, 32, signed=True, doc="added to the accumulator, wrapping"),
     Field("mantissa", 1, 0, 24, doc="multiplier's significand M"),
     Field("shift", 1, 24, 6, doc="multiplier is M * 2**-shift"),
+    Field("offset_high", 1, 30, 2, doc="`truncate`: offset, bits 11..10"),
 )
+
+TRUNCATE_PARAM: tuple[Field, ...] = (
+    Field("bias", 0, 0, 22, signed=True, doc="added to the accumulator, wrapping"),
+    Field("offset_low", 0, 22, 10, doc="offset, bits 9..0; added to the sum's magnitude times M, in units of 2**12"),
+    *PARAM[1:],
+)
+"""The parameters of a descriptor with `truncate`: a shorter bias, and an offset of the product."""
 
 
 class Region(enum.IntEnum):
@@ -258,6 +267,7 @@ def _check(fields: Sequence[Field], words: int) -> None:
 
 _check(DESCRIPTOR, DESCRIPTOR_WORDS)
 _check(PARAM, PARAM_LANE_WORDS)
+_check(TRUNCATE_PARAM, PARAM_LANE_WORDS)
 
 
 def word_masks(fields: Iterable[Field], words: int) -> list[int]:

@@ -91,12 +91,7 @@ class Machine:
             raise _Stop(isa.ErrorCode.PARAM_RANGE)
         parameters = self.params.reshape(self.config.param_words, self.config.lanes, isa.PARAM_LANE_WORDS)
         chosen = parameters[words, lanes]
-        bias = chosen[:, 0].astype(np.int32)
-        field = {field.name: field for field in isa.PARAM}
-        mantissa = chosen[:, 1] & np.uint32(field["mantissa"].mask)
-        shift = (chosen[:, 1] & np.uint32(field["shift"].mask)) >> np.uint32(field["shift"].lsb)
-        acc = (sums + bias).astype(np.int32)
-        value = fixed.requantize(acc, mantissa, shift.astype(np.uint8), d["zero_point"], d["lo"], d["hi"])
+        value = _requantized(d, sums, chosen)
         channels = np.arange(len(words), dtype=np.int64)
         second: npt.NDArray[np.int8] | int = 0
         if d["residual"]:
@@ -219,3 +214,24 @@ class Machine:
                 np.maximum(result, operands, out=result)
         assert result is not None
         return result, d["param_base"] + channel // lanes * d["param_step"], channel % lanes
+
+
+def _requantized(
+    d: dict[str, int], sums: npt.NDArray[np.int32], parameters: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.int64]:
+    """Return sums (pixels, channels) with each channel's parameters (channels, PARAM_LANE_WORDS) applied."""
+    form = isa.TRUNCATE_PARAM if d["truncate"] else isa.PARAM
+    p = {field.name: _field(field, parameters) for field in form}
+    acc = (sums + p["bias"]).astype(np.int32)
+    constants = d["zero_point"], d["lo"], d["hi"]
+    if d["truncate"]:
+        offset = p["offset_low"] | p["offset_high"] << form[1].width
+        return fixed.requantize_truncate(acc, p["mantissa"], offset, p["shift"], *constants)
+    return fixed.requantize(acc, p["mantissa"], p["shift"], *constants)
+
+
+def _field(field: isa.Field, words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Return a field of every row of `words`."""
+    bits = (words[:, field.word].astype(np.int64) & field.mask) >> field.lsb
+    sign = int(field.signed) << (field.width - 1)
+    return (bits ^ sign) - sign

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from hwq import ir, isa
 from hwq.channel_order import channel_order
 from hwq.config import ArrayConfig
-from hwq.constraints import add_parameters
+from hwq.constraints import add_parameters, truncations
 from hwq.errors import CapacityError
-from hwq.images import Images
+from hwq.images import Images, rounding_params, truncating_params
 from hwq.layout import View
 from hwq.mesh_parts import Part, ways
 from hwq.multipliers import multipliers
@@ -79,13 +79,12 @@ def run_descriptors(runs: Sequence[Run], plan: Plan, step: Step, images: Images)
     op = step.op
     assert isinstance(op, ir.Conv | ir.Gemm)
     zero_point = stored_zero_point(plan.tensors[op.inputs[0]])
-    multiplier = np.broadcast_to(multipliers(plan.graph, op), op.bias.shape)
     bases = []
     for run in runs:
         channels, width = run.part.channels, images.config.block_channels(run.fields)
         folded = op.bias[channels].astype(np.int64) - zero_point * run.matrix.astype(np.int64).sum(0)
         weight_base = images.add_weights(run.matrix, step.name, width, run.fields["int4"])
-        param_base = images.add_params(folded.astype(np.int32), multiplier[channels], step.name, width)
+        param_base = images.add_params(channel_params(plan, op, folded, channels), step.name, width)
         bases.append({"weight_base": weight_base, "param_base": param_base})
     for image in range(plan.view(step.writes).shape[0] if isinstance(op, ir.Conv) else 1):
         for run, base in zip(runs, bases, strict=True):
@@ -146,6 +145,19 @@ def _walks(part: Part, image: int) -> Fields:
     return fields if part.second is None else fields | walk("res", part.second, image, shape)
 
 
+def channel_params(
+    plan: Plan, op: ir.Op, bias: npt.NDArray[np.int64], channels: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint32]:
+    """Return the parameter sets of a mesh layer's `channels`; `bias` is that of the array's sums."""
+    if isinstance(op, ir.Conv | ir.Gemm) and op.floor is not None:
+        parameters = truncations(op, plan.graph)
+        assert parameters is not None, op.name
+        return truncating_params([parameters[channel] for channel in channels])
+    multiplier = multipliers(plan.graph, op)
+    chosen = multiplier[channels] if multiplier.size > 1 else np.broadcast_to(multiplier, bias.shape)
+    return rounding_params(bias.astype(np.int32), chosen)
+
+
 def output_fields(plan: Plan, step: Step) -> Fields:
     """Return the output path's fields: zero point, clamps, and the Add the step carries."""
     op, add = step.op, step.add
@@ -153,6 +165,8 @@ def output_fields(plan: Plan, step: Step) -> Fields:
     label = 128 if result.dtype == "uint8" else 0
     if isinstance(op, ir.Conv | ir.Gemm | ir.AveragePool):
         fields = {"zero_point": result.zero_point - label, "lo": op.lo - label, "hi": op.hi - label}
+        if not isinstance(op, ir.AveragePool) and op.floor is not None:
+            fields |= {"truncate": 1, "zero_point": fields["lo"]}
     else:
         fields = {"zero_point": 0, "lo": -128, "hi": 127}
     fields |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}

@@ -188,16 +188,11 @@ def constraint_exact_float_sum(largest: int) -> bool:
     return largest < 1 << 24
 
 
+def constraint_short_weights(dtype: object | None) -> bool:
+    """An integer layer's weights take more than 8 bits: scale them to -128..127 or 0..255."""
+    return dtype is not None
+
+
 def constraint_steps_fit(fit: object | None) -> bool:
-    """No bias and multiplier reproduce the floored requantization at every sum: round to nearest instead."""
+    """No multiplier and offset reproduce the floored requantization at every sum: floor in an integer type."""
     return fit is not None
-
-
-def constraint_few_copies(affordable: bool) -> bool:
-    """Reproducing the floored requantization takes more than 16 times the layer's work: round to nearest instead."""
-    return affordable
-
-
-def constraint_undivided_copies(groups: int, copies: int) -> bool:
-    """Reproducing the floored requantization needs copies of the input, which has groups: round to nearest instead."""
-    return groups == 1 or copies == 1

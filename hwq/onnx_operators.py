@@ -168,6 +168,7 @@ def _build_conv(
     if weight[0, 0].size != math.prod(window.kernel):
         raise values.source.error(f"its kernel_shape isn't that of its weight, {weight.shape[2:]}", node)
     kernel = weight.reshape(*weight.shape[:2], *window.kernel)
+    floor, (lo, hi) = values.floors.get(y.name, (None, clamp))
 
     def build(x_image: Tensor, y_image: Tensor) -> Op:
         return Conv(
@@ -182,8 +183,9 @@ def _build_conv(
             pads=window.pads,
             dilations=window.dilations,
             groups=groups,
-            lo=clamp[0],
-            hi=clamp[1],
+            lo=lo,
+            hi=hi,
+            floor=floor,
         )
 
     return as_image(values, node_name(node), x, y, build)
@@ -271,6 +273,7 @@ def _build_gemm(
     require(constraint_one_signedness, x, y)
     if y.shape != (*x.shape[:-1], weight.shape[1]) or weight.shape[0] != x.shape[-1]:
         raise values.source.error(f"a weight of shape {weight.shape} doesn't take {x.shape} to {y.shape}", node)
+    floor, (lo, hi) = values.floors.get(y.name, (None, clamp))
     return [
         Gemm(
             name=node_name(node),
@@ -281,8 +284,9 @@ def _build_gemm(
             weight_scale=scale,
             bias=bias,
             alpha=float(alpha),
-            lo=clamp[0],
-            hi=clamp[1],
+            lo=lo,
+            hi=hi,
+            floor=floor,
         )
     ]
 

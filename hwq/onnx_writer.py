@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hwq.ir import (
     Add,
@@ -21,6 +21,7 @@ from hwq.ir import (
     AveragePool,
     Concat,
     Conv,
+    Floor,
     Gemm,
     Graph,
     HostNode,
@@ -39,6 +40,9 @@ IR_VERSION = 10
 """The newest that every supported ONNX Runtime reads."""
 
 _MICROSOFT = "com.microsoft"
+
+_ABOVE_SUMS = 1 << 60
+"""More than the magnitude of a Floor's dividends, and a multiple of its divisors."""
 
 
 def write(graph: Graph) -> onnx.ModelProto:
@@ -146,6 +150,9 @@ class _Writer:
     def _(self, op: Conv) -> None:
         x, y = self._ends(op)
         weight, zero_point = _kernel_type(x, *_common_zero_point(op))
+        if op.floor is not None:
+            self._floor(op, op.floor, "ConvInteger", weight, zero_point, **_window_attributes(op))
+            return
         inputs = [
             x.name,
             *self._params(x),
@@ -156,23 +163,16 @@ class _Writer:
             self._constant(f"{op.name}/bias", op.bias),
         ]
         raw = self._clamp(op)
-        self._node(
-            op.name,
-            "QLinearConv",
-            inputs,
-            raw,
-            dilations=op.dilations,
-            group=op.groups,
-            kernel_shape=op.weight.shape[2:],
-            pads=op.pads,
-            strides=op.strides,
-        )
+        self._node(op.name, "QLinearConv", inputs, raw, **_window_attributes(op))
         self._clip(op, raw)
 
     @_write.register
     def _(self, op: Gemm) -> None:
         x, y = self._ends(op)
         weight, zero_point = _kernel_type(x, op.weight, op.weight_zero_point)
+        if op.floor is not None:
+            self._floor(op, op.floor, "MatMulInteger", weight, zero_point)
+            return
         left, result, raw = x.name, y.name, self._clamp(op)
         if len(x.shape) != 2:  # QGemm takes matrices only
             left, result = self._name(f"{x.name}/matrix"), self._name(f"{y.name}/matrix")
@@ -190,6 +190,45 @@ class _Writer:
         if left != x.name:
             self._node(f"{op.name}/from_matrix", "Reshape", [result, self._shape(op, y.shape)], raw)
         self._clip(op, raw)
+
+    def _floor(
+        self, op: Conv | Gemm, floor: Floor, op_type: str, weight: Array, zero_point: Array, **attributes: Any
+    ) -> None:
+        """Write a product and its Floor with 64-bit integers: dividing rounds down once all dividends are positive.
+
+        The clamp is done on doubles: ONNX Runtime's Max of int64 compares their low halves only (1.31, AVX-512).
+        """
+        x, y = self._ends(op)
+        inputs = [
+            x.name,
+            self._constant(f"{op.name}/weight", weight),
+            self._constant(f"{x.name}/zero_point", np.array(x.zero_point, x.dtype)),
+            self._constant(f"{op.name}/weight_zero_point", zero_point[0] if zero_point.size == 1 else zero_point),
+        ]
+        rank = len(y.shape) - 1 if op_type == "ConvInteger" else 1
+        raised = np.full_like(floor.offset, _ABOVE_SUMS)
+        steps = [
+            ("Add", "bias", op.bias.astype(np.int32)),
+            ("Cast", "wide", TensorProto.INT64),
+            ("Mul", "multiplier", floor.multiplier),
+            ("Add", "offset", floor.offset + raised),
+            ("Div", "divisor", np.int64(1) << floor.shift),
+            ("Sub", "raised", (raised >> floor.shift) - y.zero_point),
+            ("Cast", "double", TensorProto.DOUBLE),
+            ("Max", "lo", np.array(op.lo, np.float64)),
+            ("Min", "hi", np.array(op.hi, np.float64)),
+            ("Cast", "narrow", helper.np_dtype_to_tensor_dtype(np.dtype(y.dtype))),
+        ]
+        name = self._name(f"{op.name}/sum")
+        self._node(op.name, op_type, inputs, name, **attributes)
+        for position, (step, label, value) in enumerate(steps):
+            output = self._name(f"{op.name}/after_{label}") if position < len(steps) - 1 else y.name
+            if step == "Cast":
+                self._node(f"{op.name}/{label}", step, [name], output, to=value)
+            else:
+                constant = self._constant(f"{op.name}/{label}", value.reshape(-1, *(1,) * (rank - 1)))
+                self._node(f"{op.name}/{label}", step, [name, constant], output)
+            name = output
 
     @_write.register
     def _(self, op: Add) -> None:
@@ -276,6 +315,16 @@ class _Writer:
 
     def _shape(self, op: Op, shape: tuple[int, ...]) -> str:
         return self._constant(f"{op.name}/shape", np.array(shape, np.int64))
+
+
+def _window_attributes(op: Conv) -> dict[str, Any]:
+    return {
+        "dilations": op.dilations,
+        "group": op.groups,
+        "kernel_shape": op.weight.shape[2:],
+        "pads": op.pads,
+        "strides": op.strides,
+    }
 
 
 def _sum_attributes(op: AveragePool, x: Tensor) -> dict[str, Any]:

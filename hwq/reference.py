@@ -17,7 +17,7 @@ from itertools import groupby
 import numpy as np
 
 from hwq.errors import InputError, ModelError
-from hwq.fixed import encode_multiplier, requantize
+from hwq.fixed import encode_multiplier, requantize, requantize_floor
 from hwq.host import run_model
 from hwq.ir import (
     Add,
@@ -187,7 +187,6 @@ def _compute(op: Op, graph: Graph, inputs: list[Array]) -> Array:
 def _(op: Conv, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
     channels, kernel = len(op.weight), (op.weight.shape[2], op.weight.shape[3])
-    mantissa, shift = (part.reshape(-1, 1) for part in encode_multiplier(multipliers(graph, op)))
     weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32).reshape(-1, 1, 1, 1)
     pieces = exact_pieces(weight.reshape(channels, -1).T, _reach(x))
     matrices = weight.reshape(op.groups, channels // op.groups, -1).astype(np.float32)
@@ -202,9 +201,19 @@ def _(op: Conv, graph: Graph, inputs: list[Array]) -> Array:
             windows = columns(image, kernel, op.strides, op.dilations)
             acc = exact_matmul(matrices, windows.reshape(op.groups, matrices.shape[2], -1), pieces)
         acc = acc.reshape(channels, -1) + op.bias[:, np.newaxis]
-        quantized = requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi)
+        quantized = _requantize(op, graph, acc.T).T
         result[block] = quantized.reshape(channels, -1, *y.shape[2:]).transpose(1, 0, 2, 3)
     return result.reshape(len(inputs[0]), *y.shape)
+
+
+def _requantize(op: Conv | Gemm, graph: Graph, acc: Array) -> Array:
+    """Return the results of accumulators (n, channels)."""
+    zero_point = graph.tensors[op.outputs[0]].zero_point
+    if op.floor is not None:
+        multiplier, offset, shift = op.floor.multiplier, op.floor.offset, op.floor.shift
+        return requantize_floor(acc, multiplier, offset, shift, zero_point, op.lo, op.hi)
+    mantissa, shift = encode_multiplier(multipliers(graph, op))
+    return requantize(acc, mantissa, shift, zero_point, op.lo, op.hi)
 
 
 def _reach(x: Tensor) -> int:
@@ -226,13 +235,12 @@ def _depthwise(image: Array, weight: Array, op: Conv) -> Array:
 @_compute.register
 def _(op: Gemm, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
-    mantissa, shift = encode_multiplier(multipliers(graph, op))
     weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32)
     pieces = exact_pieces(weight, _reach(x))
     rows = inputs[0].reshape(-1, x.shape[-1]).astype(np.float32) - np.float32(x.zero_point)
     acc = exact_matmul(rows, weight.astype(np.float32), pieces)
     acc += op.bias
-    result = requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi)
+    result = _requantize(op, graph, acc)
     return result.astype(y.dtype).reshape(len(inputs[0]), *y.shape)
 
 

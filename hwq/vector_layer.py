@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hwq import ir, isa
-from hwq.images import Images
+from hwq.images import Images, rounding_params
 from hwq.layout import Nest, View, nests
 from hwq.mesh_layer import output_fields
 from hwq.multipliers import multipliers
@@ -33,7 +33,7 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
         count = kernel_rows * kernel_columns
         bias = np.full(images.config.lanes, -stored_zero_point(plan.tensors[op.inputs[0]]) * count, np.int32)
         multiplier = np.broadcast_to(multipliers(plan.graph, op), bias.shape)
-        param = images.add_lane_params(bias, multiplier, step.name)
+        param = images.add_lane_params(rounding_params(bias, multiplier), step.name)
     tap_x_step = dilations[1] * by_column
     x_step = strides[1] * by_column
     columns, rows = y.shape[3], y.shape[2]

@@ -92,6 +92,7 @@ class Post(wiring.Component):
 
         requantized = pipeline.REQUANTIZE_LATENCY
         added = requantized + pipeline.ADD_LATENCY
+        truncate = constant(d.truncate, 0)
         zero_point, lo, hi = (constant(field, requantized - 2) for field in (d.zero_point, d.lo, d.hi))
         factor_a, factor_b = (constant(field, requantized) for field in (d.factor_a, d.factor_b))
         offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 2)
@@ -114,6 +115,7 @@ class Post(wiring.Component):
                 requantizer.i_bias.eq(self.i_param[lane].bias),
                 requantizer.i_mantissa.eq(self.i_param[lane].mantissa),
                 requantizer.i_shift.eq(self.i_param[lane].shift),
+                requantizer.i_truncate.eq(truncate),
                 requantizer.i_zero_point.eq(zero_point),
                 requantizer.i_lo.eq(lo),
                 requantizer.i_hi.eq(hi),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -91,7 +92,20 @@ def run(machine: Machine) -> None:
             act[address] = value
 
 
+def _truncated(acc: int, mantissa: int, offset: int, shift: int, zero_point: int, lo: int, hi: int) -> int:
+    """Round the magnitude down; beyond 24 bits count in units of the last bit that float32 holds."""
+    held = abs(int(np.float32(acc)))
+    unit = 1 << max(held.bit_length() - 24, 0)
+    whole = math.floor(Fraction((held // unit * mantissa + offset * 4096) * unit, 2**shift))
+    return max(lo, min(hi, (whole if acc >= 0 else -whole) + zero_point))
+
+
 def _scaled(total: int, p: dict[str, int], d: dict[str, int]) -> int:
+    if d["truncate"]:
+        offset, bias = divmod(p["bias"] % (1 << 32), 1 << 22)
+        offset += p["offset_high"] * 1024
+        acc = _wrap(_wrap(total) + (bias ^ 1 << 21) - (1 << 21))
+        return _truncated(acc, p["mantissa"], offset, p["shift"], d["zero_point"], d["lo"], d["hi"])
     acc = _wrap(_wrap(total) + p["bias"])
     return _requantize(acc, p["mantissa"], p["shift"], d["zero_point"], d["lo"], d["hi"])
 

@@ -29,11 +29,13 @@ def random_memories(config: ArrayConfig, rng: np.random.Generator) -> Machine:
     machine.tables[:] = rng.integers(-128, 128, machine.tables.shape)
     for word in machine.params.reshape(-1, isa.PARAM_LANE_WORDS):
         exponent = int(rng.integers(20, 40))
+        offset = int(rng.integers(-511, 512)) if rng.random() < 0.3 else 0  # read by `truncate`
         word[:] = isa.encode(
             isa.PARAM,
             isa.PARAM_LANE_WORDS,
             {
-                "bias": int(rng.integers(-(1 << 15), 1 << 15)),
+                "bias": int(rng.integers(-(1 << 15), 1 << 15)) + (offset << 22),
+                "offset_high": int(rng.integers(0, 4)),
                 "mantissa": int(rng.integers(1 << 23, 1 << 24)),
                 "shift": exponent,
             },
@@ -100,6 +102,8 @@ def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool) -> dict
             "offset_high": offset >> 32,
             "add_shift": shift,
         }
+    if rng.random() < 0.3:
+        out["truncate"] = 1
     if rng.random() < 0.5:
         out["table"] = int(rng.integers(0, config.tables + 1))
     return out
