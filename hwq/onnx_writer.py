@@ -207,7 +207,7 @@ class _Writer:
         ]
         rank = len(y.shape) - 1 if op_type == "ConvInteger" else 1
         raised = np.full_like(floor.offset, _ABOVE_SUMS)
-        steps = [
+        steps: list[tuple[str, str, Any]] = [
             ("Add", "bias", op.bias.astype(np.int32)),
             ("Cast", "wide", TensorProto.INT64),
             ("Mul", "multiplier", floor.multiplier),
