@@ -135,10 +135,11 @@ def estimate(model: Model | Program, arch: Any = None) -> Estimate:
 
 def measured(costs: Estimate, config: ArrayConfig, counters: Mapping[str, int], slots: Mapping[int, int]) -> Estimate:
     """Return `costs` with what the hardware counted: `counters` over one sample, `slots` for each descriptor."""
-    layers = tuple(
-        replace(layer, cycles_measured=sum(slots.get(slot, 0) for slot in range(*layer.slots)))
-        for layer in costs.layers
-    )
+    layers = costs.layers
+    if slots:
+        layers = tuple(
+            replace(layer, cycles_measured=sum(slots.get(slot, 0) for slot in range(*layer.slots))) for layer in layers
+        )
     cycles = counters.get("cycles")
     return replace(
         costs,

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hwq import costs, demo, ir, isa, ladder, reference, runtime
+from hwq import costs, demo, ir, isa, ladder, reference, runtime, timing
 from hwq.bisect import first_wrong_layer, locate, memory_fault
 from hwq.compiler import compile, load, random_feeds
 from hwq.cpu import cpu_flags
@@ -186,9 +186,9 @@ def test_wrong_weight_in_the_program_is_found_at_its_layer(monkeypatch, position
 class Faulty(MachineBackend):
     """An accelerator with a clock whose weight memory has one wrong bit."""
 
-    def __init__(self, config, fault=None, cycles=None):
+    def __init__(self, config, fault=None, cycles=None, slots=()):
         super().__init__(config)
-        self.fault, self.cycles, self.programs = fault, cycles, []
+        self.fault, self.cycles, self.slots, self.programs = fault, cycles, list(slots), []
 
     def load_program(self, words):
         super().load_program(words)
@@ -202,6 +202,9 @@ class Faulty(MachineBackend):
     def start(self, slot=0):
         super().start(slot)
         return {} if self.cycles is None else {"cycles": self.cycles}
+
+    def profile(self, count):
+        return self.slots[:count]
 
 
 def open_faulty(monkeypatch, **options):
@@ -254,6 +257,19 @@ def test_wrong_cycle_count_fails_the_check(monkeypatch):
     open_faulty(monkeypatch, cycles=predicted + 1)
     report = verify(network(), SMALL, samples=1, targets=["verilator"])
     assert (report.ok, report.rungs[0].mismatches, report.cycles_measured) == (False, 0, predicted + 1)
+
+
+def test_wrong_cycles_of_layers_that_cancel_fail_the_check(monkeypatch):
+    program = compile(network(), SMALL)
+    (step,) = program.array_steps
+    predicted = timing.predict(program.descriptors(step.slot), SMALL, step.slot)
+    slots = [layer.cycles for layer in predicted.layers]
+    open_faulty(monkeypatch, cycles=predicted.total, slots=slots)
+    assert verify(network(), SMALL, samples=1, targets=["verilator"]).ok
+    slots[0], slots[-1] = slots[0] + 1, slots[-1] - 1
+    open_faulty(monkeypatch, cycles=predicted.total, slots=slots)
+    report = verify(network(), SMALL, samples=1, targets=["verilator"])
+    assert (report.ok, report.cycles_measured) == (False, report.cycles_predicted)
 
 
 def test_wrong_rounding_in_the_reference_is_found(monkeypatch):

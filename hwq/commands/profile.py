@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hwq.costs import Estimate
 
 BOUNDS = {
-    "mac": "every multiplier works",
+    "mac": "the mesh takes a step in every cycle",
     "weight": "a word of weights a cycle, for fewer pixels than the array has rows",
     "fetch": "activation memory delivers operands as fast as it can",
     "output": "results are written as fast as they can be",
