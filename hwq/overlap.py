@@ -46,32 +46,32 @@ def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[in
     addresses = output_addresses(d)
     width = config.block_channels(d)
     steps = timing.weight_words(d) if d["opcode"] == isa.Opcode.CONV else 0
-    begun = pipeline.latest_read(config)
+    begun: int | None = None
     for block in reversed(range(d["blocks"])):
         count = d["last_channels"] if block == d["blocks"] - 1 else width
-        drain = config.rows * -(-count // config.lanes)
         channels = block * width + np.arange(count)
-        for tile in reversed(tiles):
+        for tile, pixels in reversed(tiles):
+            drain = timing.drain_cycles(pixels, count, config)
+            begun = pipeline.latest_read(config) if begun is None else begun - max(drain, steps)
             when = begun + drain - 1 + pipeline.WRITE_BACK
             if when <= 0:
                 return
             yield when, (addresses[tile][:, None] + channels).reshape(-1)
-            begun -= max(drain, steps)
 
 
-def _tiles(d: Mapping[str, int], config: ArrayConfig) -> list[slice]:
-    """Return the outputs of each tile of a block, in order."""
+def _tiles(d: Mapping[str, int], config: ArrayConfig) -> list[tuple[slice, int]]:
+    """Return the outputs of each tile of a block, in order, and how many pixels the output path reads for them."""
     if d["opcode"] == isa.Opcode.CONV:
-        return _cut(0, d["pixels"], config.rows)
+        return [(tile, tile.stop - tile.start) for tile in _cut(0, d["pixels"], config.rows)]
     if d["strips"]:
         heights = [2] * (d["strips"] - d["short_strip"]) + [1] * d["short_strip"]
-        cuts = (
-            _cut(strip * d["pixels"], height * (d["pixels"] // 2), height * config.strip_columns)
+        return [
+            (tile, (tile.stop - tile.start) * 2 // height)
             for strip, height in enumerate(heights)
-        )
-        return list(itertools.chain.from_iterable(cuts))
+            for tile in _cut(strip * d["pixels"], height * (d["pixels"] // 2), height * config.strip_columns)
+        ]
     return [
-        tile
+        (tile, tile.stop - tile.start)
         for first in range(0, d["pixels"], d["row_pixels"])
         for tile in _cut(first, min(d["row_pixels"], d["pixels"] - first), config.rows)
     ]
@@ -124,8 +124,8 @@ def _row_reads(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[Indi
     """Yield the pixels of each run of each tile, and its steps."""
     ifm, taps = pixel_addresses(d, "ifm"), tap_offsets(d)
     spans = timing.run_spans(d)
-    for tile in _tiles(d, config):
+    for tile, pixels in _tiles(d, config):
         for index, span in enumerate(spans):
             tap = taps[index // (d["repeats"] + 1)]
-            steps = tile.stop - tile.start + span - 1
+            steps = pixels + span - 1
             yield ifm[tile.start] + tap + np.arange(steps) * d["ifm_x_step"], steps

@@ -7,7 +7,7 @@ once two neighbouring tiles end in the same relative state the rest of the block
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwq import isa, pipeline, weights
@@ -132,6 +132,11 @@ def vector_reads(d: Mapping[str, int]) -> int:
     return d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
 
 
+def drain_cycles(pixels: int, channels: int, config: ArrayConfig) -> int:
+    """Return the cycles the output path takes to read a tile out of the mesh."""
+    return config.rows * (-(-channels // config.lanes) - 1) + pixels
+
+
 def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     """Return the lower bounds of a tile's period by cause; the largest one rules."""
     width, paired = config.block_channels(d), has_pairs(d, config)
@@ -213,36 +218,40 @@ class _Walk:
         for block in range(d["blocks"]):
             channels = d["last_channels"] if block == d["blocks"] - 1 else width
             self._paired = bool(d["int4"]) and weights.is_paired(channels, self._config.cols)
-            drain_cycles = self._config.rows * -(-channels // self._config.lanes)
             if d["opcode"] == isa.Opcode.CONV:
-                self._conv_block(channels, drain_cycles)
+                self._conv_block(channels)
             elif d["strips"]:
-                self._strips_block(drain_cycles)
+                self._strips_block(channels)
             else:
-                self._rows_block(drain_cycles)
+                self._rows_block(channels)
 
-    def _conv_block(self, channels: int, drain_cycles: int) -> None:
+    def _conv_block(self, channels: int) -> None:
         slices = -(-channels // self._config.fetch_bytes) if self._d["residual"] else 0
         previous: tuple[int, ...] | None = None
-        left = -(-self._d["pixels"] // self._config.rows)
+        left, rest = divmod(self._d["pixels"], self._config.rows)
+        drain = drain_cycles(self._config.rows, channels, self._config)
         while left:
             before = self.last_step
-            self._tile(slices, drain_cycles)
+            self._tile(slices, drain)
             left -= 1
             state = self._relative()
             if state == previous:
                 self.shift(left * (self.last_step - before))
                 left = 0
             previous = state
+        if rest:
+            self._tile(slices, drain_cycles(rest, channels, self._config))
 
-    def _strips_block(self, drain_cycles: int) -> None:
+    def _strips_block(self, channels: int) -> None:
         columns, span = self._d["pixels"] // 2, self._d["span"]
         steps = (columns + span - 1) * pipeline.STRIP_STEPS
-        tiles = -(-columns // self._config.strip_columns)
+        full, rest = divmod(columns, self._config.strip_columns)
+        tiles = [self._config.strip_columns] * full + ([rest] if rest else [])
+        drains = [drain_cycles(2 * width, channels, self._config) for width in tiles]
         for _ in range(self._d["strips"]):
-            self._strip(steps, span * pipeline.STRIP_STEPS - 1, tiles, drain_cycles)
+            self._strip(steps, span * pipeline.STRIP_STEPS - 1, drains)
 
-    def _rows_block(self, drain_cycles: int) -> None:
+    def _rows_block(self, channels: int) -> None:
         d, runs = self._d, run_spans(self._d)
         rows, rest = divmod(d["pixels"], d["row_pixels"])
         lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
@@ -252,7 +261,8 @@ class _Walk:
             before = self.last_step
             length = lengths[len(lengths) - left]
             for first in range(0, length, self._config.rows):
-                self._row_tile(min(self._config.rows, length - first), runs, drain_cycles)
+                pixels = min(self._config.rows, length - first)
+                self._row_tile(pixels, runs, drain_cycles(pixels, channels, self._config))
             left -= 1
             state = self._relative()
             same = left - bool(rest)
@@ -261,7 +271,7 @@ class _Walk:
                 left -= same
             previous = state
 
-    def _tile(self, slices: int, drain_cycles: int) -> None:
+    def _tile(self, slices: int, drain: int) -> None:
         """Advance by one tile with `slices` passes of second operands."""
         ready = 0
         for _ in range(slices):
@@ -280,30 +290,30 @@ class _Walk:
             else:
                 self.taken = take
                 self.next_step = take + count
-        self._end_tile(step, drain_cycles)
+        self._end_tile(step, drain)
 
-    def _row_tile(self, pixels: int, runs: list[int], drain_cycles: int) -> None:
+    def _row_tile(self, pixels: int, runs: list[int], drain: int) -> None:
         """Advance by one tile of `pixels` pixels of a DEPTHWISE layer; its last run begins once it can end."""
         last = pixels + runs[-1] - 1
         begin = self.next_step + sum(pixels + span - 1 for span in runs[:-1])
         step = max(begin, self.hold - (last - 1)) + last - 1
         self.next_step = step + 1
-        self._end_tile(step, drain_cycles)
+        self._end_tile(step, drain)
 
-    def _strip(self, steps: int, lead: int, tiles: int, drain_cycles: int) -> None:
+    def _strip(self, steps: int, lead: int, drains: Sequence[int]) -> None:
         """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
         begin = max(self.next_step, self.hold - lead, self.free - self._first_read - lead)
-        for tile in range(tiles):
+        for tile, drain in enumerate(drains):
             period = self._config.strip_columns * pipeline.STRIP_STEPS
-            self._end_tile(begin + lead + tile * period, drain_cycles)
+            self._end_tile(begin + lead + tile * period, drain)
         self.next_step = begin + steps
 
-    def _end_tile(self, step: int, drain_cycles: int) -> None:
+    def _end_tile(self, step: int, drain: int) -> None:
         """Let the tile's last step be at `step`."""
         self.last_step = step
         start_in = max(self._first_read, self.free - step)
         self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired)
-        self.free = step + start_in + drain_cycles
+        self.free = step + start_in + drain
         self.drained = [*self.drained[1:], self.free]
 
     def _relative(self) -> tuple[int, ...]:

@@ -21,7 +21,8 @@ class Drain(wiring.Component):
 
     Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the
     previous tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle,
-    ``rows * groups`` cycles a tile. Backpressure: none; the issuer keeps the distance.
+    ``rows * groups`` cycles a tile of `rows` pixels; the last group ends with the last pixel. Backpressure: none; the
+    issuer keeps the distance.
 
     Members
     -------
@@ -84,14 +85,18 @@ class Drain(wiring.Component):
         channels_left = Signal(range(config.widest_block + 1))
         offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
-        depthwise, in_tile, hidden = Signal(), Signal(), Signal()
+        depthwise, exists, hidden = Signal(), Signal(), Signal()
         strips_left, map_end, last_strip = Signal(16), Signal(), Signal()
         strip_base = Signal(address_shape)
-        tile_rows = Signal(16)
         int4, columns_end = d.int4 & int(config.int4), Signal()
         block_channels = Mux(depthwise, config.depthwise_cols, cols << int4)
-        with m.If(self.o_read & (self.o_row == 0)):
-            m.d.sync += tile_rows.eq(self.ofm.row_left)
+        pixels, kept_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
+        in_row = Mux(depthwise & ~strips & (self.ofm.row_left < rows), self.ofm.row_left, rows)
+        with m.If(self.o_row == 0):
+            m.d.comb += pixels.eq(Mux(self.ofm.left < in_row, self.ofm.left, in_row))
+            m.d.sync += kept_pixels.eq(pixels)
+        with m.Else():
+            m.d.comb += pixels.eq(kept_pixels)
         m.d.comb += [
             depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
             last_block.eq(blocks_left == 1),
@@ -100,15 +105,15 @@ class Drain(wiring.Component):
             group_end.eq(channels_left <= lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
             self.o_pairs.eq(int4 & ~depthwise & (~last_block | (d.last_channels > cols))),
-            row_end.eq(self.o_row == rows - 1),
+            row_end.eq(self.o_row == Mux(group_end, pixels - 1, rows - 1)),
             tile_end.eq(self.o_read & row_end & group_end),
-            in_tile.eq(~depthwise | strips | (self.o_row == 0) | (self.o_row < tile_rows)),
-            map_end.eq(tile_end & Mux(in_tile, self.ofm.final, ~self.ofm.valid)),
+            exists.eq(self.o_row < pixels),
+            map_end.eq(tile_end & self.ofm.final),
             last_strip.eq(strips_left <= 1),
             hidden.eq(d.short_strip & last_strip & self.o_row[:1].any()),
             block_end.eq(map_end & last_strip),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
-            self.o_valid.eq(self.ofm.valid & in_tile & ~hidden),
+            self.o_valid.eq(exists & ~hidden),
             self.o_final.eq(block_end & last_block),
             self.o_param.eq(param_block + self.o_group),
             self.o_address.eq(self.ofm.address + offset),
@@ -121,7 +126,7 @@ class Drain(wiring.Component):
                     Mux(last_strip, (block_base + block_channels)[: isa.ADDRESS_BITS], strip_base + d.res_x_step),
                 )
             ),
-            self.ofm.step.eq(self.o_read & in_tile),
+            self.ofm.step.eq(self.o_read & exists),
             self.ofm.rewind.eq(self.o_read & row_end & ~group_end),
             self.ofm.commit.eq(tile_end),
         ]

@@ -14,11 +14,12 @@ RESIDUAL_BUFFERS = pipeline.RESIDUAL_BUFFERS
 
 
 def part_layout(config: ArrayConfig) -> data.StructLayout:
-    """Return what the issuer must know of a part: bytes, last of its tile, the tile's place in the layer."""
+    """Return what the issuer must know of a part: bytes, last of its tile, the tile's pixels and place in the layer."""
     return data.StructLayout(
         {
             "count": unsigned(ceil_log2(config.fetch_bytes) + 1),
             "tile_end": 1,
+            "pixels": range(config.rows + 1),
             "block_end": 1,
             "last_block": 1,
         }
@@ -119,6 +120,7 @@ class Fetch(wiring.Component):
             self.o_launch.eq(go & (row == 0) & ~residual_phase),
             self.o_part.count.eq(Mux(span_end, span_left, fetch)),
             self.o_part.tile_end.eq(tile_end),
+            self.o_part.pixels.eq(Mux(self.ifm.left < rows, self.ifm.left, rows)),
             self.o_part.block_end.eq(self.ifm.left <= rows),
             self.o_part.last_block.eq(last_block),
         ]

@@ -45,7 +45,7 @@ class Issue(wiring.Component):
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
                 "i_residual_ready": In(1),
-                "depthwise": In(StepSource()),
+                "depthwise": In(StepSource(config)),
                 "o_free": Out(1),
                 "o_step": Out(1),
                 "o_take": Out(1),
@@ -76,6 +76,7 @@ class Issue(wiring.Component):
         fresh, head_last, head_block_end, head_last_block = Signal(), Signal(), Signal(), Signal()
         available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
         head_first, head_end = Signal(), Signal()
+        head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
         m.d.comb += [
             depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
@@ -86,6 +87,7 @@ class Issue(wiring.Component):
                 available.eq(1),
                 head_last.eq(steps.last),
                 head_first.eq(steps.first),
+                head_pixels.eq(steps.pixels),
                 head_end.eq(steps.end),
                 head_block_end.eq(steps.block_end),
                 head_last_block.eq(steps.last_block),
@@ -96,6 +98,7 @@ class Issue(wiring.Component):
             m.d.comb += [
                 available.eq(~fresh | full),
                 head_last.eq(Mux(fresh, waiting.tile_end & first_byte, active.tile_end & next_byte)),
+                head_pixels.eq(Mux(fresh, waiting.pixels, active.pixels)),
                 head_block_end.eq(Mux(fresh, waiting.block_end, active.block_end)),
                 head_last_block.eq(Mux(fresh, waiting.last_block, active.last_block)),
                 head_first.eq(tile_begin),
@@ -117,7 +120,7 @@ class Issue(wiring.Component):
         start_in, drain_cycles, may_begin, may_end = Signal(16), Signal(16), Signal(), Signal()
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
-            drain_cycles.eq(config.rows * Mux(head_last_block, last_groups, full_groups)),
+            drain_cycles.eq(config.rows * (Mux(head_last_block, last_groups, full_groups) - 1) + head_pixels),
             may_end.eq((hold == 0) & (~d.residual | (residuals != 0))),
             may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),

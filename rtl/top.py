@@ -137,7 +137,7 @@ class Accelerator(wiring.Component):
                 unit.steps.step.eq(issue.depthwise.step & (use_strips == (unit is not depthwise))),
             ]
             with m.If(chosen):
-                offered = [name for name, member in StepSource().members.items() if member.flow is Out]
+                offered = [name for name, member in StepSource(config).members.items() if member.flow is Out]
                 m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
         use_vector = descriptor.opcode == isa.Opcode.VECTOR
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
