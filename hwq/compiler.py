@@ -61,6 +61,7 @@ def compile(
     *,
     golden: bool = True,
     weights: str | Mapping[str, str] = "auto",
+    compact: bool = False,
 ) -> Program:
     """Compile `model` for `arch`.
 
@@ -73,6 +74,8 @@ def compile(
     weights : ``auto``, ``int8`` or a mapping of operator names to one of them
         ``auto``: 4 bits where an operator's weights fit, the architecture has them and they are no slower; ``int8``:
         bytes. What a mapping doesn't name is ``auto``.
+    compact : bool
+        Prefer the ways that take the least memory to the fastest ones; so it is anyway where those don't fit.
 
     Raises
     ------
@@ -83,7 +86,9 @@ def compile(
     config = load_arch(arch)
     source = load(model)
     int8_layers = _int8_layers(source, weights)
-    candidates = [_candidate(graph, parts, config, int8_layers) for graph, parts in arrangements(source, config)]
+    candidates = [
+        _candidate(graph, parts, config, int8_layers, compact) for graph, parts in arrangements(source, config)
+    ]
     graph, parts, images, steps = min(candidates, key=lambda candidate: candidate[2].cycles())
     if not images.descriptors:
         images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
@@ -122,14 +127,16 @@ def _int8_layers(graph: ir.Graph, weights: str | Mapping[str, str]) -> frozenset
 
 
 def _candidate(
-    graph: ir.Graph, parts: list[Part], config: ArrayConfig, int8_layers: frozenset[str] | None
+    graph: ir.Graph, parts: list[Part], config: ArrayConfig, int8_layers: frozenset[str] | None, compact: bool
 ) -> tuple[ir.Graph, list[Part], Images, list[HostStep | ArrayStep]]:
     """Schedule one arrangement of the network, for few cycles, or for little memory where that alone fits."""
     array_parts = [part for part in parts if isinstance(part, ArrayPart)]
     try:
-        images = Images(config, int8_layers)
+        images = Images(config, int8_layers, compact=compact)
         schedules = iter(schedule(graph, array_parts, config, images))
     except CapacityError:
+        if compact:
+            raise
         images = Images(config, int8_layers, compact=True)
         schedules = iter(schedule(graph, array_parts, config, images))
     steps: list[HostStep | ArrayStep] = []

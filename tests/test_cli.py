@@ -189,6 +189,14 @@ def test_compile_stores_weights_as_it_is_told(hwq, tmp_path):
     assert not any(d["int4"] for step in program.array_steps for d in program.descriptors(step.slot))
 
 
+def test_compact_programs_take_no_more_memory(hwq, tmp_path):
+    sizes = []
+    for options in ([], ["--compact"]):
+        assert hwq("compile", DIGITS, "--arch", "ecp5-8x16", "-o", tmp_path / "p.hwq", *options)[0] == 0
+        sizes.append(Program.load(tmp_path / "p.hwq").weights.size)
+    assert sizes[1] <= sizes[0]
+
+
 def test_compile_reports_memory_and_run_reads_the_program(hwq, folder, tmp_path):
     program, outputs, report = tmp_path / "p.hwq", tmp_path / "y.npz", tmp_path / "c.json"
     status, out, _ = hwq("compile", DIGITS, "--arch", "sim-4x4", "-o", program, "--json", report)

@@ -31,6 +31,7 @@ def compile_(
     weights: Annotated[
         Weights, typer.Option(help="auto: of 4 bits where they fit and the architecture has them; int8: as bytes.")
     ] = Weights.auto,
+    compact: Annotated[bool, typer.Option("--compact", help="Prefer little memory to few cycles.")] = False,
     json: JsonFile = None,
 ) -> None:
     """Compile a model for an architecture into one program file."""
@@ -42,7 +43,7 @@ def compile_(
 
     with progress() as show:
         show(f"Compiling {model}", 0, 0)
-        program = compile(model, arch, weights=weights.value)
+        program = compile(model, arch, weights=weights.value, compact=compact)
         program.save(output)
     costs = estimate(program)
     memory = memory_use(program)
