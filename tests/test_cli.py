@@ -29,8 +29,9 @@ def process(*arguments, **options):
 
 
 @pytest.fixture
-def hwq(capfd):
+def hwq(capfd, monkeypatch):
     """Run a command line; return status, standard output and standard error."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # a test runner's terminal
 
     def run(*arguments):
         status = cli.run_command([str(argument) for argument in arguments])
