@@ -39,20 +39,25 @@ def _is_safe(before: Mapping[str, int], d: Mapping[str, int], config: ArrayConfi
 def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[int, Indices]]:
     """Yield, last one first, the tiles written after the last step: when all is in memory, and the bytes.
 
-    The output path begins to read a tile `pipeline.latest_read` cycles after its last step at the latest, and reads
-    one tile after another.
+    The output path reads one tile after another. It may begin late with a layer's first tile, which came while it
+    still read the layer before; it catches up with every tile that takes more steps than reads.
     """
     tiles = _tiles(d, config)
     addresses = output_addresses(d)
     width = config.block_channels(d)
-    steps = timing.weight_words(d) if d["opcode"] == isa.Opcode.CONV else 0
-    begun: int | None = None
+    prompt = pipeline.first_read(config) + (pipeline.strip_skew(config) if d["strips"] else 0)
+    late = 0 if d["strips"] else max(0, pipeline.latest_read(config) - prompt)  # a strip begins when nothing waits
+    steps = 0 if d["strips"] else timing.weight_words(d)  # between the last steps of two tiles, at least
+    gain = max(0, steps - timing.drain_cycles(config.rows, width, config))
+    begun, age = prompt, 0  # the read of the tile `age` before the last begins, at the latest
     for block in reversed(range(d["blocks"])):
         count = d["last_channels"] if block == d["blocks"] - 1 else width
         channels = block * width + np.arange(count)
         for tile, pixels in reversed(tiles):
             drain = timing.drain_cycles(pixels, count, config)
-            begun = pipeline.latest_read(config) if begun is None else begun - max(drain, steps)
+            ahead = len(tiles) * d["blocks"] - 1 - age
+            bound = prompt + max(0, late - ahead * gain) - age * steps
+            begun, age = min(bound, begun - drain) if age else bound, age + 1
             when = begun + drain - 1 + pipeline.WRITE_BACK
             if when <= 0:
                 return

@@ -98,10 +98,10 @@ def first_read(config: ArrayConfig) -> int:
 
 
 def latest_read(config: ArrayConfig) -> int:
-    """Cycles from issuing any tile's last step to the first read of its results, at most.
+    """Cycles from issuing any tile's last step to the first read of its results, at most, except in strips.
 
     A last step is issued once the tile before is being read, `overwrite_slack` cycles from that tile's first read. A
     paired block's tiles take one round of the columns longer and have as much more slack.
     """
     wait = config.rows * config.groups - overwrite_slack(config) + BACK_CHANGE
-    return max(first_read(config) + strip_skew(config), wait)
+    return max(first_read(config), wait)
