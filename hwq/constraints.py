@@ -13,31 +13,12 @@ import numpy as np
 
 from hwq import ir
 from hwq.config import ArrayConfig
+from hwq.pairs import pair_parameters
 from hwq.plan import stored_zero_point
-from hwq.residual import AddParameters, fit_add
 from hwq.staircase import Line, Truncation, line_staircase, truncation
 from hwq.tables import clamp_bounds, table_entries, tables_by_use
 
 Constraint = Callable[[ir.Op, ir.Graph, ArrayConfig], bool]
-
-
-def add_parameters(op: ir.Add, graph: ir.Graph) -> AddParameters | None:
-    """Return the integers that make the output path's adder equal `op` for all operands, or None."""
-    a, b = (graph.tensors[name] for name in op.inputs)
-    y = graph.tensors[op.outputs[0]]
-    scales = [np.float32(tensor.scale) for tensor in (a, b, y) if tensor.scale is not None]
-    label = 128 if y.dtype == "uint8" else 0
-    return fit_add(
-        scales[0],
-        a.zero_point - label,
-        scales[1],
-        b.zero_point - label,
-        scales[2],
-        y.zero_point - label,
-        op.lo - label,
-        op.hi - label,
-        unsigned=bool(label),
-    )
 
 
 def truncations(op: ir.Conv | ir.Gemm, graph: ir.Graph) -> list[Truncation] | None:
@@ -100,14 +81,14 @@ def constraint_pool_rank(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> boo
     return not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool) or len(graph.tensors[op.inputs[0]].shape) == 4
 
 
-def constraint_add(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
-    """No integer factors of 26 bits reproduce this Add for all 65,536 operand pairs; power-of-two scales do."""
-    return not isinstance(op, ir.Add) or add_parameters(op, graph) is not None
+def constraint_pairs(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """No integers reproduce this Add, Sub or Mul for all 65,536 pairs; power-of-two scales and even zero points do."""
+    return not isinstance(op, ir.Pair) or pair_parameters(op, graph) is not None
 
 
-def constraint_add_dtype(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
-    """Both operands and the result of Add must be int8, or all uint8."""
-    if not isinstance(op, ir.Add):
+def constraint_pair_dtype(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Both operands and the result of Add, Sub and Mul must be int8, or all uint8."""
+    if not isinstance(op, ir.Pair):
         return True
     return len({graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)}) == 1
 
@@ -135,8 +116,8 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_pads,
     constraint_gemm_rank,
     constraint_pool_rank,
-    constraint_add_dtype,
-    constraint_add,
+    constraint_pair_dtype,
+    constraint_pairs,
     constraint_floor,
     constraint_tables,
 )

@@ -281,7 +281,9 @@ def requantize_add(
 
     Parameters
     ----------
-    a, b : int8 array
+    a : int8 array
+    b : int8 array, or integers of 17 bits
+        The second operand, or a product of two.
     factor_a, factor_b : int
         Signed 26 bits.
     offset : int

@@ -155,8 +155,21 @@ class Gemm(Op):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Add(Op):
-    """``y = clamp(RNE(fma(a, ra, fma(b, rb, K))), lo, hi)`` in float32, inputs (a, b), numpy broadcasting.
+class Pair(Op):
+    """A function of two quantized tensors (a, b), element by element with numpy broadcasting.
+
+    Members
+    -------
+    lo, hi : clamp in y's quantized domain
+    """
+
+    lo: int = -128
+    hi: int = 127
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Add(Pair):
+    """``y = clamp(RNE(fma(a, ra, fma(b, rb, K))), lo, hi)`` in float32.
 
     ``ra = fl(a_scale / y_scale)``, ``rb = fl(b_scale / y_scale)``,
     ``K = fl(y_zp - fl(fl(ra * a_zp) + fl(rb * b_zp)))`` (com.microsoft QLinearAdd on x86).
@@ -164,8 +177,21 @@ class Add(Op):
     The order counts: an operand that is broadcast along the innermost axis is b, as in ONNX Runtime's kernel.
     """
 
-    lo: int = -128
-    hi: int = 127
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sub(Pair):
+    """``y = clamp(RNE(fl(fl(da - db) / y_scale)) + y_zp, lo, hi)``, ``da = fl((a - a_zp) * a_scale)`` and db likewise.
+
+    DequantizeLinear, Sub and QuantizeLinear: ONNX Runtime has no integer kernel for it.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mul(Pair):
+    """``y = clamp(RNE(fl(fl((a - a_zp) * (b - b_zp) * r) + y_zp)), lo, hi)``, the product of integers exact.
+
+    ``r = fl(fl(a_scale * b_scale) / y_scale)`` (com.microsoft QLinearMul).
+    """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

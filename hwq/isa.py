@@ -38,7 +38,7 @@ class Opcode(enum.IntEnum):
     CONV = 1
     """Multiply-accumulate on the mesh: convolution and matrix product."""
     VECTOR = 2
-    """Reduce bytes of activation memory over taps: pooling, element-wise add, copy, fill."""
+    """Reduce bytes of activation memory over taps: pooling, element-wise add and multiply, copy, fill."""
     DEPTHWISE = 3
     """Multiply-accumulate on the mesh, every channel with weights of its own: depthwise convolution."""
 
@@ -57,7 +57,7 @@ class ErrorCode(enum.IntEnum):
     ILLEGAL_OPCODE = 1
     """The opcode isn't one of `Opcode`."""
     ILLEGAL_FIELD = 2
-    """A count is zero or above its limit, there are no such tables or weights, or a bit outside every field is set."""
+    """A count is zero or above its limit, fields exclude each other, or a bit that isn't a field's is set."""
     ACT_RANGE = 3
     """An activation address left the memory."""
     WEIGHT_RANGE = 4
@@ -126,8 +126,10 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("short_strip", 0, 11, 1, doc="DEPTHWISE: the last strip has one row"),
     Field("early", 0, 12, 1, doc="CONV: may begin before a CONV without second operand ahead of it has written all"),
     Field("truncate", 0, 13, 1, doc="requantize towards zero, with parameters in the second form"),
+    Field("product", 0, 14, 1, doc="VECTOR: multiply by the second operand; with `residual`, `Reduce.MAX`"),
     Field("table", 0, 16, 5, doc="map the output through this table, counted from 1; 0: none"),
     _address("ifm_base", 1, "first byte of the first tap of the first pixel"),
+    Field("ifm_zero_point", 1, 24, 8, signed=True, doc="with `product`, taken off the reduced taps"),
     _step("ifm_x_step", 2, "to the next pixel of a row"),
     _step("ifm_y_step", 3, "from a row's last pixel to the next row's first"),
     Field("row_pixels", 4, 0, 16, nonzero=True, doc="output pixels in a row"),
@@ -156,13 +158,14 @@ DESCRIPTOR: tuple[Field, ...] = (
     ),
     Field("last_channels", 15, 16, 16, nonzero=True, doc="channels in the last block"),
     _address("res_base", 16, "first byte of the second operand"),
+    Field("res_zero_point", 16, 24, 8, signed=True, doc="with `product`, taken off the second operand"),
     _step("res_x_step", 17, "to the second operand's next pixel of a row; with `strips`, to the output's next strip"),
     _step("res_y_step", 18, "from a row's last pixel of the second operand to the next row's first"),
     Field("zero_point", 19, 0, 8, signed=True, doc="added after requantizing"),
     Field("lo", 19, 8, 8, signed=True, doc="smallest requantized value"),
     Field("hi", 19, 16, 8, signed=True, doc="largest requantized value"),
     Field("factor_a", 20, 0, 26, signed=True, doc="add: factor of the requantized value"),
-    Field("factor_b", 21, 0, 26, signed=True, doc="add: factor of the second operand"),
+    Field("factor_b", 21, 0, 26, signed=True, doc="add: factor of the second operand, or of the product"),
     Field("offset_low", 22, 0, 32, doc="add: offset, bits 31..0"),
     Field("offset_high", 23, 0, 8, signed=True, doc="add: offset, bits 39..32"),
     Field("add_shift", 23, 8, 5, doc="add: right shift, round half to even"),

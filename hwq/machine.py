@@ -93,9 +93,11 @@ class Machine:
         chosen = parameters[words, lanes]
         value = _requantized(d, sums, chosen)
         channels = np.arange(len(words), dtype=np.int64)
-        second: npt.NDArray[np.int8] | int = 0
+        second: npt.NDArray[np.int32] | int = 0
         if d["residual"]:
-            second = self.act[self._checked(pixel_addresses(d, "res"), channels)]
+            second = self.act[self._checked(pixel_addresses(d, "res"), channels)].astype(np.int32)
+        if d["product"]:
+            second = (sums - d["ifm_zero_point"]) * (second - d["res_zero_point"])
         offset = (d["offset_high"] << 32) | d["offset_low"]
         value = fixed.requantize_add(
             value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
@@ -120,6 +122,8 @@ class Machine:
             unfit = d["span"] > self.config.strip_columns or d["taps_y"] >= pipeline.STRIP_STEPS
             uneven = d["pixels"] % 2 or d["taps_x"] != 1 or d["repeats"] or d["short_from"]
             shapeless = shapeless or unfit or uneven or not depthwise
+        unary = d["opcode"] != isa.Opcode.VECTOR or not d["residual"] or d["reduce"] != isa.Reduce.MAX
+        shapeless = shapeless or (d["product"] and unary)
         masks = isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)
         stray = any(int(word) & ~mask for word, mask in zip(words, masks, strict=True))
         zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from hwq import ir, isa
 from hwq.channel_order import channel_order
 from hwq.config import ArrayConfig
-from hwq.constraints import add_parameters, truncations
+from hwq.constraints import truncations
 from hwq.errors import CapacityError
 from hwq.images import Images, rounding_params, truncating_params
 from hwq.layout import View
 from hwq.mesh_parts import Part, ways
 from hwq.multipliers import multipliers
+from hwq.pairs import pair_parameters
 from hwq.plan import Plan, Step, stored_zero_point
 from hwq.timing import cycles, weight_words
 from hwq.weights import fits_int4, layer_words
@@ -159,7 +160,7 @@ def channel_params(
 
 
 def output_fields(plan: Plan, step: Step) -> Fields:
-    """Return the output path's fields: zero point, clamps, and the Add the step carries."""
+    """Return the output path's fields: zero point, clamps, and the sum the step carries."""
     op, add = step.op, step.add
     result = plan.tensors[op.outputs[0]]
     label = 128 if result.dtype == "uint8" else 0
@@ -172,7 +173,7 @@ def output_fields(plan: Plan, step: Step) -> Fields:
     fields |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     if add is None:
         return fields
-    parameters = add_parameters(add, plan.graph)
+    parameters = pair_parameters(add, plan.graph)
     assert parameters is not None, add.name
     factors = parameters.factor_a, parameters.factor_b
     own_first = add.inputs[0] == (op.outputs[0] if op is not add else step.reads[0])

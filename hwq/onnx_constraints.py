@@ -64,7 +64,7 @@ def constraint_constant_parameters(params: object | None) -> bool:
 
 
 def constraint_one_source(single: bool) -> bool:
-    """The function reads several quantized tensors: the array adds tensors, and maps single ones through tables."""
+    """The function reads several quantized tensors: the array adds, subtracts or multiplies two, or maps one."""
     return single
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from hwq.ir import Add, Array, AveragePool, Concat, Conv, Gemm, Op, Tensor
+from hwq.ir import Add, Array, AveragePool, Concat, Conv, Gemm, Mul, Op, Pair, Sub, Tensor
 from hwq.onnx_carriers import node_name, pad_op, pad_value
 from hwq.onnx_constraints import (
     constraint_bias_in_range,
@@ -291,7 +291,7 @@ def _build_gemm(
     ]
 
 
-# Addition -------------------------------------------------------------------------------------------------------------
+# Functions of two tensors ---------------------------------------------------------------------------------------------
 
 
 def _qdq_add(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
@@ -312,7 +312,25 @@ def _build_add(node: onnx.NodeProto, a: Tensor, b: Tensor, y: Tensor, clamp: Cla
     require(constraint_one_signedness, a, b, y)
     if _is_constant_along_rows(a, y):
         a, b = b, a
-    return [Add(name=node_name(node), inputs=(a.name, b.name), outputs=(y.name,), lo=clamp[0], hi=clamp[1])]
+    return [_pair(Add, node, a, b, y, clamp)]
+
+
+def _qdq_pair(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
+    a, b = (_input(values, name) for name in node.input)
+    require(constraint_one_signedness, a, b, y)
+    return [_pair(_PAIRS[node.op_type], node, a, b, y, clamp)]
+
+
+def _qlinear_mul(values: Values, node: onnx.NodeProto) -> list[Op]:
+    y = _operator_output(values, node)
+    return [_pair(Mul, node, _operator_input(values, node, 0), _operator_input(values, node, 3), y, y.range)]
+
+
+def _pair(kind: type[Pair], node: onnx.NodeProto, a: Tensor, b: Tensor, y: Tensor, clamp: Clamp) -> Pair:
+    return kind(name=node_name(node), inputs=(a.name, b.name), outputs=(y.name,), lo=clamp[0], hi=clamp[1])
+
+
+_PAIRS: dict[str, type[Pair]] = {"Mul": Mul, "Sub": Sub}
 
 
 def _is_constant_along_rows(a: Tensor, y: Tensor) -> bool:
@@ -414,11 +432,16 @@ def _build_concat(values: Values, node: onnx.NodeProto, inputs: list[Tensor], y:
     return [*ops, Concat(name=node_name(node), inputs=tuple(names), outputs=(y.name,), axis=axis)]
 
 
+FUNCTIONS_FIRST = ("Mul", "Sub", "QLinearMul")
+"""Operators read as a function of one tensor where they are one (x * Sigmoid(x)), else by their rule below."""
+
 QDQ_RULES: dict[str, QdqRule] = {
     "Conv": _qdq_conv,
     "Gemm": _qdq_gemm,
     "MatMul": _qdq_matmul,
     "Add": _qdq_add,
+    "Mul": _qdq_pair,
+    "Sub": _qdq_pair,
     "AveragePool": _qdq_average,
     "GlobalAveragePool": _qdq_global_average,
     "Pad": _qdq_pad,
@@ -431,6 +454,7 @@ OPERATOR_RULES: dict[tuple[str, str], OperatorRule] = {
     ("", "QLinearMatMul"): _qlinear_matmul,
     ("com.microsoft", "QGemm"): _qgemm,
     ("com.microsoft", "QLinearAdd"): _qlinear_add,
+    ("com.microsoft", "QLinearMul"): _qlinear_mul,
     ("com.microsoft", "QLinearAveragePool"): _qlinear_average,
     ("com.microsoft", "QLinearGlobalAveragePool"): _qlinear_global_average,
     ("com.microsoft", "QLinearConcat"): _qlinear_concat,

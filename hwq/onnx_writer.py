@@ -26,9 +26,12 @@ from hwq.ir import (
     Graph,
     HostNode,
     MaxPool,
+    Mul,
     Op,
     Pad,
+    Pair,
     Reshape,
+    Sub,
     Table,
     Tensor,
     Transpose,
@@ -126,12 +129,12 @@ class _Writer:
     ) -> None:
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, domain=domain, **attributes))
 
-    def _clamp(self, op: Conv | Gemm | Add | AveragePool) -> str:
+    def _clamp(self, op: Conv | Gemm | Pair | AveragePool) -> str:
         """Return the tensor the operator's node writes, after which `_clip` makes the output."""
         y = self._ends(op)[1]
         return y.name if (op.lo, op.hi) == y.range else self._name(f"{y.name}/unclamped")
 
-    def _clip(self, op: Conv | Gemm | Add | AveragePool, raw: str) -> None:
+    def _clip(self, op: Conv | Gemm | Pair | AveragePool, raw: str) -> None:
         y = self._ends(op)[1]
         if raw != y.name:
             lo = self._constant(f"{y.name}/lo", np.array(op.lo, y.dtype))
@@ -238,6 +241,26 @@ class _Writer:
         inputs = [a.name, *self._params(a), b.name, *self._params(b), *self._params(y)]
         raw = self._clamp(op)
         self._node(op.name, "QLinearAdd", inputs, raw, _MICROSOFT)
+        self._clip(op, raw)
+
+    @_write.register
+    def _(self, op: Mul) -> None:
+        a, b, y = (self.graph.tensors[name] for name in (*op.inputs, *op.outputs))
+        raw = self._clamp(op)
+        inputs = [a.name, *self._params(a), b.name, *self._params(b), *self._params(y)]
+        self._node(op.name, "QLinearMul", inputs, raw, _MICROSOFT)
+        self._clip(op, raw)
+
+    @_write.register
+    def _(self, op: Sub) -> None:
+        y = self.graph.tensors[op.outputs[0]]
+        raw = self._clamp(op)
+        floats = [self._name(f"{op.name}/operand") for _ in op.inputs]
+        for name, value in zip(op.inputs, floats, strict=True):
+            self._node(value, "DequantizeLinear", [name, *self._params(self.graph.tensors[name])], value)
+        difference = self._name(f"{op.name}/difference")
+        self._node(op.name, "Sub", floats, difference)
+        self._node(f"{op.name}/quantize", "QuantizeLinear", [difference, *self._params(y)], raw)
         self._clip(op, raw)
 
     @_write.register

@@ -1,8 +1,8 @@
 """Plan of an array part: which steps run in which order, and where every tensor lies.
 
 Views cost nothing: a Reshape or Transpose names the same bytes with other strides. Where strides can't say it, or a
-consumer needs another arrangement or halo, a Copy step is planned. An Add whose operand comes from a convolution or
-matrix product of its own runs in that layer's output path, and so does a Table whose operand a layer makes for it
+consumer needs another arrangement or halo, a Copy step is planned. An Add or Sub whose operand comes from a convolution
+or matrix product of its own runs in that layer's output path, and so does a Table whose operand a layer makes for it
 alone.
 """
 
@@ -34,7 +34,7 @@ class Step:
     op: ir.Op
     reads: tuple[str, ...]
     writes: str
-    add: ir.Add | None = None
+    add: ir.Pair | None = None
     table: ir.Table | None = None
 
     @property
@@ -172,12 +172,12 @@ def _without_idle_views(ops: Sequence[ir.Op], wanted: set[str]) -> list[ir.Op]:
 
 
 def _fused(graph: ir.Graph, ops: Sequence[ir.Op], wanted: set[str]) -> list[Step]:
-    """Return one step an operator, an Add and the mesh layer that feeds only it being one step in the Add's place."""
+    """Return one step an operator, a sum and the mesh layer that feeds only it being one step in the sum's place."""
     writer = {op.outputs[0]: op for op in ops}
     steps: list[Step] = []
     taken: set[ir.Op] = set()
     for add in ops:
-        if not isinstance(add, ir.Add) or add.inputs[0] == add.inputs[1]:
+        if not isinstance(add, ir.Add | ir.Sub) or add.inputs[0] == add.inputs[1]:
             continue
         for own, other in (add.inputs, add.inputs[::-1])[::-1]:
             op = writer.get(own)

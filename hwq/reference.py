@@ -20,7 +20,6 @@ from hwq.errors import InputError, ModelError
 from hwq.fixed import encode_multiplier, requantize, requantize_floor
 from hwq.host import run_model
 from hwq.ir import (
-    Add,
     Array,
     AveragePool,
     Concat,
@@ -31,6 +30,7 @@ from hwq.ir import (
     MaxPool,
     Op,
     Pad,
+    Pair,
     Reshape,
     Table,
     Tensor,
@@ -39,7 +39,7 @@ from hwq.ir import (
 from hwq.kernels import columns, exact_matmul, exact_pieces, pad_image, window_taps
 from hwq.multipliers import multipliers
 from hwq.onnx_writer import boundary, write_subgraph
-from hwq.residual import qlinear_add_table
+from hwq.pairs import pair_table
 
 _BLOCK_ELEMENTS = 1 << 19
 """Elements of the largest intermediate of a block of samples: 2 MiB of float32, which stays in a core's cache."""
@@ -245,30 +245,21 @@ def _(op: Gemm, graph: Graph, inputs: list[Array]) -> Array:
 
 
 @_compute.register
-def _(op: Add, graph: Graph, inputs: list[Array]) -> Array:
+def _(op: Pair, graph: Graph, inputs: list[Array]) -> Array:
     a, b, y = (graph.tensors[name] for name in (*op.inputs, *op.outputs))
     first, second = (_aligned(value, len(y.shape)).view(np.uint8) for value in inputs)
-    return _add_table(a, b, y, op.lo, op.hi)[first.astype(np.intp) << 8 | second]
+    return _pair_table(op.kind, a, b, y, op.lo, op.hi)[first.astype(np.intp) << 8 | second]
 
 
 @functools.lru_cache(maxsize=64)
-def _add_table(a: Tensor, b: Tensor, y: Tensor, lo: int, hi: int) -> Array:
-    """Return the clamped sums of every pair of operands, taken by the pair's bytes."""
+def _pair_table(kind: str, a: Tensor, b: Tensor, y: Tensor, lo: int, hi: int) -> Array:
+    """Return the clamped results of every pair of operands, taken by the pair's bytes."""
     label = 128 if y.dtype == "uint8" else 0
-    table = qlinear_add_table(
-        np.float32(a.scale),
-        a.zero_point - label,
-        np.float32(b.scale),
-        b.zero_point - label,
-        np.float32(y.scale),
-        y.zero_point - label,
-        unsigned=y.dtype == "uint8",
-    )
-    sums = np.clip(table.astype(np.int16) + label, lo, hi).astype(y.dtype)
+    results = np.clip(pair_table(kind, a, b, y).astype(np.int16) + label, lo, hi).astype(y.dtype)
     if y.dtype == "int8":  # rows and columns run from -128; as bytes, from 0
-        sums = np.roll(sums, 128, axis=(0, 1))
-    sums.setflags(write=False)
-    return sums.reshape(-1)
+        results = np.roll(results, 128, axis=(0, 1))
+    results.setflags(write=False)
+    return results.reshape(-1)
 
 
 def _aligned(value: Array, rank: int) -> Array:

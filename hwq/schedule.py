@@ -21,7 +21,7 @@ from hwq.plan import Plan, Step, make_plan
 from hwq.tables import clamp_bounds, table_entries
 from hwq.tiling import allocate
 from hwq.timing import cycles
-from hwq.vector_layer import add_descriptors, copy_descriptors, fill_descriptors, pool_descriptors
+from hwq.vector_layer import copy_descriptors, fill_descriptors, pair_descriptors, pool_descriptors
 
 Fields = dict[str, int]
 
@@ -197,7 +197,9 @@ _EMITTERS: dict[type[ir.Op], Callable[[Plan, Step, Images], Iterator[Fields]]] =
     ir.Gemm: conv_descriptors,
     ir.MaxPool: pool_descriptors,
     ir.AveragePool: _average,
-    ir.Add: add_descriptors,
+    ir.Add: pair_descriptors,
+    ir.Sub: pair_descriptors,
+    ir.Mul: pair_descriptors,
     ir.Table: _copy,
     ir.Concat: _concat,
     ir.Pad: _pad,

@@ -1,4 +1,4 @@
-"""Pooling, element-wise addition, copies and fills as VECTOR descriptors."""
+"""Pooling, element-wise functions of two tensors, copies and fills as VECTOR descriptors."""
 
 from __future__ import annotations
 
@@ -60,12 +60,15 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
         }
 
 
-def add_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
-    """Yield the descriptors of an Add step."""
-    assert isinstance(step.op, ir.Add)
+def pair_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    """Yield the descriptors of an Add, Sub or Mul step."""
+    assert isinstance(step.op, ir.Pair)
     y = plan.view(step.writes)
     operands = [plan.view(name).broadcast(y.shape) for name in step.reads]
     fields = output_fields(plan, Step(step.op, step.reads, step.writes, step.op))
+    if isinstance(step.op, ir.Mul):
+        zero_points = [stored_zero_point(plan.tensors[name]) for name in step.reads]
+        fields |= {"product": 1, "ifm_zero_point": zero_points[0], "res_zero_point": zero_points[1]}
     for nest in nests([*operands, y]):
         yield {**_elementwise(nest, ("ifm", "res", "ofm"), images), **fields}
 

@@ -7,6 +7,8 @@ from amaranth.lib.wiring import In, Out
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout, param_layout
+from rtl.pipeline import delayed
+from rtl.product import Product
 from rtl.requantize import Requantizer
 from rtl.residual_add import ResidualAdd
 from rtl.tables import Tables
@@ -16,7 +18,8 @@ class Post(wiring.Component):
     """`lanes` requantizers, each followed by an adder for a second operand and a table.
 
     ``o = clamp(RNE((a * factor_a + b * factor_b + offset) / 2**add_shift))`` with ``a`` the requantized sum and ``b``
-    the second operand; without one the descriptor holds factors 1 and 0, offset 0 and shift 0, so there is no bypass.
+    the second operand, or its product with the unrequantized sum (`rtl.product`); without a second operand the
+    descriptor holds factors 1 and 0, offset 0 and shift 0, so there is no bypass.
     `rtl.tables.Tables` then maps ``o``.
 
     Latency: `POST_LATENCY`. Throughput: `lanes` results a cycle. Nothing pushes back.
@@ -99,12 +102,14 @@ class Post(wiring.Component):
         add_shift = constant(d.add_shift, requantized + 5)
         add_lo, add_hi = (constant(field, added - 1) for field in (d.add_lo, d.add_hi))
         m.d.comb += table.eq(constant(d.table, added))
-        residual = self.i_residual.as_value()
-        for stage in range(pipeline.REQUANTIZE_LATENCY):
-            later = Signal(8 * lanes, name=f"residual_{stage}", reset_less=True)
-            m.d.sync += later.eq(residual)
-            residual = later
+        product_constants = tuple(constant(field, 0) for field in (d.product, d.ifm_zero_point, d.res_zero_point))
         for lane in range(lanes):
+            m.submodules[f"product_{lane}"] = product = Product()
+            m.d.comb += [
+                Cat(product.i_product, product.i_a_zero, product.i_b_zero).eq(Cat(product_constants)),
+                product.i_a.eq(self.i_acc[lane]),
+                product.i_b.eq(self.i_residual[lane]),
+            ]
             requantizer, adder = Requantizer(), ResidualAdd()
             assert requantizer.LATENCY == pipeline.REQUANTIZE_LATENCY, requantizer.LATENCY
             assert adder.LATENCY == pipeline.ADD_LATENCY, adder.LATENCY
@@ -120,7 +125,7 @@ class Post(wiring.Component):
                 requantizer.i_lo.eq(lo),
                 requantizer.i_hi.eq(hi),
                 adder.i_a.eq(requantizer.o),
-                adder.i_b.eq(residual[8 * lane : 8 * lane + 8].as_signed()),
+                adder.i_b.eq(delayed(m, product.o, pipeline.REQUANTIZE_LATENCY - product.LATENCY)),
                 adder.i_factor_a.eq(factor_a),
                 adder.i_factor_b.eq(factor_b),
                 adder.i_offset.eq(offset),

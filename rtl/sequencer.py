@@ -121,13 +121,14 @@ class Sequencer(wiring.Component):
                 with m.Case(opcode):
                     m.d.comb += [known.eq(1), too_many.eq(upcoming.last_channels > most)]
         zero = [upcoming[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero]
-        # an inner tap must keep at least one pixel, a depthwise layer has no second operand, a strip's kernel is small
+        # an inner tap must keep at least one pixel, a depthwise layer has no second operand, a strip's kernel is small,
+        # a product is of two bytes
         is_depthwise, striped = upcoming.opcode == isa.Opcode.DEPTHWISE, upcoming.strips != 0
         unfit = (upcoming.span > config.strip_columns) | (upcoming.taps_y > pipeline.STRIP_STEPS - 1)
         uneven = upcoming.pixels[0] | (upcoming.taps_x != 1) | (upcoming.repeats != 0) | (upcoming.short_from != 0)
-        shapeless = (is_depthwise & (((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual)) | (
-            striped & (unfit | uneven | ~is_depthwise)
-        )
+        unary = (upcoming.opcode != isa.Opcode.VECTOR) | ~upcoming.residual | (upcoming.reduce != isa.Reduce.MAX)
+        lost = is_depthwise & (((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual)
+        shapeless = lost | (striped & (unfit | uneven | ~is_depthwise)) | (upcoming.product & unary)
         narrow = upcoming.int4 & (not config.int4 or upcoming.opcode == isa.Opcode.VECTOR)
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         early, inside = Signal(), Signal()

@@ -81,6 +81,8 @@ def run(machine: Machine) -> None:
                 p = isa.decode(isa.PARAM, machine.params[word, 2 * lane : 2 * lane + 2].tolist())
                 a = _scaled(total, p, d)
                 b = int(act[walks["res"].address + channel]) if d["residual"] else 0
+                if d["product"]:
+                    b = (total - d["ifm_zero_point"]) * (b - d["res_zero_point"])
                 offset = (d["offset_high"] << 32) + d["offset_low"]
                 total = a * d["factor_a"] + b * d["factor_b"] + offset
                 rounded = Fraction(float(np.float32(total / 2.0 ** d["add_shift"])))

@@ -87,17 +87,16 @@ def mesh_makers(config: ArrayConfig) -> list[Maker]:
     return [random_conv, random_depthwise, *strips]
 
 
-def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool) -> dict[str, int]:
+def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool, product: bool = False) -> dict[str, int]:
     """Return the fields of the output path."""
     lo, hi = sorted(int(x) for x in rng.integers(-128, 128, 2))
     out = {"zero_point": int(rng.integers(-128, 128)), "lo": min(lo, -20), "hi": max(hi, 20), "residual": int(residual)}
     out |= {"add_lo": -128, "add_hi": 127, "factor_a": 1}
     if residual:
-        shift = int(rng.integers(8, 25))
+        shift = int(rng.integers(8, 32 if product else 25))
         offset = int(rng.integers(-(1 << (shift + 5)), 1 << (shift + 5)))
         out |= {
-            "factor_a": int(rng.integers(-(1 << shift), 1 << shift)),
-            "factor_b": int(rng.integers(-(1 << shift), 1 << shift)),
+            **{name: _factor(rng, shift - 8 * (product and name[-1] == "b")) for name in ("factor_a", "factor_b")},
             "offset_low": offset & 0xFFFFFFFF,
             "offset_high": offset >> 32,
             "add_shift": shift,
@@ -107,6 +106,12 @@ def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool) -> dict
     if rng.random() < 0.5:
         out["table"] = int(rng.integers(0, config.tables + 1))
     return out
+
+
+def _factor(rng: np.random.Generator, bits: int) -> int:
+    """Return a factor of the adder, of at most `bits` bits and a sign."""
+    limit = 1 << min(bits, 25)
+    return int(rng.integers(-limit, limit))
 
 
 def _map(
@@ -284,9 +289,14 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         ofm = _map(rng, rows, columns, channels, target, 3)
         if ifm is None or res is None or ofm is None:
             continue
+        product = {"reduce": int(rng.integers(0, 2))}
+        if residual and rng.random() < 0.5:
+            zero_points = [int(x) for x in rng.choice([*range(-128, 128), *[-128, 127] * 20], 2)]
+            product = {"reduce": isa.Reduce.MAX, "product": 1}
+            product |= {"ifm_zero_point": zero_points[0], "res_zero_point": zero_points[1]}
         return {
             "opcode": isa.Opcode.VECTOR,
-            "reduce": int(rng.integers(0, 2)),
+            **product,
             "param_step": int(rng.integers(0, 2)),
             "row_pixels": columns,
             "pixels": pixels,
@@ -301,7 +311,7 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             **_named("ifm", ifm),
             **_named("res", res),
             **_named("ofm", ofm),
-            **_post(config, rng, residual),
+            **_post(config, rng, residual, "product" in product),
         }
 
 

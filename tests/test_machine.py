@@ -57,6 +57,7 @@ def test_sums_of_paired_channels_wrap_at_24_bits(last):
 
 COUNTS = {"row_pixels": 1, "pixels": 1, "taps_y": 1, "taps_x": 1, "span": 1, "blocks": 1, "last_channels": 1}
 LEGAL = {"opcode": isa.Opcode.CONV, **COUNTS}
+PRODUCT = {"opcode": isa.Opcode.VECTOR, "product": 1, "residual": 1}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,10 @@ LEGAL = {"opcode": isa.Opcode.CONV, **COUNTS}
         ({"last_channels": 5}, "ILLEGAL_FIELD"),
         ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
         ({"int4": 1}, "ILLEGAL_FIELD"),
+        (PRODUCT, "NONE"),
+        (PRODUCT | {"residual": 0}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"reduce": isa.Reduce.SUM}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"opcode": isa.Opcode.CONV}, "ILLEGAL_FIELD"),
         ({"table": 3}, "NONE"),
         ({"table": 4}, "ILLEGAL_FIELD"),
         ({"ifm_base": 4096}, "ACT_RANGE"),
@@ -117,7 +122,7 @@ def test_layers_of_4_bit_weights_have_their_own_limits(changes, error):
 
 def test_bits_outside_every_field_are_refused():
     machine = blank(LEGAL)
-    machine.program[1] |= 1 << 31
+    machine.program[2] |= 1 << 31
     assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
 
 

@@ -10,7 +10,7 @@ from hwq import isa, timing
 from hwq.errors import DeviceError
 from hwq.overlap import mark_early
 from tests import programs
-from tests.test_machine import INT4_CASES, LEGAL, blank
+from tests.test_machine import INT4_CASES, LEGAL, PRODUCT, blank
 
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
 """rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
@@ -109,6 +109,9 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
         ({"pixels": 0}, "ILLEGAL_FIELD"),
         ({"last_channels": 5}, "ILLEGAL_FIELD"),
         ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"residual": 0}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"reduce": isa.Reduce.SUM}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"opcode": isa.Opcode.CONV}, "ILLEGAL_FIELD"),
         ({"table": 4}, "ILLEGAL_FIELD"),
         ({"int4": 1}, "ILLEGAL_FIELD"),
         ({"ifm_base": 4096}, "ACT_RANGE"),
