@@ -291,9 +291,9 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             continue
         product = {"reduce": int(rng.integers(0, 2))}
         if residual and rng.random() < 0.5:
-            zero_points = [int(x) for x in rng.choice([*range(-128, 128), *[-128, 127] * 20], 2)]
             product = {"reduce": isa.Reduce.MAX, "product": 1}
-            product |= {"ifm_zero_point": zero_points[0], "res_zero_point": zero_points[1]}
+        for name in ("ifm_zero_point", "res_zero_point"):  # nobody reads them without a product
+            product[name] = int(rng.choice([*range(-128, 128), *[-128, 127] * 20]))
         return {
             "opcode": isa.Opcode.VECTOR,
             **product,
