@@ -63,10 +63,11 @@ def constraint_floor(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
 
 def constraint_pads(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """Padding must be smaller than the dilated kernel."""
-    if not isinstance(op, ir.Conv | ir.MaxPool):
+    if not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool):
         return True
     kernel = op.weight.shape[2:] if isinstance(op, ir.Conv) else op.kernel
-    reach = [(k - 1) * d for k, d in zip(kernel, op.dilations, strict=True)]
+    dilations = (1, 1) if isinstance(op, ir.AveragePool) else op.dilations
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
     top, left, bottom, right = op.pads
     return max(top, bottom) <= reach[0] and max(left, right) <= reach[1]
 

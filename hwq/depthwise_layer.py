@@ -74,7 +74,7 @@ def depthwise_windows(op: ir.Conv, order: npt.NDArray[np.intp]) -> list[Window]:
 def average_window(op: ir.AveragePool, channels: int) -> Window:
     """Return the window of an average pool: a kernel of ones."""
     ones = np.ones((1, *op.kernel, channels), np.int8)
-    return Window(ones, np.zeros(channels, np.int32), op.strides, (1, 1), (0, 0), np.arange(channels))
+    return Window(ones, np.zeros(channels, np.int32), op.strides, (1, 1), op.pads[:2], np.arange(channels))
 
 
 def depthwise_fields(plan: Plan, step: Step, window: Window, config: ArrayConfig) -> tuple[Fields, Array]:

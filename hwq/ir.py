@@ -206,14 +206,15 @@ class MaxPool(Op):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AveragePool(Op):
-    """``y = R(sum over the window of (x - x_zp))`` with ``m = fl(x_scale / fl(y_scale * N))``, N = kh * kw, no padding.
+    """``y = R(sum over the window of (x - x_zp))`` with ``m = fl(x_scale / fl(y_scale * N))``, N = kh * kw.
 
-    Over the whole map this is com.microsoft QLinearGlobalAveragePool; for a smaller window it is the declared integer
-    meaning (ONNX Runtime adds dequantized float32 values there).
+    Padding reads as ``x_zp`` and counts. Over the whole map this is com.microsoft QLinearGlobalAveragePool; for a
+    smaller window it is the declared integer meaning (ONNX Runtime adds dequantized float32 values there).
     """
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     lo: int = -128
     hi: int = 127
 

@@ -123,9 +123,14 @@ def constraint_plain_pads(pads: tuple[int, ...]) -> bool:
     return min(pads, default=0) >= 0
 
 
-def constraint_unpadded_average(pads: tuple[int, ...], overhang: bool) -> bool:
-    """The averaging window reaches over the edge: pad with a separate Pad node, or average without padding."""
-    return not any(pads) and not overhang
+def constraint_one_divisor(pads: tuple[int, ...], counted: bool, overhang: bool) -> bool:
+    """The average divides by fewer values at the edge: set count_include_pad = 1 and ceil_mode = 0."""
+    return (counted or not any(pads)) and not overhang
+
+
+def constraint_image_mean(axes: object | None) -> bool:
+    """The mean isn't over all axes behind the channels (of constant number): use GlobalAveragePool."""
+    return axes is not None
 
 
 def constraint_undilated_average(dilations: tuple[int, ...]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from hwq.ir import Add, Array, AveragePool, Concat, Conv, Gemm, Mul, Op, Pair, Sub, Tensor
+from hwq.ir import Add, Array, AveragePool, Concat, Conv, Gemm, Mul, Op, Pair, Reshape, Sub, Tensor
 from hwq.onnx_carriers import node_name, pad_op, pad_value
 from hwq.onnx_constraints import (
     constraint_bias_in_range,
@@ -22,13 +22,14 @@ from hwq.onnx_constraints import (
     constraint_constant_parameters,
     constraint_constant_weight,
     constraint_equal_parameters,
+    constraint_image_mean,
     constraint_matching_parameters,
     constraint_matrix_weight,
+    constraint_one_divisor,
     constraint_one_signedness,
     constraint_plain_gemm,
     constraint_quantized_input,
     constraint_undilated_average,
-    constraint_unpadded_average,
     constraint_usable_parameters,
     constraint_weight_scale_per_output,
     present,
@@ -374,7 +375,8 @@ def _build_average(
 ) -> list[Op]:
     require(constraint_one_signedness, x, y)
     require(constraint_undilated_average, window.dilations)
-    require(constraint_unpadded_average, window.pads, any(window.overhang))
+    counted = bool(attribute(node, "count_include_pad", 0))
+    require(constraint_one_divisor, window.pads, counted, any(window.overhang))
 
     def build(x_image: Tensor, y_image: Tensor) -> Op:
         return AveragePool(
@@ -383,6 +385,7 @@ def _build_average(
             outputs=(y_image.name,),
             kernel=window.kernel,
             strides=window.strides,
+            pads=window.pads,
             lo=clamp[0],
             hi=clamp[1],
         )
@@ -393,6 +396,23 @@ def _build_average(
         values.rewrites.append(
             f"{node_name(node)}: average of {count} values taken as one integer sum, requantized once"
         )
+    return ops
+
+
+def _qdq_mean(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
+    """Return the global average pool that a ReduceMean over an image is, and a view where it drops the axes."""
+    x = _input(values, node.input[0])
+    axes = attribute(node, "axes", None)
+    if axes is None and operand(node, 1):
+        axes = values.source.constants.get(operand(node, 1))
+    rank = len(x.shape)
+    whole = axes is not None and sorted(int(axis) % rank for axis in axes) == list(range(2, rank))
+    present(constraint_image_mean, axes if whole else None)
+    pooled = (*x.shape[:2], *[1] * (rank - 2))
+    core = y if y.shape == pooled else values.fresh(f"{y.name}/pooled", y, pooled)
+    ops = _build_average(values, node, x, core, clamp, read_window(node, x, core, x.shape[2:]))
+    if core is not y:
+        ops.append(Reshape(name=f"{node_name(node)}/squeeze", inputs=(core.name,), outputs=(y.name,)))
     return ops
 
 
@@ -444,6 +464,7 @@ QDQ_RULES: dict[str, QdqRule] = {
     "Sub": _qdq_pair,
     "AveragePool": _qdq_average,
     "GlobalAveragePool": _qdq_global_average,
+    "ReduceMean": _qdq_mean,
     "Pad": _qdq_pad,
     "Concat": _qdq_concat,
 }

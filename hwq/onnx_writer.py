@@ -267,7 +267,7 @@ class _Writer:
     def _(self, op: AveragePool) -> None:
         x, y = self._ends(op)
         raw = self._clamp(op)
-        if op.kernel == x.shape[2:]:
+        if op.kernel == x.shape[2:] and not any(op.pads):
             inputs = [x.name, *self._params(x), *self._params(y)]
             self._node(op.name, "QLinearGlobalAveragePool", inputs, raw, _MICROSOFT)
         else:
@@ -351,7 +351,7 @@ def _window_attributes(op: Conv) -> dict[str, Any]:
 
 
 def _sum_attributes(op: AveragePool, x: Tensor) -> dict[str, Any]:
-    return {"group": x.shape[1], "kernel_shape": op.kernel, "strides": op.strides}
+    return {"group": x.shape[1], "kernel_shape": op.kernel, "pads": op.pads, "strides": op.strides}
 
 
 def _common_zero_point(op: Conv) -> tuple[Array, Array]:

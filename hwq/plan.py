@@ -344,7 +344,7 @@ def _union(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[
 
 def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[tuple[int, int, int, int], int] | None:
     """Return the padding `op` reads around its input and the signed byte it holds, None without padding."""
-    if not isinstance(op, ir.Conv | ir.MaxPool) or not any(op.pads):
+    if not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool) or not any(op.pads):
         return None
-    fill = stored_zero_point(tensors[op.inputs[0]]) if isinstance(op, ir.Conv) else -128
+    fill = -128 if isinstance(op, ir.MaxPool) else stored_zero_point(tensors[op.inputs[0]])
     return op.pads, fill

@@ -271,7 +271,7 @@ def _aligned(value: Array, rank: int) -> Array:
 def _(op: AveragePool, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
     mantissa, shift = encode_multiplier(multipliers(graph, op))
-    image = inputs[0].astype(np.int32) - x.zero_point
+    image = pad_image(inputs[0].astype(np.int32) - x.zero_point, op.pads, 0)
     acc = sum(window_taps(image, op.kernel, op.strides, (1, 1)), np.zeros((), np.int32))
     return requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi).astype(y.dtype)
 

@@ -24,8 +24,8 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     assert isinstance(op, ir.MaxPool | ir.AveragePool)
     x, y = plan.view(step.reads[0]), plan.view(step.writes)
     average = isinstance(op, ir.AveragePool)
-    pads, dilations = (op.pads, op.dilations) if isinstance(op, ir.MaxPool) else ((0, 0, 0, 0), (1, 1))
-    top, left = pads[:2]
+    dilations = op.dilations if isinstance(op, ir.MaxPool) else (1, 1)
+    top, left = op.pads[:2]
     (kernel_rows, kernel_columns), strides = op.kernel, op.strides
     by_image, _, by_row, by_column = x.strides
     param = 0

@@ -70,7 +70,7 @@ class _Exchange:
             changes = {"kernel": op.kernel[::-1], "strides": op.strides[::-1], "dilations": op.dilations[::-1]}
             changes |= {"pads": _swap_pads(op.pads)}
         elif isinstance(op, AveragePool):
-            changes = {"kernel": op.kernel[::-1], "strides": op.strides[::-1]}
+            changes = {"kernel": op.kernel[::-1], "strides": op.strides[::-1], "pads": _swap_pads(op.pads)}
         elif isinstance(op, Pad):
             changes = {"begin": tuple(op.begin[i] for i in SWAP), "end": tuple(op.end[i] for i in SWAP)}
         elif isinstance(op, Concat):
