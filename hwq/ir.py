@@ -267,6 +267,25 @@ class Transpose(Op):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Slice(Op):
+    """``y[i, j, ...] = x[begin[0] + i * steps[0], begin[1] + j * steps[1], ...]``, for the whole shape of y.
+
+    Members
+    -------
+    begin : tuple of int, within x's shape
+    steps : tuple of int, not 0
+    """
+
+    begin: tuple[int, ...]
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expand(Op):
+    """``y = x``, repeated along axes of size 1 to y's shape by numpy's rules."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Copy(Op):
     """``y = x``, in another place of activation memory; made by the scheduler, never read from a model."""
 

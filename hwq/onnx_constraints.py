@@ -178,6 +178,16 @@ def constraint_constant_pad(operand: object | None) -> bool:
     return operand is not None
 
 
+def constraint_constant_slice(operand: object | None) -> bool:
+    """The bounds or scales aren't constants: store them in the model."""
+    return operand is not None
+
+
+def constraint_whole_steps(whole: bool) -> bool:
+    """Resize doesn't repeat or drop whole elements evenly: use mode "nearest" and whole factors."""
+    return whole
+
+
 def constraint_representable_pad(exact: bool) -> bool:
     """The padding value isn't a multiple of the tensor's scale in range: pad with zero, or quantize after padding."""
     return exact

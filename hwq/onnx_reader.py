@@ -32,6 +32,7 @@ from hwq.onnx_constraints import (
 from hwq.onnx_integer import rewrite_integer_layers
 from hwq.onnx_load import Source, load_model, node_inputs, open_source
 from hwq.onnx_operators import FUNCTIONS_FIRST, OPERATOR_RULES, QDQ_RULES
+from hwq.onnx_split import replace_splits
 from hwq.onnx_tables import read_table
 from hwq.onnx_values import QDTYPES, Params, Values, operand
 
@@ -69,6 +70,7 @@ def read(model: str | Path | onnx.ModelProto, name: str | None = None, *, extern
 class _Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
+        replace_splits(source)
         integer_layers = rewrite_integer_layers(source)
         self.values = Values(source)
         self.values.rewrites += integer_layers.rewrites

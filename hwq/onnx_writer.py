@@ -21,6 +21,7 @@ from hwq.ir import (
     AveragePool,
     Concat,
     Conv,
+    Expand,
     Floor,
     Gemm,
     Graph,
@@ -31,6 +32,7 @@ from hwq.ir import (
     Pad,
     Pair,
     Reshape,
+    Slice,
     Sub,
     Table,
     Tensor,
@@ -326,6 +328,24 @@ class _Writer:
         amounts = self._constant(f"{op.name}/pads", np.array([*op.begin, *op.end], np.int64))
         value = self._constant(f"{op.name}/value", np.array(op.value, x.dtype))
         self._node(op.name, "Pad", [x.name, amounts, value], op.outputs[0])
+
+    @_write.register
+    def _(self, op: Slice) -> None:
+        _, y = self._ends(op)
+        ends = [begin + step * size for begin, step, size in zip(op.begin, op.steps, y.shape, strict=True)]
+        before_all = np.iinfo(np.int64).min + 1  # a negative end would count from the back
+        bounds = [op.begin, [end if end >= 0 else before_all for end in ends], range(len(y.shape)), op.steps]
+        names = ("starts", "ends", "axes", "steps")
+        operands = [
+            self._constant(f"{op.name}/{name}", np.array(value, np.int64))
+            for name, value in zip(names, bounds, strict=True)
+        ]
+        self._node(op.name, "Slice", [op.inputs[0], *operands], y.name)
+
+    @_write.register
+    def _(self, op: Expand) -> None:
+        _, y = self._ends(op)
+        self._node(op.name, "Expand", [op.inputs[0], self._shape(op, y.shape)], y.name)
 
     @_write.register
     def _(self, op: Reshape) -> None:

@@ -1,9 +1,9 @@
 """Plan of an array part: which steps run in which order, and where every tensor lies.
 
-Views cost nothing: a Reshape or Transpose names the same bytes with other strides. Where strides can't say it, or a
-consumer needs another arrangement or halo, a Copy step is planned. An Add or Sub whose operand comes from a convolution
-or matrix product of its own runs in that layer's output path, and so does a Table whose operand a layer makes for it
-alone.
+Views cost nothing: a Reshape, Transpose, Slice or Expand names the same bytes with other strides. Where strides can't
+say it, the host reads the result, or a consumer needs another arrangement or halo, a copy is planned. An Add or Sub
+whose operand comes from a convolution or matrix product of its own runs in that layer's output path, and so does a
+Table whose operand a layer makes for it alone.
 """
 
 from __future__ import annotations
@@ -96,6 +96,20 @@ def stored_zero_point(tensor: ir.Tensor) -> int:
 def is_depthwise(op: ir.Op) -> TypeGuard[ir.Conv]:
     """Whether `op` is a convolution in which every channel has one output, made from that channel alone."""
     return isinstance(op, ir.Conv) and op.groups > 1 and op.weight.shape[:2] == (op.groups, 1)
+
+
+def aliased(op: ir.Op, view: View, shape: Sequence[int]) -> View | None:
+    """Return where the elements of a view's result of `shape` lie within its input's `view`; None if it is no view."""
+    if isinstance(op, ir.Transpose):
+        return view.transpose(op.perm)
+    if isinstance(op, ir.Reshape):
+        return view.reshape(shape)
+    if isinstance(op, ir.Expand):
+        return view.broadcast(shape)
+    assert isinstance(op, ir.Slice)
+    for axis, (begin, step, size) in enumerate(zip(op.begin, op.steps, shape, strict=True)):
+        view = view.slice(axis, begin, size, step)
+    return view
 
 
 def make_plan(graph: ir.Graph, part: ArrayPart, images: Images) -> Plan:
@@ -221,7 +235,8 @@ def _channels_match(graph: ir.Graph, op: ir.Conv | ir.Gemm, other: str) -> bool:
     shape = graph.tensors[other].shape
     if isinstance(op, ir.Conv):
         return len(shape) == 4 and shape[1] == op.weight.shape[0]
-    return 1 <= len(shape) <= 3 and shape[-1] == op.weight.shape[1]
+    rows = graph.tensors[op.outputs[0]].shape
+    return 1 <= len(shape) <= 3 and shape[-1] == op.weight.shape[1] and (shape == rows or set(shape[:-1]) <= {1})
 
 
 class _Planner:
@@ -247,7 +262,8 @@ class _Planner:
             self._store(port.stored, first=-1)
         for step in steps:
             reads = tuple(self._readable(name, step, position) for position, name in enumerate(step.reads))
-            if _is_view(step.op):
+            partial = isinstance(step.op, ir.Slice | ir.Expand)
+            if _is_view(step.op) or (partial and step.writes not in {port.stored for port in plan.outputs}):
                 self._alias(step)
                 continue
             self._append(dataclasses.replace(step, reads=reads))
@@ -301,6 +317,11 @@ class _Planner:
         if name not in plan._where:
             self._constant(name)
         op = step.op
+        if position and step.add is not None:
+            view = plan._where[name][1]
+            axis = 1 if isinstance(op, ir.Conv) else -1
+            together = view.strides[axis] == 1 or view.shape[axis] == 1
+            return name if together else self._copied(name, f"{name}#{step.name}")
         if position or not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool | ir.Gemm):
             return name
         buffer, view = plan._where[name]
@@ -316,26 +337,34 @@ class _Planner:
             if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
                 return name
         copy = f"{name}#{op.name}"
-        plan.tensors[copy] = dataclasses.replace(plan.tensors[name], name=copy)
         if (needed := _needed_halo(op, plan.tensors)) is not None:
             self._halos[copy] = needed
+        return self._copied(name, copy)
+
+    def _copied(self, name: str, copy: str) -> str:
+        """Copy the tensor `name` into an image, the tensor `copy`; return that name."""
+        plan = self._plan
+        plan.tensors[copy] = dataclasses.replace(plan.tensors[name], name=copy)
         self._append(Step(ir.Copy(name=copy, inputs=(name,), outputs=(copy,)), (name,), copy))
         return copy
 
     def _alias(self, step: Step) -> None:
-        """Name the bytes of a view's input anew, or copy them into row-major order where strides can't say it."""
-        plan, op, source = self._plan, step.op, step.reads[0]
+        """Name the bytes of a view's input anew, or copy them where strides can't say it: to an image, or row-major."""
+        plan, source = self._plan, step.reads[0]
         buffer, view = plan._where[source]
-        shape = plan.tensors[step.writes].shape
-        alias = view.transpose(op.perm) if isinstance(op, ir.Transpose) else view.reshape(shape)
+        tensor = plan.tensors[step.writes]
+        alias = aliased(step.op, view, tensor.shape)
         if alias is not None:
             plan._where[step.writes] = (buffer, alias)
+            return
+        if tensor_view(Buffer("", image_shape(tensor)).view(), tensor).reshape(view.shape) is not None:
+            self._append(step)
             return
         dense = Buffer(step.writes, (1, 1, 1, plan.tensors[step.writes].size), first=len(plan.steps))
         dense.address = 0
         plan.buffers.append(dense)
-        plan._where[step.writes] = (dense, View.dense(0, shape))
-        self._append(Step(op, (source,), step.writes))
+        plan._where[step.writes] = (dense, View.dense(0, tensor.shape))
+        self._append(step)
 
 
 def _union(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

@@ -24,6 +24,7 @@ from hwq.ir import (
     AveragePool,
     Concat,
     Conv,
+    Expand,
     Gemm,
     Graph,
     HostNode,
@@ -32,6 +33,7 @@ from hwq.ir import (
     Pad,
     Pair,
     Reshape,
+    Slice,
     Table,
     Tensor,
     Transpose,
@@ -303,6 +305,21 @@ def _(op: Concat, graph: Graph, inputs: list[Array]) -> Array:
 def _(op: Pad, graph: Graph, inputs: list[Array]) -> Array:
     widths = [(0, 0), *zip(op.begin, op.end, strict=True)]
     return np.pad(inputs[0], widths, constant_values=op.value)
+
+
+@_compute.register
+def _(op: Slice, graph: Graph, inputs: list[Array]) -> Array:
+    y = _ends(graph, op)[1]
+    result = inputs[0]
+    for axis, (begin, step, size) in enumerate(zip(op.begin, op.steps, y.shape, strict=True), 1):
+        result = result.take(begin + step * np.arange(size), axis)
+    return result
+
+
+@_compute.register
+def _(op: Expand, graph: Graph, inputs: list[Array]) -> Array:
+    y = _ends(graph, op)[1]
+    return np.broadcast_to(_aligned(inputs[0], len(y.shape)), (len(inputs[0]), *y.shape))
 
 
 @_compute.register

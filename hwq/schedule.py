@@ -17,7 +17,7 @@ from hwq.layout import View
 from hwq.mesh_layer import conv_descriptors, conv_runs, cost, run_descriptors
 from hwq.overlap import mark_early
 from hwq.passes.partition import ArrayPart
-from hwq.plan import Plan, Step, make_plan
+from hwq.plan import Plan, Step, aliased, make_plan
 from hwq.tables import clamp_bounds, table_entries
 from hwq.tiling import allocate
 from hwq.timing import cycles
@@ -127,7 +127,11 @@ def _table_fields(graph: ir.Graph, op: ir.Table, fields: Fields, images: Images)
 
 def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     source, target = plan.view(step.reads[0]), plan.view(step.writes)
-    if isinstance(step.op, ir.Reshape):  # the target is row-major, so it can take the source's shape
+    if isinstance(step.op, ir.Slice | ir.Expand):
+        part = aliased(step.op, source, target.shape)
+        assert part is not None, step
+        source = part
+    if isinstance(step.op, ir.Reshape):  # the target was chosen so that it can take the source's shape
         reshaped = target.reshape(source.shape)
         assert reshaped is not None, step
         target = reshaped
@@ -205,5 +209,7 @@ _EMITTERS: dict[type[ir.Op], Callable[[Plan, Step, Images], Iterator[Fields]]] =
     ir.Pad: _pad,
     ir.Reshape: _copy,
     ir.Transpose: _copy,
+    ir.Slice: _copy,
+    ir.Expand: _copy,
     ir.Copy: _copy,
 }

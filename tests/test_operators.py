@@ -1,6 +1,7 @@
 """Operators from ONNX to the machine: equal to the model as it was, to the oracle graph and to the reference."""
 
 import numpy as np
+import onnx
 import pytest
 
 from hwq import compile, onnx_constraints, reference
@@ -82,3 +83,124 @@ def test_average_that_counts_its_padding(dtype, pads):
 
     graph = check(model_of(build, (2, 6, 7, 6), dtype, (0.047, -9)), original=False)
     assert kinds(graph) == ["AveragePool"]
+
+
+# Moving elements ------------------------------------------------------------------------------------------------------
+
+
+MOVERS = {
+    "slice": (lambda b, x: b.node("Slice", [x, *map(b.constant, ([1, 0], [-1, 99], [2, 1], [2, 3]))]), (1, 8, 6, 5)),
+    "slice backwards": (
+        lambda b, x: b.node("Slice", [x, *map(b.constant, ([-1, 4], [-99, 0], [3, 2], [-1, -2]))]),
+        (1, 8, 6, 5),
+    ),
+    "slice of a vector": (lambda b, x: b.node("Slice", [x, b.constant([2]), b.constant([7]), b.constant([1])]), (3, 9)),
+    "expand": (lambda b, x: b.node("Expand", [x, b.constant([1, 8, 4, 5])]), (1, 8, 1, 1)),
+    "expand to more axes": (lambda b, x: b.node("Expand", [x, b.constant([2, 3, 5])]), (3, 1)),
+    "depth to space": (lambda b, x: b.node("DepthToSpace", [x], blocksize=2), (1, 12, 3, 4)),
+    "depth to space, columns": (lambda b, x: b.node("DepthToSpace", [x], blocksize=2, mode="CRD"), (2, 12, 3, 4)),
+    "space to depth": (lambda b, x: b.node("SpaceToDepth", [x], blocksize=2), (1, 3, 4, 6)),
+    "squeeze and unsqueeze": (
+        lambda b, x: b.node("Unsqueeze", [b.node("Squeeze", [x, b.constant([0])]), b.constant([1])]),
+        (1, 6, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", MOVERS)
+def test_movers(name, dtype):
+    build, shape = MOVERS[name]
+    check(model_of(build, shape, dtype))
+
+
+NEAREST = [
+    {"coordinate_transformation_mode": mode, "nearest_mode": rounding}
+    for mode in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
+    for rounding in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
+]
+
+
+@pytest.mark.parametrize("attributes", NEAREST, ids=lambda attributes: "-".join(attributes.values()))
+def test_nearest_resize_is_exact_or_on_the_host(attributes):
+    on_array = 0
+    for factors in ((2, 2), (3, 1), (1, 4), (0.5, 1), (1 / 3, 0.5), (1.5, 1), (2, 0.5)):
+        scales = np.array([1, 1, *factors], np.float32)
+
+        def build(b, x, scales=scales):
+            return b.node("Resize", [x, "", b.constant(scales)], mode="nearest", **attributes)
+
+        model = model_of(build, (1, 4, 6, 6))
+        if "HostNode" in {op.kind for op in read(model, "net").ops}:
+            assert reasons(read(model, "net"))["Resize"] == onnx_constraints.sentence(
+                onnx_constraints.constraint_whole_steps
+            )
+        else:
+            check(model, samples=2)
+            on_array += 1
+    assert on_array or attributes["coordinate_transformation_mode"] == "align_corners"
+
+
+def test_resize_to_sizes():
+    check(model_of(lambda b, x: b.node("Resize", [x, "", "", b.constant([1, 4, 12, 6])]), (1, 4, 6, 6)))
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_interpolating_resize_stays_on_the_host(mode):
+    def build(b, x):
+        return b.node("Resize", [x, "", b.constant([1, 1, 2, 2], np.float32)], mode=mode)
+
+    graph = read(model_of(build, (1, 4, 6, 6)), "net")
+    assert reasons(graph)["Resize"] == onnx_constraints.sentence(onnx_constraints.constraint_whole_steps)
+
+
+@pytest.mark.parametrize("opset", [12, 13, 18])
+def test_split_is_one_slice_an_output(opset):
+    def build(b, x):
+        sizes = {"split": [2, 5, 1]} if opset < 13 else {}
+        inputs = [x] if opset < 13 else [x, b.constant([2, 5, 1])]
+        b.nodes.append(onnx.helper.make_node("Split", inputs, ["s0", "s1", "s2"], name="split", axis=1, **sizes))
+        return b.node("Concat", ["s2", "s0", "s1"], axis=1)
+
+    graph = check(model_of(build, (1, 8, 3, 4), opset=opset))
+    assert kinds(graph) == ["Slice", "Slice", "Slice", "Concat"]
+
+
+def convolved(b, x, outputs, inputs, kernel=3, dtype="int8"):
+    """Return a padded convolution of `x`, quantized as X."""
+    rng = np.random.default_rng(inputs)
+    weight = b.weight(
+        rng.integers(-128, 128, (outputs, inputs, kernel, kernel)).astype(np.int8), np.full(outputs, 0.003)
+    )
+    y = b.node("Conv", [x, weight], pads=[kernel // 2] * 4)
+    return b.dequantize(b.quantize(y, X[0], zero(X[1], dtype), dtype), X[0], zero(X[1], dtype), dtype)
+
+
+def test_movers_between_padded_convolutions():
+    def build(b, x):
+        low = convolved(b, b.node("SpaceToDepth", [x], blocksize=2), 8, 16)
+        up = b.node("Resize", [low, "", b.constant([1, 1, 2, 2], np.float32)], mode="nearest")
+        left = b.node("Slice", [up, b.constant([0]), b.constant([4]), b.constant([1])])
+        return b.node("DepthToSpace", [convolved(b, left, 8, 4)], blocksize=2)
+
+    layers = ["Conv", "Reshape", "Copy", "Conv"]  # the host does the first and the last
+    check(model_of(build, (1, 4, 6, 6)), layers, original=False)
+
+
+def test_second_operand_of_a_convolution_with_channels_apart():
+    def build(b, x):
+        turned = b.node("Transpose", [x], perm=[0, 2, 1, 3])
+        return b.node("Add", [convolved(b, x, 6, 6), turned])
+
+    check(model_of(build, (1, 6, 6, 6), y=(0.0713, 4)), ["Copy", "Conv+Add"], original=False)
+
+
+def test_second_operand_of_a_matrix_product_that_is_broadcast():
+    def build(b, x):
+        weight = b.weight(np.random.default_rng(1).integers(-128, 128, (5, 6)).astype(np.int8), 0.003)
+        product = b.node("MatMul", [x, weight])
+        product = b.dequantize(b.quantize(product, 0.05, 3), 0.05, 3)
+        constant = b.weight(np.random.default_rng(2).integers(-128, 128, (3, 6)).astype(np.int8), np.float32(0.05), 3)
+        return b.node("Add", [product, constant])
+
+    check(model_of(build, (2, 3, 5), y=(0.0713, 4)), ["Gemm", "Add"], original=False)
