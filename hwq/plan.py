@@ -3,7 +3,7 @@
 Views cost nothing: a Reshape, Transpose, Slice or Expand names the same bytes with other strides. Where strides can't
 say it, the host reads the result, or a consumer needs another arrangement or halo, a copy is planned. An Add or Sub
 whose operand comes from a convolution or matrix product of its own runs in that layer's output path, and so does a
-Table whose operand a layer makes for it alone.
+Table whose operand a layer makes for it alone. Layers write what is concatenated into its place (`hwq.nesting`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from hwq import ir
 from hwq.images import Images
 from hwq.layout import View
+from hwq.nesting import Place, along_channels, nested_tensors, union
 from hwq.passes.partition import ArrayPart
 from hwq.tables import carries_table
 from hwq.tiling import Buffer, image_shape, tensor_view
@@ -246,6 +247,7 @@ class _Planner:
         self._plan = plan
         self._images = images
         self._halos: dict[str, tuple[tuple[int, int, int, int], int]] = {}
+        self._places: dict[str, Place] = {}
 
     def run(self, steps: Sequence[Step]) -> None:
         plan = self._plan
@@ -256,7 +258,9 @@ class _Planner:
                 continue
             pads, fill = self._halos.get(name, ((0, 0, 0, 0), needed[1]))
             if fill == needed[1]:
-                self._halos[name] = (_union(pads, needed[0]), fill)
+                self._halos[name] = (union(pads, needed[0]), fill)
+        fixed = {port.stored for port in (*plan.inputs, *plan.outputs)}
+        self._places = nested_tensors(steps, plan.tensors, self._halos, fixed)
         self._unify_halos()
         for port in plan.inputs:
             self._store(port.stored, first=-1)
@@ -266,7 +270,9 @@ class _Planner:
             if _is_view(step.op) or (partial and step.writes not in {port.stored for port in plan.outputs}):
                 self._alias(step)
                 continue
-            self._append(dataclasses.replace(step, reads=reads))
+            outside = [name for name in reads if name not in self._places or self._places[name].within != step.writes]
+            if outside or not isinstance(step.op, ir.Concat):
+                self._append(dataclasses.replace(step, reads=reads))
         for port in plan.outputs:
             plan.buffer(port.stored).last = len(plan.steps)
 
@@ -275,7 +281,7 @@ class _Planner:
         united: dict[tuple[tuple[int, ...], int], tuple[int, int, int, int]] = {}
         for name, (pads, fill) in self._halos.items():
             key = self._plan.tensors[name].shape, fill
-            united[key] = _union(united.get(key, pads), pads)
+            united[key] = union(united.get(key, pads), pads)
         for name, (_, fill) in self._halos.items():
             self._halos[name] = united[self._plan.tensors[name].shape, fill], fill
 
@@ -288,8 +294,14 @@ class _Planner:
             self._store(step.writes, first=index)
 
     def _store(self, name: str, first: int) -> None:
-        """Give `name` a buffer of its own, as an image with the halo its readers need."""
-        tensor = self._plan.tensors[name]
+        """Give `name` its place in another tensor, or a buffer of its own: an image with the halo its readers need."""
+        plan, tensor = self._plan, self._plan.tensors[name]
+        if place := self._places.get(name):
+            if place.within not in plan._where:
+                self._store(place.within, first)
+            buffer, view = plan._where[place.within]
+            plan._where[name] = (buffer, view.slice(place.axis, place.start, tensor.shape[place.axis]))
+            return
         pads, fill = self._halos.get(name, ((0, 0, 0, 0), None))
         self._keep(name, Buffer(name, image_shape(tensor), pads, fill, first, first))
 
@@ -332,7 +344,9 @@ class _Planner:
         else:
             needed = _needed_halo(op, plan.tensors)
             pads_fit = needed is None or (
-                buffer.fill == needed[1] and name == buffer.name and _union(buffer.pads, needed[0]) == buffer.pads
+                self._is_whole(name, buffer)
+                and buffer.fill == needed[1]
+                and union(buffer.pads, needed[0]) == buffer.pads
             )
             if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
                 return name
@@ -340,6 +354,11 @@ class _Planner:
         if (needed := _needed_halo(op, plan.tensors)) is not None:
             self._halos[copy] = needed
         return self._copied(name, copy)
+
+    def _is_whole(self, name: str, buffer: Buffer) -> bool:
+        """Whether `name` has the buffer's rows and columns, so that the buffer's halo is its own."""
+        place = self._places.get(name)
+        return name == buffer.name or (place is not None and along_channels(place, self._places))
 
     def _copied(self, name: str, copy: str) -> str:
         """Copy the tensor `name` into an image, the tensor `copy`; return that name."""
@@ -365,10 +384,6 @@ class _Planner:
         plan.buffers.append(dense)
         plan._where[step.writes] = (dense, View.dense(0, tensor.shape))
         self._append(step)
-
-
-def _union(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    return (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
 
 
 def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[tuple[int, int, int, int], int] | None:

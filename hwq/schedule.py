@@ -178,7 +178,9 @@ def _concat(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     axis, start = step.op.axis % len(target.shape), 0
     for name in step.reads:
         source = plan.view(name)
-        yield from copy_descriptors(source, target.slice(axis, start, source.shape[axis]), images)
+        place = target.slice(axis, start, source.shape[axis])
+        if source != place:
+            yield from copy_descriptors(source, place, images)
         start += source.shape[axis]
 
 

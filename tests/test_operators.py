@@ -204,3 +204,66 @@ def test_second_operand_of_a_matrix_product_that_is_broadcast():
         return b.node("Add", [product, constant])
 
     check(model_of(build, (2, 3, 5), y=(0.0713, 4)), ["Gemm", "Add"], original=False)
+
+
+# Concatenation --------------------------------------------------------------------------------------------------------
+
+
+def dense_block(b, x, dtype="int8", *, chained=True):
+    """Return a DenseNet block of three layers."""
+    features, channels, layers = x, 8, [x]
+    for _ in range(3):
+        layers.append(convolved(b, features, 4, channels, 3, dtype))
+        features = b.node("Concat", [features, layers[-1]] if chained else layers, axis=1)
+        channels += 4
+    return convolved(b, features, 6, channels, 1, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dense_block_is_concatenated_for_free(dtype):
+    def build(b, x):
+        return dense_block(b, convolved(b, x, 8, 3, 3, dtype), dtype)
+
+    check(model_of(build, (1, 3, 7, 6), dtype), ["Conv"] * 5, original=False)
+
+
+def test_what_is_in_two_concatenations_is_copied_once():
+    def build(b, x):
+        first, second = convolved(b, x, 4, 3), convolved(b, x, 5, 3, 1)
+        one = b.node("Concat", [first, second], axis=1)
+        other = b.node("Concat", [second, first, second], axis=1)
+        return b.node("Concat", [convolved(b, one, 4, 9), convolved(b, other, 4, 14)], axis=2)
+
+    check(model_of(build, (1, 3, 7, 6)), original=False)
+
+
+def test_concatenated_rows_and_what_comes_from_outside():
+    def build(b, x):
+        constant = b.weight(np.arange(24, dtype=np.int8).reshape(1, 4, 1, 6), np.float32(X[0]), X[1])
+        rows = b.node("Concat", [constant, convolved(b, x, 4, 3), convolved(b, x, 4, 3, 1)], axis=2)
+        return convolved(b, rows, 5, 4)
+
+    check(model_of(build, (1, 3, 7, 6)), original=False)
+
+
+def test_halo_of_another_fill_is_not_shared():
+    def build(b, x):
+        low = convolved(b, x, 4, 3)
+        pooled = b.node("MaxPool", [low], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        joined = b.node("Concat", [low, pooled], axis=1)
+        return convolved(b, joined, 4, 8)
+
+    check(model_of(build, (1, 3, 7, 6)), original=False)
+
+
+def test_pools_and_depthwise_layers_read_parts_of_a_concatenation():
+    def build(b, x):
+        low = convolved(b, x, 8, 3)
+        rng = np.random.default_rng(2)
+        weight = b.weight(rng.integers(-128, 128, (8, 1, 3, 3)).astype(np.int8), np.full(8, 0.01))
+        spread = b.node("Conv", [low, weight], group=8, pads=[1, 1, 1, 1])
+        spread = b.dequantize(b.quantize(spread, *X), *X)
+        pooled = b.node("MaxPool", [low], kernel_shape=[2, 2], strides=[1, 1], auto_pad="SAME_UPPER")
+        return convolved(b, b.node("Concat", [low, spread, pooled], axis=1), 4, 24, 1)
+
+    check(model_of(build, (2, 3, 7, 6)), original=False)
