@@ -6,6 +6,7 @@ import pytest
 
 from hwq import compile, onnx_constraints, reference
 from hwq.host import oracle_session
+from hwq.ladder import verify
 from hwq.onnx_reader import read
 from hwq.runtime import InferenceSession
 from tests.onnx_models import Builder, assert_exact, kinds, random_feeds, reasons
@@ -267,3 +268,51 @@ def test_pools_and_depthwise_layers_read_parts_of_a_concatenation():
         return convolved(b, b.node("Concat", [low, spread, pooled], axis=1), 4, 24, 1)
 
     check(model_of(build, (2, 3, 7, 6)), original=False)
+
+
+# On the RTL -----------------------------------------------------------------------------------------------------------
+
+
+def everything(dtype):
+    """Squeeze and excitation, Mul, Sub, Resize, DepthToSpace, Split and Concat in one network."""
+
+    def build(b, x):
+        def quantized(value, scale, zero_point):
+            zero_point = zero(zero_point, dtype)
+            return b.dequantize(b.quantize(value, scale, zero_point, dtype), scale, zero_point, dtype)
+
+        features = convolved(b, x, 8, 3, 3, dtype)
+        squeezed = quantized(b.node("ReduceMean", [features], axes=[2, 3], keepdims=1), 0.0131, 4)
+        excited = quantized(b.node("Sigmoid", [convolved(b, squeezed, 8, 8, 1, dtype)]), 1 / 256, -128)
+        scaled = quantized(b.node("Mul", [features, excited]), 0.0437, 5)
+        low = b.node("MaxPool", [scaled], kernel_shape=[2, 2], strides=[2, 2])
+        up = b.node("Resize", [low, "", b.constant([1, 1, 2, 2], np.float32)], mode="nearest")
+        detail = quantized(b.node("Sub", [scaled, up]), 0.0519, -7)
+        b.nodes.append(onnx.helper.make_node("Split", [detail], ["left", "right"], name="split", axis=1))
+        deep = quantized(b.node("Mul", ["left", "right"]), 0.0217, 1)
+        block = dense_block(b, convolved(b, deep, 8, 4, 3, dtype), dtype)
+        shuffled = b.node("DepthToSpace", [convolved(b, block, 8, 6, 1, dtype)], blocksize=2)
+        padded = b.node("AveragePool", [shuffled], kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)
+        return convolved(b, quantized(padded, 0.0413, 2), 3, 2, 3, dtype)
+
+    return model_of(build, (1, 3, 8, 6), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_network_of_all_operators(dtype):
+    check(everything(dtype), original=False)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_network_of_all_operators_on_every_rung(dtype):
+    report = verify(read(everything(dtype), "net"), "sim-4x4", samples=2)
+    assert [(rung.name, rung.mismatches) for rung in report.rungs] == [
+        ("reference", 0),
+        ("machine", 0),
+        ("verilator", 0),
+    ]
+    assert report.cycles_measured == report.cycles_predicted
+    assert [layer.cycles_measured for layer in report.layers] == [layer.cycles_predicted for layer in report.layers]
+    assert not report.host_nodes
+    assert report.ok
