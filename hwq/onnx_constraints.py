@@ -188,6 +188,11 @@ def constraint_whole_steps(whole: bool) -> bool:
     return whole
 
 
+def constraint_plain_transposed(plain: bool) -> bool:
+    """ConvTranspose has groups, dilations, automatic pads or a stated output shape: write its pads, use one group."""
+    return plain
+
+
 def constraint_representable_pad(exact: bool) -> bool:
     """The padding value isn't a multiple of the tensor's scale in range: pad with zero, or quantize after padding."""
     return exact

@@ -36,6 +36,7 @@ from hwq.onnx_constraints import (
     require,
 )
 from hwq.onnx_tables import requantize
+from hwq.onnx_transposed import build_transposed
 from hwq.onnx_values import QDTYPES, Params, Quantized, Values, attribute, operand
 from hwq.onnx_windows import Window, as_image, read_window
 
@@ -190,6 +191,14 @@ def _build_conv(
         )
 
     return as_image(values, node_name(node), x, y, build)
+
+
+def _qdq_conv_transpose(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
+    x, weight = _input(values, node.input[0]), _qdq_weight(values, node.input[1])
+    require(constraint_one_signedness, x, y)
+    scale, zero_point = _per_output(weight, 1)
+    bias = _qdq_bias(values, node, operand(node, 2), np.float32(x.scale) * scale)
+    return build_transposed(values, node, x, weight.values, scale, zero_point, bias, y, clamp)
 
 
 # Matrix product -------------------------------------------------------------------------------------------------------
@@ -457,6 +466,7 @@ FUNCTIONS_FIRST = ("Mul", "Sub", "QLinearMul")
 
 QDQ_RULES: dict[str, QdqRule] = {
     "Conv": _qdq_conv,
+    "ConvTranspose": _qdq_conv_transpose,
     "Gemm": _qdq_gemm,
     "MatMul": _qdq_matmul,
     "Add": _qdq_add,

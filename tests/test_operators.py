@@ -270,6 +270,53 @@ def test_pools_and_depthwise_layers_read_parts_of_a_concatenation():
     check(model_of(build, (2, 3, 7, 6)), original=False)
 
 
+# Transposed convolution -----------------------------------------------------------------------------------------------
+
+TRANSPOSED = [
+    {"kernel_shape": [2, 2], "strides": [2, 2]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]},
+    {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    {"kernel_shape": [3, 2], "strides": [1, 3], "pads": [0, 1, 2, 0]},
+    {"kernel_shape": [1, 3], "strides": [2, 2], "output_padding": [1, 0]},
+    {"kernel_shape": [2, 2], "strides": [2, 3], "pads": [2, 0, 0, 1], "output_padding": [1, 2]},
+]
+
+
+def transposed(b, x, attributes, inputs=5, outputs=4, per_channel=True, zero_point=0):
+    """Return a transposed convolution with bias whose scales are powers of two: ONNX Runtime's floats are exact."""
+    rng = np.random.default_rng(inputs)
+    values = rng.integers(-128, 128, (inputs, outputs, *attributes["kernel_shape"])).astype(np.int8)
+    scale = 2.0 ** -rng.integers(9, 13, outputs) if per_channel else 2.0**-10
+    weight = b.weight(values, scale, zero_point, axis=1)
+    bias = b.weight(rng.integers(-999, 999, outputs).astype(np.int32), np.float32(2**-5 * scale))
+    return b.node("ConvTranspose", [x, weight, bias], **attributes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("attributes", TRANSPOSED, ids=str)
+@pytest.mark.parametrize("weights", [{}, {"per_channel": False, "zero_point": 7}], ids=["channels", "tensor"])
+def test_transposed_convolution(attributes, weights, dtype):
+    b = Builder()
+    x = b.dequantize(b.input("x", (1, 5, 4, 3), dtype), 2**-5, zero(3, dtype), dtype)
+    y = transposed(b, x, attributes, **weights)
+    graph = check(b.model(b.quantize(b.node("Relu", [y]), 2**-4, zero(-100, dtype), dtype, "y")))
+    assert len(graph.rewrites) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"group": 5}, {"dilations": [2, 1]}, {"auto_pad": "SAME_UPPER"}, {"output_shape": [8, 6]}], ids=str
+)
+def test_other_transposed_convolutions_stay_on_the_host(changes):
+    b = Builder()
+    x = b.dequantize(b.input("x", (1, 5, 4, 3), "int8"), 2**-5, 3)
+    outputs = 1 if "group" in changes else 4
+    y = transposed(b, x, {"kernel_shape": [2, 2], "strides": [2, 2], **changes}, outputs=outputs)
+    if "group" in changes:
+        b.nodes[-1].input.pop()  # the bias is one a group
+    graph = read(b.model(b.quantize(y, 2**-4, 3, output="y")), "net")
+    assert reasons(graph)["ConvTranspose"] == onnx_constraints.sentence(onnx_constraints.constraint_plain_transposed)
+
+
 # On the RTL -----------------------------------------------------------------------------------------------------------
 
 
