@@ -244,7 +244,25 @@ def test_concatenated_rows_and_what_comes_from_outside():
         rows = b.node("Concat", [constant, convolved(b, x, 4, 3), convolved(b, x, 4, 3, 1)], axis=2)
         return convolved(b, rows, 5, 4)
 
-    check(model_of(build, (1, 3, 7, 6)), original=False)
+    check(model_of(build, (1, 3, 7, 6)), ["Conv", "Conv", "Concat", "Conv"], original=False)
+
+
+def test_rows_with_a_halo_of_their_own_are_copied():
+    def build(b, x):
+        top, bottom = convolved(b, x, 4, 3), convolved(b, x, 4, 3, 1)
+        rows = convolved(b, b.node("Concat", [top, bottom], axis=2), 4, 4)
+        return b.node("Concat", [rows, convolved(b, top, 4, 4)], axis=2)
+
+    check(model_of(build, (1, 3, 7, 6)), ["Conv", "Conv", "Concat", "Conv", "Conv"], original=False)
+
+
+def test_part_of_an_image_has_no_share_in_its_halo():
+    def build(b, x):
+        whole = convolved(b, x, 4, 3)
+        part = b.node("Slice", [whole, b.constant([2]), b.constant([6]), b.constant([2])])
+        return b.node("Concat", [convolved(b, whole, 4, 4), convolved(b, part, 4, 4)], axis=2)
+
+    check(model_of(build, (1, 3, 7, 6)), ["Conv", "Conv", "Copy", "Conv"], original=False)
 
 
 def test_halo_of_another_fill_is_not_shared():
@@ -254,7 +272,7 @@ def test_halo_of_another_fill_is_not_shared():
         joined = b.node("Concat", [low, pooled], axis=1)
         return convolved(b, joined, 4, 8)
 
-    check(model_of(build, (1, 3, 7, 6)), original=False)
+    check(model_of(build, (1, 3, 7, 6)), ["Conv", "MaxPool", "Concat", "Conv"], original=False)
 
 
 def test_pools_and_depthwise_layers_read_parts_of_a_concatenation():
