@@ -118,6 +118,7 @@ class Post(wiring.Component):
             m.d.comb += [
                 requantizer.i_acc.eq(self.i_acc[lane]),
                 requantizer.i_bias.eq(self.i_param[lane].bias),
+                requantizer.i_offset_high.eq(self.i_param[lane].offset_high),
                 requantizer.i_mantissa.eq(self.i_param[lane].mantissa),
                 requantizer.i_shift.eq(self.i_param[lane].shift),
                 requantizer.i_truncate.eq(truncate),
