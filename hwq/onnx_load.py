@@ -18,6 +18,8 @@ from onnx import helper, inliner, numpy_helper, shape_inference, version_convert
 from hwq.errors import ModelError
 from hwq.host import first_line, run_once
 from hwq.ir import Array
+from hwq.onnx_narrow import widen
+from hwq.onnx_qonnx import translate, with_domains
 
 MIN_OPSET = 13
 """Older models are converted: per-axis DequantizeLinear and int8 Clip, MaxPool and Pad all exist from here on."""
@@ -130,8 +132,9 @@ def open_source(model: onnx.ModelProto, name: str) -> Source:
         The model breaks the ONNX specification, has a shape that isn't static, or an operator set that can't be
         converted.
     """
+    model = with_domains(model)
     _check(model, name)
-    model = _modern(_inlined(model, name), name)
+    model = widen(translate(_modern(_inlined(model, name), name), name), name)
     source = Source(name, outputs=[output.name for output in model.graph.output])
     _read_constants(source, model.graph)
     _fix_inputs(source, model.graph)
