@@ -84,7 +84,7 @@ def constraint_whole_scale(block_size: int) -> bool:
 
 
 def constraint_countable_sums(count: int) -> bool:
-    """The layer makes over 2**24 sums, too many to run the nodes after it for each: quantize the layer's result first."""
+    """The layer makes more than 2**24 sums, too many to run the nodes after it for each: quantize before them."""
     return count <= 1 << 24
 
 

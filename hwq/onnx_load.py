@@ -121,6 +121,17 @@ def load_model(path: str | Path, *, external_data: bool = False) -> onnx.ModelPr
     return model
 
 
+def runnable(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return `model` in operators that ONNX Runtime has, of operator set `MIN_OPSET` or newer.
+
+    Raises
+    ------
+    ModelError
+        The operator set can't be converted, or a QONNX node can't be translated.
+    """
+    return translate(_modern(with_domains(model), name), name)
+
+
 def open_source(model: onnx.ModelProto, name: str) -> Source:
     """Make `model` static and foldable: one `Source` with nodes in order, every shape known, constants evaluated.
 
@@ -132,9 +143,8 @@ def open_source(model: onnx.ModelProto, name: str) -> Source:
         The model breaks the ONNX specification, has a shape that isn't static, or an operator set that can't be
         converted.
     """
-    model = with_domains(model)
-    _check(model, name)
-    model = widen(translate(_modern(_inlined(model, name), name), name), name)
+    _check(with_domains(model), name)
+    model = widen(runnable(_inlined(model, name), name), name)
     source = Source(name, outputs=[output.name for output in model.graph.output])
     _read_constants(source, model.graph)
     _fix_inputs(source, model.graph)

@@ -41,6 +41,11 @@ _STEPS: dict[str, tuple[str, float | None]] = {
 _TINY = float(np.finfo(np.float32).tiny)
 
 
+def is_qonnx(model: onnx.ModelProto) -> bool:
+    """Whether `model` holds nodes of QONNX, which ONNX Runtime doesn't know."""
+    return any(node.domain in DOMAINS for node in model.graph.node)
+
+
 def with_domains(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `model` importing the QONNX domains it uses, which older exporters leave out."""
     known = {entry.domain for entry in model.opset_import}
@@ -61,7 +66,7 @@ def translate(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     ModelError
         A node is none of Quant, IntQuant and BipolarQuant, or one of them is malformed.
     """
-    if not any(node.domain in DOMAINS for node in model.graph.node):
+    if not is_qonnx(model):
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)

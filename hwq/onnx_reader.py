@@ -109,7 +109,7 @@ class _Reader:
             changed = False
             for node in self.source.nodes:
                 params = values.write_params(node)
-                if params is None and is_carrier(node):
+                if params is None and self._keeps_params(node):
                     params = self._shared_params(data_inputs(node))
                 if params is not None:
                     changed |= values.set_params(node.output[0], params)
@@ -117,10 +117,17 @@ class _Reader:
                 for name, read_params in values.read_params(node):
                     if read_params is not None:
                         changed |= values.set_params(name, read_params)
-                params = self._shared_params([node.output[0]]) if is_carrier(node) else None
+                params = self._shared_params([node.output[0]]) if self._keeps_params(node) else None
                 if params is not None:
                     for name in data_inputs(node):
                         changed |= values.set_params(name, params)
+
+    def _keeps_params(self, node: onnx.NodeProto) -> bool:
+        """Whether a node's integer results mean what its integer inputs do: a carrier, or a Clip of integers."""
+        return is_carrier(node) or self._is_integer_clip(node)
+
+    def _is_integer_clip(self, node: onnx.NodeProto) -> bool:
+        return node.op_type == "Clip" and not node.domain and self.values.tensors[node.output[0]].dtype in QDTYPES
 
     def _shared_params(self, names: list[str]) -> Params | None:
         found = {self._params(self.values.tensors[name]) for name in names}
@@ -136,7 +143,7 @@ class _Reader:
                 self._twin_of_dequantized(node)
             elif node.op_type == "QuantizeLinear":
                 self._collapse(node)
-            elif node.op_type == "Clip" and self.values.tensors[node.output[0]].dtype in QDTYPES:
+            elif self._is_integer_clip(node):
                 bounds = self.values.clip_bounds(node)
                 if bounds is not None:
                     self.values.bounds[node.output[0]] = bounds

@@ -45,7 +45,7 @@ LAYERS = ("Conv", "MatMul", "Gemm")
 
 _ARITHMETIC = """
     Abs Add BatchNormalization Cast Ceil Clip Div Equal Floor Greater GreaterOrEqual Identity Less LessOrEqual
-    LeakyRelu Max Min Mul Neg Not PRelu QuantizeLinear Relu Round Sign Sub ThresholdedRelu Where
+    LeakyRelu Max Min Mul Neg Not PRelu Relu Round Sign Sub ThresholdedRelu Where
 """
 _EXACT = frozenset(_ARITHMETIC.split())
 """Operators that IEEE arithmetic defines: the result doesn't depend on an element's place or on the processor."""
@@ -100,7 +100,8 @@ class Sum:
     def is_exact(self, low: Array, high: Array) -> bool:
         """Whether float32 holds the layer's results as they are: no product and no sum is rounded."""
         mantissas = np.frexp(np.append(self.scale, np.float32(self.x.scale)))[0]
-        return bool(np.all(mantissas == 0.5) and max(-int(low.min()), int(high.max())) <= _EXACT_SUM)
+        normal = np.all(self.unit >= np.finfo(np.float32).tiny)
+        return bool(normal and np.all(mantissas == 0.5) and max(-int(low.min()), int(high.max())) <= _EXACT_SUM)
 
     def reach(self, values: Values) -> tuple[Array, Array]:
         """Return the least and the greatest sum of each output, without bias, int64 (O,)."""
@@ -176,8 +177,6 @@ def _reads_channels(values: Values, layer: Sum) -> bool:
             if axis != 1 or attribute(node, "training_mode", 0):
                 return False
             continue
-        if node.op_type == "QuantizeLinear" and any(_constant(values, name).size > 1 for name in node.input[1:]):
-            return False
         for name in node.input:
             constant = values.floats(name) if name not in values.source.constants else values.source.constants[name]
             if constant is None:
@@ -186,11 +185,6 @@ def _reads_channels(values: Values, layer: Sum) -> bool:
             if constant.ndim > rank or wide not in ([], [axis]):
                 return False
     return True
-
-
-def _constant(values: Values, name: str) -> Array:
-    constant = values.source.constants.get(name)
-    return np.zeros(0) if constant is None else constant
 
 
 def read_sum(
@@ -284,6 +278,7 @@ def _folded(
     for node in layer.nodes:
         require(constraint_affine_function, source in node.input)
         if node.op_type in ("Relu", "Clip"):
+            require(constraint_affine_function, node.input[0] == source)
             low = 0.0 if node.op_type == "Relu" else values.number(operand(node, 1))
             high = values.number(operand(node, 2)) if node.op_type == "Clip" else None
             lo = lo if low is None else max(lo, params.quantize(low))
@@ -298,13 +293,12 @@ def _folded(
     shape = [1] * layer.weight.values.ndim
     shape[layer.axis] = -1
     # The complement negates a value less its zero point, whatever the value.
-    plain = layer.zero_point == 0
-    flat = layer.centred.reshape(outputs, -1)
-    plain &= flat.min(axis=1) >= -_WEIGHT_MAX
     weight = layer.weight.values
+    least = layer.centred.reshape(outputs, -1).min(axis=1)
+    plain = (layer.zero_point == 0) & (least >= -_WEIGHT_MAX) & (weight.dtype == np.int8)
     opposite = np.where(plain.reshape(shape), -weight, ~weight)
     weight = np.where(negative.reshape(shape), opposite, weight).astype(weight.dtype)
-    complement = np.where(plain, 0, ~layer.zero_point.astype(layer.weight.values.dtype))
+    complement = np.where(plain, 0, ~layer.zero_point.astype(weight.dtype))
     zero_point = np.where(negative, complement, layer.zero_point)
     scale = (layer.scale * np.abs(factor)).astype(np.float32)
     unit = np.float32(layer.x.scale) * scale
