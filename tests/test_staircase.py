@@ -118,3 +118,38 @@ def test_wrong_fits_are_told_apart():
     assert not equals(Fit(1, right.bias, np.float32(right.multiplier * 1.01)), steps)
     assert not equals(right, Staircase(steps.low, 2 * steps.high, steps.base, steps.thresholds))
     assert not equals(right, Staircase(steps.low, steps.high, 1, steps.thresholds))
+
+
+@pytest.mark.parametrize("lo", [-128, -8, -1])
+def test_signed_levels_are_fitted(lo):
+    """Steps of ``clip(RNE(acc * m + b), lo, hi)`` on both sides of 0, at every argument."""
+    rng, low, high = np.random.default_rng(SEED), -700, 900
+    hi, arguments = -lo - 1 if lo < -1 else 1, np.arange(low, high + 1)
+    fitted = 0
+    for _ in range(30):
+        slope, offset = rng.uniform(0.3, 3) * (hi - lo) / (high - low), rng.uniform(lo, hi)
+        levels = np.clip(np.rint(arguments * slope + offset), lo, hi).astype(int)
+        thresholds = low + np.searchsorted(levels, np.arange(levels[0] + 1, levels[-1] + 1))
+        steps = Staircase(low, high, int(levels[0]), thresholds, lo, hi)
+        found = fit(steps, range(1, 128))
+        if found is not None:
+            fitted += 1
+            scaled = (found.factor * arguments + found.bias).astype(np.int32)
+            got = requantize(scaled, *encode_multiplier(found.multiplier), 0, lo, hi)
+            np.testing.assert_array_equal(got, levels)
+    assert fitted >= (30 if hi - lo < 100 else 20)
+
+
+def test_jump_over_zero_needs_an_even_factor():
+    """From -1 to 1 at 5: the sum 2 * acc - 9 has no value between -1/2 and 1/2."""
+    steps = Staircase(-20, 20, -1, np.array([5, 5]), -1, 1)
+    assert fit(steps, [1]) is None
+    found = fit(steps, [1, 2])
+    assert found is not None
+    assert (found.factor, found.bias) == (2, -9)
+
+
+@pytest.mark.parametrize("level", [-8, 0, 7])
+def test_constant_is_a_fit_without_the_argument(level):
+    found = fit(Staircase(-20, 20, level, np.array([], np.int64), -8, 7), [1])
+    assert found == Fit(0, level, np.float32(1))
