@@ -243,7 +243,7 @@ def test_malformed_node_is_refused_in_one_sentence(model, message):
 def execute(monkeypatch):
     """Return a function that runs a model file on samples as the qonnx package does."""
     if importlib.util.find_spec("qonnx") is None:
-        pytest.skip("the qonnx package isn't installed: pip install -e .[qonnx]")
+        pytest.skip("the qonnx package isn't installed: pip install -c constraints.txt -e .[dev]")
     # It makes a model of every node, of an IR version that ONNX Runtime has to accept.
     monkeypatch.setattr(onnx, "IR_VERSION", 10)
     from qonnx.core.modelwrapper import ModelWrapper
