@@ -108,6 +108,13 @@ def test_narrow_tensor_that_another_operator_makes_keeps_its_type():
     assert kinds(graph) == ["Round", "Cast", "DequantizeLinear"]
 
 
+def test_narrow_tensor_that_another_operator_reads_keeps_its_type():
+    b = Narrow()
+    q = b.quantize(b.input("x", (1, 64)), 0.5, 1, "int4")
+    graph = equal_to_the_original(b.model(b.node("Cast", [q], to=TensorProto.FLOAT)), halves((1, 64)))
+    assert kinds(graph) == ["QuantizeLinear", "Cast"]
+
+
 @pytest.mark.parametrize("kind", ["input", "output"])
 def test_narrow_edge_of_a_model_is_refused(kind):
     b = Narrow()

@@ -21,9 +21,11 @@ def f32(value):
     return np.asarray(value, np.float32)
 
 
-def low_bit(b, x, scale, lo, hi, dtype="int8"):
-    q = b.quantize(x, scale, 0, dtype)
-    return b.dequantize(b.node("Clip", [q, b.constant(lo, dtype), b.constant(hi, dtype)]), scale, 0, dtype)
+def low_bit(b, x, scale, lo, hi, dtype="int8", zero_point=0):
+    """Return `x` as integers of `lo` to `hi`, `zero_point` added to all three."""
+    q = b.quantize(x, scale, zero_point, dtype)
+    bounds = [b.constant(bound + zero_point, dtype) for bound in (lo, hi)]
+    return b.dequantize(b.node("Clip", [q, *bounds]), scale, zero_point, dtype)
 
 
 def norm(b, x, rng, channels, sign=0):
@@ -78,13 +80,13 @@ def assert_equals_original(model, graph, x):
 def test_exact_matrix_products_equal_the_original_for_every_input(function, seed):
     """Four inputs of five values and weights of 3 bits: all 625 inputs, on 32 channels."""
     rng, b = np.random.default_rng((SEED, seed)), Builder()
-    x = low_bit(b, b.input("x", (1, 4)), 0.5, -2, 2)
-    weight = b.weight(rng.integers(-4, 4, (4, 32)).astype(np.int8), 0.25)
-    model = b.model(low_bit(b, function(b, b.node("MatMul", [x, weight]), rng, 32), 1.0, -3, 3))
+    x = low_bit(b, b.input("x", (1, 4)), 0.5, -2, 2, zero_point=3 * seed)
+    weight = b.weight(rng.integers(-4, 4, (4, 32)).astype(np.int8), 0.25, zero_point=seed)
+    model = b.model(low_bit(b, function(b, b.node("MatMul", [x, weight]), rng, 32), 1.0, -3, 3, zero_point=-20 * seed))
     graph = load(model)
     (gemm,) = (op for op in graph.ops if isinstance(op, Gemm))
     assert np.abs(gemm.weight.astype(int)).max() > 0
-    assert -3 <= gemm.lo <= gemm.hi <= 3
+    assert -3 <= gemm.lo + 20 * seed <= gemm.hi + 20 * seed <= 3
     assert set(reasons(graph).values()) == {EDGE}
     assert any("proved equal for all its sums" in line for line in graph.rewrites)
     assert_equals_original(model, graph, every_input([-1, -0.5, 0, 0.5, 1], 4))
@@ -123,6 +125,25 @@ def test_exact_convolutions_equal_the_original(rank, groups):
     assert_equals_original(model, graph, samples)
     assert_exact(graph)
     assert verify(model, "sim-4x4", samples=2, targets=["reference", "machine"]).ok
+
+
+@pytest.mark.parametrize("carrier", ["Pad", "Concat", "MaxPool"])
+def test_carried_values_count_with_all_their_range(carrier):
+    """Padding with 4 and an operand of 8 bits exceed the bounds that a quantizer gave the first operand."""
+    rng, b = np.random.default_rng(SEED), Builder()
+    x = b.input("x", (1, 2, 4, 4))
+    narrow = low_bit(b, x, 0.5, -1, 1)
+    if carrier == "Pad":
+        value = b.node("Pad", [narrow, b.constant([0, 0, 1, 1, 0, 0, 1, 1]), b.constant(4, np.float32)])
+    elif carrier == "Concat":
+        value = b.node("Concat", [narrow, low_bit(b, x, 0.5, -8, 7)], axis=2)
+    else:
+        value = b.node("MaxPool", [narrow], kernel_shape=[2, 2])
+    acc = b.node("Conv", [value, b.weight(rng.integers(-1, 2, (16, 2, 1, 1)).astype(np.int8), 0.5)])
+    model = b.model(low_bit(b, norm(b, acc, rng, 16), 0.5, -2, 1))
+    graph = load(model)
+    assert any("proved equal" in line for line in graph.rewrites)
+    assert_equals_original(model, graph, f32(rng.integers(-20, 21, (30, 2, 4, 4))) / 4)
 
 
 def test_channel_that_never_changes_is_a_constant():
