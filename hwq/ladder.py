@@ -25,7 +25,7 @@ from hwq.cpu import cpu_flags
 from hwq.errors import HwqError, ModelError
 from hwq.host import original_session
 from hwq.onnx_load import load_model, runnable
-from hwq.onnx_qonnx import is_qonnx
+from hwq.onnx_qonnx import qonnx_nodes
 from hwq.oracle import lsb_histogram
 from hwq.program import HostNodeInfo
 from hwq.rungs import Array, Rung
@@ -316,7 +316,7 @@ def _histogram(
         return None
     source = model if isinstance(model, onnx.ModelProto) else load_model(model)
     try:
-        session = original_session(source if not is_qonnx(source) else runnable(source, graph.name))
+        session = original_session(runnable(source, graph.name) if qonnx_nodes(source) else source)
     except ModelError:
         return None
     names = list(oracle)

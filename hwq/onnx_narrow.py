@@ -110,8 +110,7 @@ def _touched_elsewhere(graph: onnx.GraphProto, types: dict[str, int]) -> set[str
             links.append(names)
         elif node.op_type != "Constant" or node.domain:
             kept |= names
-        if any(entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for entry in node.attribute):
-            return set(types)  # a body may read any of them
+        kept |= _read_in_bodies(node) & made
     count = -1
     while count != len(kept):
         count = len(kept)
@@ -119,6 +118,14 @@ def _touched_elsewhere(graph: onnx.GraphProto, types: dict[str, int]) -> set[str
             if names & kept:
                 kept |= names
     return kept
+
+
+def _read_in_bodies(node: onnx.NodeProto) -> set[str]:
+    """Return every name that the nodes in a control-flow node's bodies read."""
+    bodies = [body for entry in node.attribute for body in ([entry.g] if entry.HasField("g") else entry.graphs)]
+    inner = [step for body in bodies for step in body.node]
+    results = {output.name for body in bodies for output in body.output}
+    return results.union(*({*step.input} | _read_in_bodies(step) for step in inner))
 
 
 def _rewrite(graph: onnx.GraphProto, types: dict[str, int]) -> None:

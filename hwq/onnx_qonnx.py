@@ -41,15 +41,15 @@ _STEPS: dict[str, tuple[str, float | None]] = {
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-def is_qonnx(model: onnx.ModelProto) -> bool:
-    """Whether `model` holds nodes of QONNX, which ONNX Runtime doesn't know."""
-    return any(node.domain in DOMAINS for node in model.graph.node)
+def qonnx_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes of QONNX in `model`, which ONNX Runtime doesn't know."""
+    return [node for node in model.graph.node if node.domain in DOMAINS]
 
 
 def with_domains(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `model` importing the QONNX domains it uses, which older exporters leave out."""
     known = {entry.domain for entry in model.opset_import}
-    missing = {node.domain for node in model.graph.node if node.domain in DOMAINS} - known
+    missing = {node.domain for node in qonnx_nodes(model)} - known
     if not missing:
         return model
     result = onnx.ModelProto()
@@ -66,7 +66,7 @@ def translate(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     ModelError
         A node is none of Quant, IntQuant and BipolarQuant, or one of them is malformed.
     """
-    if not is_qonnx(model):
+    if not qonnx_nodes(model):
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -83,8 +83,12 @@ class _Translation:
         self.nodes: list[onnx.NodeProto] = []
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
-            if node.op_type == "Constant" and not node.domain and node.attribute and node.attribute[0].name == "value":
-                self.constants[node.output[0]] = node.attribute[0].t
+            if node.op_type == "Constant" and not node.domain and len(node.attribute) == 1:
+                value = helper.get_attribute_value(node.attribute[0])
+                if isinstance(value, onnx.TensorProto):
+                    self.constants[node.output[0]] = value
+                elif isinstance(value, int | float):
+                    self.constants[node.output[0]] = numpy_helper.from_array(np.array(value))
         self.taken = {*self.constants, *(value.name for value in graph.input)}
         self.taken |= {output for node in graph.node for output in node.output}
         self.mixed = self._mixes_signs()

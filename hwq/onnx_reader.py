@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from hwq.ir import Graph, HostNode, Op, Reshape, Tensor, Transpose
 from hwq.onnx_carriers import carry, data_inputs, is_carrier, is_view, node_name
@@ -31,11 +30,12 @@ from hwq.onnx_constraints import (
     require,
     sentence,
 )
+from hwq.onnx_functions import read_function
 from hwq.onnx_integer import rewrite_integer_layers
 from hwq.onnx_load import Source, load_model, node_inputs, open_source
 from hwq.onnx_operators import OPERATOR_RULES, QDQ_RULES
 from hwq.onnx_steps import only_reader
-from hwq.onnx_sums import LAYERS, find_sum, read_sum, read_whole_sum
+from hwq.onnx_sums import LAYERS, Quantizer, find_sum, read_whole_sum
 from hwq.onnx_tables import read_table
 from hwq.onnx_values import QDTYPES, Params, Values, operand
 
@@ -308,7 +308,10 @@ class _Reader:
             if layer is None or not layer.nodes:
                 return []
             core, ops = self._before_views(views, name, y)
-            return [*read_sum(self.values, layer, name, node, core, clamp), *ops]
+            quantizer = onnx.NodeProto()
+            quantizer.CopyFrom(node)
+            quantizer.input[0] = name
+            return [*read_function(self.values, layer, Quantizer(quantizer, core, clamp)), *ops]
         except StaysOnHost as broken:
             for step in layer.nodes if layer is not None else ():
                 self.reasons.setdefault(step.output[0], str(broken))
@@ -347,14 +350,7 @@ class _Reader:
             return []
         if made is None:
             return []
-        ops, y = made
-        names = [y.name]
-        for step, value in (("scale", np.float32(y.scale)), ("zero_point", np.array(y.zero_point, y.dtype))):
-            constant = np.asarray(value)
-            like = Tensor(step, constant.shape, constant.dtype.name)
-            names.append(self.values.fresh(f"{y.name}/{step}", like).name)
-            self.source.constants[names[-1]] = constant
-        dequantizer = helper.make_node("DequantizeLinear", names, [node.output[0]], name=f"{node_name(node)}/floats")
+        ops, dequantizer = made
         return [*ops, self._host(dequantizer, EDGE)]
 
     def _walk_back(

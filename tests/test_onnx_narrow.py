@@ -115,6 +115,26 @@ def test_narrow_tensor_that_another_operator_reads_keeps_its_type():
     assert kinds(graph) == ["QuantizeLinear", "Cast"]
 
 
+def test_narrow_tensor_that_a_body_captures_keeps_its_type():
+    b = Narrow()
+    weight, free = (b.constant(np.arange(-8, 8).astype(ml_dtypes.int4)) for _ in range(2))
+    zero = b.constant(0, ml_dtypes.int4)
+    bodies = []
+    for sign in ("Neg", "Identity"):
+        nodes = [helper.make_node("DequantizeLinear", [weight, "scale"], ["d"]), helper.make_node(sign, ["d"], ["e"])]
+        bodies.append(
+            helper.make_graph(nodes, sign, [], [helper.make_tensor_value_info("e", TensorProto.FLOAT, (16,))])
+        )
+    b.constant(0.5, np.float32, name="scale")
+    x = b.input("x", (1, 16))
+    condition = b.node("Greater", [b.node("ReduceSum", [x], keepdims=0), b.constant(0, np.float32)])
+    branch = b.node("If", [condition], then_branch=bodies[0], else_branch=bodies[1])
+    total = b.node("Add", [branch, b.node("DequantizeLinear", [free, "scale", zero])])
+    model = b.model(b.node("Add", [x, total]))
+    for sign in (1, -1):
+        equal_to_the_original(model, sign * np.arange(16, dtype=np.float32).reshape(1, 16))
+
+
 @pytest.mark.parametrize("kind", ["input", "output"])
 def test_narrow_edge_of_a_model_is_refused(kind):
     b = Narrow()
@@ -190,6 +210,18 @@ def test_sixteen_bits_stay_on_the_host_with_their_rule():
     q = b.node("QuantizeLinear", [x, *params])
     graph = equal_to_the_original(b.model(b.node("DequantizeLinear", [q, *params])), halves((1, 8)))
     assert reasons(graph)["QuantizeLinear"] == sentence(onnx_constraints.constraint_eight_bits)
+
+
+def test_quantized_float_weight_is_folded():
+    b = Narrow()
+    params = b.params(0.5, -1, "int4")
+    floats = b.constant([[-9.0, 0.74], [0.75, 9.0]], np.float32)
+    weight = b.node("DequantizeLinear", [b.node("QuantizeLinear", [floats, *params]), *params])
+    x = b.dequantize(b.quantize(b.input("x", (1, 2)), 0.5, 0), 0.5, 0)
+    y = b.dequantize(b.quantize(b.node("MatMul", [x, weight]), 1.0, 0), 1.0, 0)
+    graph = equal_to_the_original(b.model(y), halves((1, 2)))
+    (gemm,) = (op for op in graph.ops if isinstance(op, Gemm))
+    np.testing.assert_array_equal(gemm.weight, [[-8, 0], [1, 7]])
 
 
 @pytest.mark.parametrize("transposed", [False, True])

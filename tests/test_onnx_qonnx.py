@@ -174,6 +174,7 @@ def test_bipolar_network_runs_on_the_array_and_is_exact():
         gain = gamma / np.sqrt(variance + f32(1e-5))
         value = np.where(acc * gain + (beta - mean * gain) >= 0, f32(1), f32(-1))
     np.testing.assert_array_equal(reference.run(graph, {"x": feeds})[graph.outputs[0]], value)
+    assert graph.rewrites[0] == "5 nodes of QONNX taken as standard operators"
     assert sum("proved equal" in line for line in graph.rewrites) == 2
     report = verify(model, "sim-4x4", samples=3, targets=["reference", "machine"])
     assert report.ok
@@ -203,6 +204,17 @@ def test_every_domain_is_read_with_and_without_its_import(domain, declared):
     b.domain = domain
     y = b.quant(b.input("x", (1, 3)), 0.5, 0, 4)
     np.testing.assert_array_equal(run(b.model(y, opset=11, declared=declared), x=f32([[1.2, -9, 3]])), [[1, -4, 3]])
+
+
+def test_parameters_may_be_constant_nodes():
+    b = Quants()
+    names = [
+        b.node("Constant", [], value_float=0.5),
+        b.node("Constant", [], value_float=0.0),
+        b.node("Constant", [], value_int=4),
+    ]
+    y = b.node("Quant", [b.input("x", (1, 3)), *names], None, b.domain, signed=1, narrow=0, rounding_mode="ROUND")
+    np.testing.assert_array_equal(run(b.model(y), x=f32([[1.2, -9, 3]])), [[1, -4, 3]])
 
 
 def malformed(op_type="Quant", inputs=4, computed=False, **attributes):
