@@ -339,7 +339,8 @@ class _Reader:
         if made := self._quantized_layer(maker, y, clamp):
             return made
         # What the host quantizes it also clips; the array clips what it makes by a table.
-        return [] if self._table(maker, known) else [self._host(node, EDGE)]
+        on_array = x in self.collapsed or self._quantized_layer(maker, known, known.range) or self._table(maker, known)
+        return [] if on_array else [self._host(node, EDGE)]
 
     def _whole_sum(self, node: onnx.NodeProto) -> list[Op]:
         """Return a layer with a float result as one with an exact 8-bit result and the conversion; [] if none is."""

@@ -1,5 +1,7 @@
 """Third-party networks down the whole ladder: equal in every element on every rung, in exactly the predicted cycles."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -130,3 +132,13 @@ def test_one_operator_model_is_equal_on_every_rung(workloads, name, arch):
     report = verify(workloads / "unit_ort" / f"{name}.onnx", arch, samples=2, seed=3)
     assert_equal(report)
     assert {node.op for node in report.host_nodes} <= EDGES
+
+
+@pytest.mark.parametrize("form", ["qcdq", "qonnx"])
+def test_super_resolution_network_is_equal_on_the_machine(workloads, form):
+    """Its images of 64 channels take 1.03 MiB each, so the array has four times the memory of sim-4x4."""
+    arch = dataclasses.replace(PRESETS["sim-4x4"], name="wide-4x4", act_bytes=1 << 22)
+    path = workloads / "lowbit" / f"espcn_nnresize_w4a4.{form}.onnx"
+    report = verify(path, arch, samples=1, targets=["reference", "machine"])
+    assert report.ok
+    assert report.macs > 900_000_000

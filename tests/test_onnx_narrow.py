@@ -187,6 +187,22 @@ def test_qcdq_layer_has_its_bits_as_bounds(bits, stored):
     assert_exact(graph)
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_clip_after_a_carrier_stays_on_the_array(scale):
+    """Of equal parameters the second quantizer is the identity; of others the first ones' Clips go into tables."""
+    b = Builder()
+    x = b.input("x", (1, 3, 4, 4))
+    parts = []
+    for outputs in (4, 2):
+        weight = b.weight(np.ones((outputs, 3, 1, 1), np.int8), 0.25)
+        first = b.dequantize(clipped(b, b.quantize(x, 0.5, 0), -8, 7), 0.5, 0)
+        parts.append(b.dequantize(clipped(b, b.quantize(b.node("Conv", [first, weight]), 0.5, 0), -8, 7), 0.5, 0))
+    y = b.quantize(b.node("Concat", parts, axis=1), scale, 0)
+    graph = equal_to_the_original(b.model(b.dequantize(clipped(b, y, -3, 3), scale, 0)), halves((1, 3, 4, 4)))
+    assert kinds(graph).count("Concat") == 1
+    assert kinds(graph)[-3:] == ["Concat", "Table", "DequantizeLinear"]
+
+
 def test_quantizer_read_before_and_after_its_clip():
     b = Builder()
     q = b.quantize(b.input("x", (1, 64)), 0.5, 1)

@@ -197,6 +197,72 @@ def test_signed_and_unsigned_tensors_share_one_type():
     assert_exact(graph)
 
 
+def random_network(rng, *, exact):
+    """Return a model of matrix products with a width of its own at each quantizer, and what it computes, in numpy.
+
+    With `exact`, scales are powers of two and widths at most 3 bits, so float32 holds every sum.
+    """
+    b, most = Quants(), 4 if exact else 9
+    steps = []
+
+    def quantizer(scale):
+        bits, signed, narrow = int(rng.integers(2, most)), int(rng.integers(2)), int(rng.integers(2))
+        scale = 2.0 ** np.round(np.log2(scale)) if exact else scale
+        return {"scale": f32(scale), "zero_point": 0, "bits": bits}, {"signed": signed, "narrow": narrow}
+
+    def apply(name, parameters, options):
+        steps.append(lambda x: quant(x, **parameters, **options))
+        return b.quant(name, **parameters, **options)
+
+    width = int(rng.integers(3, 20))
+    x = apply(b.input("x", (1, width)), *quantizer(0.4))
+    for _ in range(int(rng.integers(1, 4))):
+        outputs = int(rng.integers(1, 12))
+        weight = f32(rng.normal(size=(width, outputs)))
+        parameters, options = quantizer(0.3 if exact else rng.uniform(0.05, 0.5, outputs))
+        options["signed"] = 1
+        x = b.node("MatMul", [x, b.quant(b.constant(weight), **parameters, **options)])
+        known = quant(weight, **parameters, **options)
+        steps.append(lambda x, known=known: x @ known)
+        if rng.integers(2):
+            gamma, beta, mean, variance = (
+                f32(rng.uniform(*limits, outputs)) for limits in ((-2, 2), (-1, 1), (-3, 3), (1, 9))
+            )
+            x = b.node("BatchNormalization", [x, *map(b.constant, (gamma, beta, mean, variance))])
+            gain = gamma / np.sqrt(variance + f32(1e-5))
+            steps.append(lambda x, gain=gain, offset=beta - mean * gain: x * gain + offset)
+        if rng.integers(2):
+            x = b.node("Relu", [x])
+            steps.append(lambda x: np.maximum(x, 0))
+        x = apply(x, *quantizer(rng.uniform(0.2, 1)))
+        width = outputs
+
+    def compute(x):
+        for step in steps:
+            x = step(x)
+        return x
+
+    return b.model(x), compute, b.inputs[0].type.tensor_type.shape.dim[1].dim_value
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_exact_networks_are_what_their_definition_says(seed):
+    rng = np.random.default_rng((SEED, seed))
+    model, compute, width = random_network(rng, exact=True)
+    graph = load(model)
+    assert set(reasons(graph).values()) <= {EDGE}
+    x = f32(rng.normal(size=(50, width)) * 2)
+    np.testing.assert_array_equal(reference.run(graph, {"x": x})[graph.outputs[0]], compute(x))
+    assert verify(model, "sim-4x4", samples=2, targets=["reference", "machine"]).ok
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_networks_are_equal_on_reference_and_machine(seed):
+    model, _, _ = random_network(np.random.default_rng((SEED, seed)), exact=False)
+    assert set(reasons(load(model)).values()) <= {EDGE}
+    assert verify(model, "sim-4x4", samples=3, targets=["reference", "machine"]).ok
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("declared", [True, False])
 def test_every_domain_is_read_with_and_without_its_import(domain, declared):
