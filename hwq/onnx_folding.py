@@ -48,16 +48,7 @@ def fold(values: Values, layer: Sum, quantizer: Quantizer) -> list[Op]:
         constraint_affine_function, source == quantizer.node.input[0] and lo <= hi and bool(np.all(np.abs(factor) > 0))
     )
     negative = factor < 0
-    shape = [1] * layer.weight.values.ndim
-    shape[layer.axis] = -1
-    # The complement negates a value less its zero point, whatever the value.
-    weight = layer.weight.values
-    least = layer.centred.reshape(outputs, -1).min(axis=1)
-    plain = (layer.zero_point == 0) & (least >= -np.iinfo(np.int8).max) & (weight.dtype == np.int8)
-    opposite = np.where(plain.reshape(shape), -weight, ~weight)
-    weight = np.where(negative.reshape(shape), opposite, weight).astype(weight.dtype)
-    complement = np.where(plain, 0, ~layer.zero_point.astype(weight.dtype))
-    zero_point = np.where(negative, complement, layer.zero_point)
+    weight, zero_point = layer.negated(negative)
     scale = (layer.scale * np.abs(factor)).astype(np.float32)
     unit = np.float32(layer.x.scale) * scale
     usable = np.isfinite(scale) & (unit >= np.finfo(np.float32).tiny)

@@ -1,17 +1,17 @@
 """Functions of an integer layer's sums, quantized: Conv, BatchNormalization, Relu, QuantizeLinear.
 
-Three readings, tried in this order:
+ONNX Runtime computes the nodes after the layer, from the sum's value ``fl(fl(acc) * fl(x_scale * weight_scale))`` to
+the quantized level. Where each level begins at one sum, a channel's function is a staircase; `hwq.staircase` finds a
+multiplier and an offset that reproduce it for every sum the layer can make, and proves it. Where there are none, as
+where ties go to even, an affine function goes into the weight's scale and the bias (`hwq.onnx_folding`).
 
-- *Steps.* Where every sum is exact in float32 (scales that are powers of two, sums below 2**24), ONNX Runtime computes
-  the nodes for every sum the layer can make. That table, one a channel, is a staircase; `hwq.staircase` finds an
-  integer multiple of the weights, a bias and a multiplier that reproduce it for all of them, or proves nothing.
-- *Folding.* An affine function, clamped, goes into the weight's scale and the bias (`hwq.onnx_folding`).
-- *Steps of the sum's value*, ``fl(fl(acc) * fl(x_scale * weight_scale))``, where the float sum itself is inexact.
+In a layer whose scales are powers of two and whose sums stay below 2**24, float32 holds the sums exactly: there the
+integer layer equals the float one.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from hwq.errors import ModelError
 from hwq.host import run_once
-from hwq.ir import Array, Op
+from hwq.ir import Array, Floor, Op
 from hwq.onnx_carriers import node_name
 from hwq.onnx_constraints import (
     StaysOnHost,
@@ -35,9 +35,11 @@ from hwq.onnx_folding import fold
 from hwq.onnx_load import value_info
 from hwq.onnx_sums import Quantizer, Sum, build_layer, channel_axis
 from hwq.onnx_values import Values
-from hwq.staircase import Fit, Staircase, equals, fit
+from hwq.staircase import Line, Staircase, fit, staircases
 
-_WEIGHT_MAX = 127
+_CHAIN = "Add BatchNormalization Ceil Clip Div Floor Identity Mul Neg Relu Round Sign Sub"
+_MONOTONE = frozenset(_CHAIN.split())
+"""Operators that never turn back as their one operand that isn't constant grows, float32's rounding included."""
 
 
 def read_function(values: Values, layer: Sum, quantizer: Quantizer) -> list[Op]:
@@ -46,52 +48,44 @@ def read_function(values: Values, layer: Sum, quantizer: Quantizer) -> list[Op]:
     Raises
     ------
     StaysOnHost
-        None of the readings holds.
+        The function is neither a staircase that integers reproduce nor affine.
     """
-    exact = layer.is_exact(*layer.reach(values))
-    if exact:
-        try:
-            return _steps(values, layer, quantizer)
-        except StaysOnHost:
-            pass  # the affine reading may still hold
     try:
-        return fold(values, layer, quantizer)
-    except StaysOnHost:
-        if exact:
-            raise
-    return _steps(values, layer, quantizer)
+        return _steps(values, layer, quantizer)
+    except StaysOnHost as broken:
+        try:
+            return fold(values, layer, quantizer)
+        except StaysOnHost:
+            raise broken from None
 
 
 def _steps(values: Values, layer: Sum, quantizer: Quantizer) -> list[Op]:
-    y = quantizer.y
     low, high = layer.reach(values)
-    assert y.scale is not None
-    outputs = len(layer.scale)
-    first, count = int(low.min()), int(high.max() - low.min()) + 1
-    require(constraint_countable_sums, count * outputs)
-    levels = np.clip(_levels(values, layer, quantizer, first, count), *quantizer.clamp)
-    lo, hi = int(levels.min()), int(levels.max())
-    largest = np.abs(layer.centred.reshape(outputs, -1)).max(axis=1)
-    signs, fits, scales = [], [], []
-    for row in range(outputs):
-        reached = levels[row, low[row] - first : high[row] - first + 1]
-        rising = bool(np.all(np.diff(reached) >= 0))
-        require(constraint_monotone_function, rising or bool(np.all(np.diff(reached) <= 0)))
-        ends = (int(low[row]), int(high[row])) if rising else (-int(high[row]), -int(low[row]))
-        steps = _staircase(reached if rising else reached[::-1], ends, y.zero_point, lo, hi)
-        limit = _WEIGHT_MAX // max(int(largest[row]), 1)
-        found = present(constraint_steps_fit, fit(steps, range(1, limit + 1)))
-        scale = present(constraint_steps_fit, _scale(found, steps, np.float32(layer.x.scale), np.float32(y.scale)))
-        signs.append(1 if rising else -1)
-        fits.append(found)
-        scales.append(scale)
-    factors = np.array([found.factor for found in fits]) * signs
-    rows = layer.centred * factors.reshape(-1, *(1,) * (layer.weight.values.ndim - 1))
-    weight = np.ascontiguousarray(np.moveaxis(rows, 0, layer.axis)).astype(np.int8)
-    bias = np.array([found.bias for found in fits], np.float64)
-    made = build_layer(
-        values, layer, weight, np.array(scales, np.float32), np.zeros(outputs, np.int64), bias, y, (lo, hi)
-    )
+    ends = _levels(values, layer, quantizer, np.stack([low, high], axis=1))
+    falling = ends[:, 0] > ends[:, 1]
+    lo, hi = int(ends.min()), int(ends.max())
+    signs = np.where(falling, -1, 1)[:, np.newaxis]
+    first, last = np.where(falling, [-high, -low], [low, high])
+
+    def rising(sums: Array) -> Array:
+        return _levels(values, layer, quantizer, sums * signs) - lo
+
+    if _is_monotone(layer, quantizer):
+        tabulated = staircases(rising, first, last, max(hi - lo, 1))
+    else:
+        tabulated = _enumerated(rising, first, last, hi - lo)
+    lines: list[Line] = [present(constraint_steps_fit, fit(steps)) for steps in tabulated]
+    shift = np.array([line.shift for line in lines], np.int64)
+    offset = np.array([line.offset for line in lines], np.int64) + ((lo - quantizer.y.zero_point) << shift)
+    floor = Floor(np.array([line.multiplier for line in lines], np.int64), offset, shift)
+    weight, zero_point = layer.negated(falling)
+    values.floors[quantizer.y.name] = floor, (lo, hi)
+    try:
+        bias = np.zeros(len(layer.scale))
+        made = build_layer(values, layer, weight, layer.scale, zero_point, bias, quantizer.y, (lo, hi))
+    except StaysOnHost:
+        del values.floors[quantizer.y.name]
+        raise
     count = len(layer.nodes) + 1
     values.rewrites.append(
         f"{node_name(layer.node)}: {count} nodes after it taken as one requantization, proved equal for all its sums"
@@ -99,15 +93,42 @@ def _steps(values: Values, layer: Sum, quantizer: Quantizer) -> list[Op]:
     return made
 
 
-def _levels(values: Values, layer: Sum, quantizer: Quantizer, first: int, count: int) -> Array:
-    """Return what ONNX Runtime makes of the sums `first` and the ``count - 1`` after it, int64 (O, count)."""
+def _is_monotone(layer: Sum, quantizer: Quantizer) -> bool:
+    """Whether the nodes are a chain of monotone ones, for any constants."""
+    source = layer.node.output[0]
+    for node in layer.nodes:
+        dividend = node.op_type not in ("Div", "Clip") or node.input[0] == source
+        if node.op_type not in _MONOTONE or list(node.input).count(source) != 1 or not dividend:
+            return False
+        source = node.output[0]
+    return quantizer.node.op_type == "QuantizeLinear" and source == quantizer.node.input[0]
+
+
+def _enumerated(rising: Callable[[Array], Array], first: Array, last: Array, most: int) -> list[Staircase]:
+    """Tabulate functions of any shape by computing them for every sum from `first` to `last`, one of each a channel."""
+    count = int((last - first).max()) + 1
+    require(constraint_countable_sums, count * len(first))
+    sums = np.minimum(first[:, np.newaxis] + np.arange(count), last[:, np.newaxis])
+    levels = rising(sums)
+    require(constraint_monotone_function, bool(np.all(np.diff(levels, axis=1) >= 0)))
+    found = []
+    for row, low, high in zip(levels, first.tolist(), last.tolist(), strict=True):
+        base, top = int(row[0]), int(row[-1])
+        thresholds = low + np.searchsorted(row, np.arange(base + 1, top + 1))
+        found.append(Staircase(low, high, base, thresholds.astype(np.int64), max(most, 1)))
+    return found
+
+
+def _levels(values: Values, layer: Sum, quantizer: Quantizer, sums: Array) -> Array:
+    """Return what ONNX Runtime makes of sums, and the quantizer's clamp of that, int64 (O, n) of int64 (O, n)."""
     rank, axis = channel_axis(values, layer)
-    outputs = len(layer.scale)
-    sums = np.broadcast_to(np.arange(first, first + count, dtype=np.int32), (outputs, count))
-    if layer.node.op_type == "Conv":
+    outputs, count = sums.shape
+    is_conv = layer.node.op_type == "Conv"
+    if is_conv:
         shape: tuple[int, ...] = (1, outputs, count, *(1,) * (rank - 3))
     else:
-        shape, sums, axis = (*(1,) * (rank - 2), count, outputs), sums.T, max(axis, 1)
+        shape, axis = (*(1,) * (rank - 2), count, outputs), max(axis, 1)
+    rows = (sums if is_conv else sums.T).astype(np.int32)
     constants = {"scale of the sum": layer.unit}
     nodes = [helper.make_node("DequantizeLinear", ["sum", "scale of the sum"], ["sum in floats"], axis=axis)]
     source = layer.node.output[0]
@@ -136,22 +157,8 @@ def _levels(values: Values, layer: Sum, quantizer: Quantizer, first: int, count:
     imports = [helper.make_opsetid(domain, version) for domain, version in {"": 13, **values.source.opset}.items()]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10)
     try:
-        levels = run_once(model, {"sum": np.ascontiguousarray(sums).reshape(shape)})["levels"]
+        levels = run_once(model, {"sum": np.ascontiguousarray(rows).reshape(shape)})["levels"]
     except ModelError:
         raise StaysOnHost(sentence(constraint_known_operator)) from None
-    levels = levels.astype(np.int64).reshape(sums.shape)
-    return levels if layer.node.op_type == "Conv" else levels.T
-
-
-def _staircase(levels: Array, ends: tuple[int, int], zero_point: int, lo: int, hi: int) -> Staircase:
-    """Return rising levels of the arguments `ends`, both included, less the zero point."""
-    base, top = int(levels[0]), int(levels[-1])
-    thresholds = ends[0] + np.searchsorted(levels, np.arange(base + 1, top + 1))
-    return Staircase(*ends, base - zero_point, thresholds.astype(np.int64), lo - zero_point, hi - zero_point)
-
-
-def _scale(found: Fit, steps: Staircase, x_scale: np.float32, y_scale: np.float32) -> np.float32 | None:
-    """Return a weight scale whose multiplier, rounded as the operator rounds it, still fits."""
-    scale = np.float32(found.multiplier * y_scale / x_scale)
-    multiplier = x_scale * scale / y_scale
-    return scale if equals(replace(found, multiplier=multiplier), steps) else None
+    levels = np.clip(levels.astype(np.int64).reshape(rows.shape), *quantizer.clamp)
+    return levels if is_conv else levels.T

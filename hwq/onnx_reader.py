@@ -75,7 +75,7 @@ class _Reader:
         self.source = source
         integer_layers = rewrite_integer_layers(source)
         self.values = Values(source)
-        self.values.rewrites += integer_layers.rewrites
+        self.values.rewrites += [*source.rewrites, *integer_layers.rewrites]
         self.values.floors = integer_layers.floors
         self.aliases: dict[str, str] = {}
         self.collapsed: set[str] = set()

@@ -77,6 +77,18 @@ class Sum:
         """Value of a sum of 1, float32 (O,)."""
         return np.float32(self.x.scale) * self.scale
 
+    def negated(self, chosen: Array) -> tuple[Array, Array]:
+        """Return weight and zero point with the sums of the `chosen` outputs, bool (O,), negated."""
+        weight, shape = self.weight.values, [1] * self.weight.values.ndim
+        shape[self.axis] = -1
+        least = self.centred.reshape(len(self.scale), -1).min(axis=1)
+        plain = (self.zero_point == 0) & (least >= -np.iinfo(np.int8).max) & (weight.dtype == np.int8)
+        # The complement negates a value less its zero point, whatever the value.
+        opposite = np.where(plain.reshape(shape), -weight, ~weight)
+        complement = np.where(plain, 0, ~self.zero_point.astype(weight.dtype))
+        weight = np.where(chosen.reshape(shape), opposite, weight).astype(weight.dtype)
+        return weight, np.where(chosen, complement, self.zero_point)
+
     def is_exact(self, low: Array, high: Array) -> bool:
         """Whether float32 holds the layer's results as they are: no product and no sum is rounded."""
         mantissas = np.frexp(np.append(self.scale, np.float32(self.x.scale)))[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hwq.compiler import compile, load, random_feeds
+from hwq.config import PRESETS
 from hwq.costs import estimate
 from hwq.ladder import verify
 from hwq.runtime import InferenceSession
