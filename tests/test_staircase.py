@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hwq.staircase import LEVELS, Line, Staircase, fit, line_staircase, staircases
+from hwq.staircase import LEVELS, Line, Staircase, _roundest, fit, line_staircase, staircases
 
 SEED = 5
 
@@ -74,6 +74,11 @@ def test_line_through_the_origin_may_have_no_offset(thresholds):
     np.testing.assert_array_equal(
         drawn(line, arguments, len(thresholds)), np.searchsorted(thresholds, arguments, side="right")
     )
+
+
+@pytest.mark.parametrize(("least", "greatest", "roundest"), [(-5, 0, 0), (0, 9, 0), (-5, -2, -4), (5, 9, 8), (7, 7, 7)])
+def test_roundest_offset(least, greatest, roundest):
+    assert _roundest(least, greatest) == roundest
 
 
 @pytest.mark.parametrize("level", [0, 7, LEVELS])
