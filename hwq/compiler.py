@@ -197,13 +197,23 @@ def _float_range(graph: ir.Graph, name: str) -> tuple[float, float]:
                 tensor = graph.tensors[output]
                 if tensor.is_quantized:
                     assert tensor.scale is not None
-                    low, high = ((q - tensor.zero_point) * tensor.scale for q in tensor.range)
+                    low, high = ((q - tensor.zero_point) * tensor.scale for q in _host_bounds(graph, tensor))
                     margin = (high - low) / 16
                     return low - margin, high + margin
                 if output not in seen:
                     seen.add(output)
                     names.append(output)
     return -1.0, 1.0
+
+
+def _host_bounds(graph: ir.Graph, tensor: ir.Tensor) -> tuple[int, int]:
+    """Return the range of a tensor that the host quantizes: its type's, or that of the Clip which follows at once."""
+    for op in graph.consumers(tensor.name):
+        if isinstance(op, ir.HostNode) and op.node.op_type == "Clip":
+            bounds = [graph.constants[bound] for bound in op.inputs[1:] if bound in graph.constants]
+            if len(bounds) == 2:
+                return int(bounds[0].item()), int(bounds[1].item())
+    return tensor.range
 
 
 def _infos(graph: ir.Graph, names: list[str]) -> tuple[TensorInfo, ...]:

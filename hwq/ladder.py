@@ -24,7 +24,8 @@ from hwq.costs import LayerCost, cycles_agree, estimate, measured
 from hwq.cpu import cpu_flags
 from hwq.errors import HwqError, ModelError
 from hwq.host import original_session
-from hwq.onnx_load import load_model
+from hwq.onnx_load import load_model, runnable
+from hwq.onnx_qonnx import qonnx_nodes
 from hwq.oracle import lsb_histogram
 from hwq.program import HostNodeInfo
 from hwq.rungs import Array, Rung
@@ -315,7 +316,7 @@ def _histogram(
         return None
     source = model if isinstance(model, onnx.ModelProto) else load_model(model)
     try:
-        session = original_session(source)
+        session = original_session(runnable(source, graph.name) if qonnx_nodes(source) else source)
     except ModelError:
         return None
     names = list(oracle)

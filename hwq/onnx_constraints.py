@@ -73,6 +73,31 @@ def constraint_one_function(equal: bool) -> bool:
     return equal
 
 
+def constraint_eight_bits(dtype: str) -> bool:
+    """The tensor is quantized to 16 or 32 bits: the array's tensors have 8 or fewer, so use int8, uint8 or INT4."""
+    return dtype not in ("int16", "uint16", "int32")
+
+
+def constraint_whole_scale(block_size: int) -> bool:
+    """The weight's scale changes along its inputs (block_size): use one scale a tensor or an output channel."""
+    return not block_size
+
+
+def constraint_countable_sums(count: int) -> bool:
+    """The layer makes more than 2**24 sums, too many to run the nodes after it for each: quantize before them."""
+    return count <= 1 << 24
+
+
+def constraint_monotone_function(monotone: bool) -> bool:
+    """The function between layer and quantizer both rises and falls: follow the layer with QuantizeLinear instead."""
+    return monotone
+
+
+def constraint_affine_function(affine: bool) -> bool:
+    """What lies between layer and quantizer isn't a scale, an offset and a clamp: quantize the layer's result first."""
+    return affine
+
+
 def constraint_no_requantization(same: bool) -> bool:
     """A tensor is quantized again with other parameters: quantize both sides alike, or leave the change to the host."""
     return same
@@ -214,5 +239,5 @@ def constraint_short_weights(dtype: object | None) -> bool:
 
 
 def constraint_steps_fit(fit: object | None) -> bool:
-    """No multiplier and offset reproduce the floored requantization at every sum: floor in an integer type."""
+    """No multiplier and offset reproduce the function of the layer's sums at every sum: round down or to nearest."""
     return fit is not None

@@ -18,6 +18,8 @@ from onnx import helper, inliner, numpy_helper, shape_inference, version_convert
 from hwq.errors import ModelError
 from hwq.host import first_line, run_once
 from hwq.ir import Array
+from hwq.onnx_narrow import widen
+from hwq.onnx_qonnx import qonnx_nodes, translate, with_domains
 
 MIN_OPSET = 13
 """Older models are converted: per-axis DequantizeLinear and int8 Clip, MaxPool and Pad all exist from here on."""
@@ -49,6 +51,8 @@ class Source:
     opset : dict of str to int
     captured : set of str
         Names the bodies of control-flow nodes read from the enclosing graph.
+    rewrites : list of str
+        What the dialect's translation changed, one line each.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Source:
     opset: dict[str, int] = field(default_factory=dict)
     captured: set[str] = field(default_factory=set)
     producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    rewrites: list[str] = field(default_factory=list)
 
     def error(self, message: str, node: onnx.NodeProto | None = None) -> ModelError:
         """Return a ModelError naming the model and, where there is one, the node."""
@@ -119,6 +124,17 @@ def load_model(path: str | Path, *, external_data: bool = False) -> onnx.ModelPr
     return model
 
 
+def runnable(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return `model` in operators that ONNX Runtime has, of operator set `MIN_OPSET` or newer.
+
+    Raises
+    ------
+    ModelError
+        The operator set can't be converted, or a QONNX node can't be translated.
+    """
+    return translate(_modern(with_domains(model), name), name)
+
+
 def open_source(model: onnx.ModelProto, name: str) -> Source:
     """Make `model` static and foldable: one `Source` with nodes in order, every shape known, constants evaluated.
 
@@ -130,9 +146,11 @@ def open_source(model: onnx.ModelProto, name: str) -> Source:
         The model breaks the ONNX specification, has a shape that isn't static, or an operator set that can't be
         converted.
     """
-    _check(model, name)
-    model = _modern(_inlined(model, name), name)
-    source = Source(name, outputs=[output.name for output in model.graph.output])
+    _check(with_domains(model), name)
+    model = _inlined(model, name)
+    rewrites = [f"{len(nodes)} nodes of QONNX taken as standard operators"] if (nodes := qonnx_nodes(model)) else []
+    model = widen(runnable(model, name), name)
+    source = Source(name, outputs=[output.name for output in model.graph.output], rewrites=rewrites)
     _read_constants(source, model.graph)
     _fix_inputs(source, model.graph)
     source.opset = {entry.domain: entry.version for entry in model.opset_import}

@@ -32,6 +32,7 @@ from hwq.onnx_constraints import (
     constraint_undilated_average,
     constraint_usable_parameters,
     constraint_weight_scale_per_output,
+    constraint_whole_scale,
     present,
     require,
 )
@@ -78,12 +79,14 @@ def _operator_weight(values: Values, node: onnx.NodeProto, position: int, axis: 
     return Quantized(weight, scale.reshape(-1), zero_point.reshape(-1), axis)
 
 
-def _qdq_weight(values: Values, name: str) -> Quantized:
+def qdq_weight(values: Values, name: str) -> Quantized:
+    """Return the weight that the float tensor `name` dequantizes."""
+    require(constraint_whole_scale, values.block_size(name))
     weight = values.quantized_constant(name)
     return present(constraint_constant_weight, weight if weight and weight.values.dtype.name in QDTYPES else None)
 
 
-def _per_output(weight: Quantized, axis: int) -> tuple[Array, Array]:
+def per_output(weight: Quantized, axis: int) -> tuple[Array, Array]:
     """Return scale (float32) and zero point (int64) of each output channel, which lies on `axis`."""
     outputs = weight.values.shape[axis]
     require(constraint_weight_scale_per_output, weight.axis, axis, weight.scale, outputs)
@@ -92,8 +95,8 @@ def _per_output(weight: Quantized, axis: int) -> tuple[Array, Array]:
     return scale, zero_point
 
 
-def _vector(value: Array | None, outputs: int) -> Array:
-    """Return a bias as one value per output, from a vector, a scalar or either with leading ones."""
+def constant_vector(value: Array | None, outputs: int) -> Array:
+    """Return a constant such as a bias as one value per output, from a vector, a scalar or either with leading ones."""
     fits = value is not None and value.size in (1, outputs) and (value.size == 1 or value.shape[-1] == outputs)
     vector = present(constraint_constant_bias, value if fits else None)
     return np.broadcast_to(vector.reshape(-1), (outputs,)).copy()
@@ -103,7 +106,7 @@ def _operator_bias(values: Values, name: str, outputs: int) -> Array:
     if not name:
         return np.zeros(outputs, np.int32)
     value = values.source.constants.get(name)
-    return _vector(value if value is not None and value.dtype == np.int32 else None, outputs)
+    return constant_vector(value if value is not None and value.dtype == np.int32 else None, outputs)
 
 
 def _qdq_bias(values: Values, node: onnx.NodeProto, name: str, scale: Array) -> Array:
@@ -118,11 +121,11 @@ def _qdq_bias(values: Values, node: onnx.NodeProto, name: str, scale: Array) -> 
         and not constant.zero_point.any()
         and np.array_equal(np.broadcast_to(constant.scale, (outputs,)), scale)
     ):
-        return _vector(constant.values, outputs)
-    floats = _vector(values.floats(name), outputs)
+        return constant_vector(constant.values, outputs)
+    floats = constant_vector(values.floats(name), outputs)
     steps = np.rint(floats / scale).astype(np.float64)
     require(constraint_bias_in_range, steps)
-    if not (constant is not None and np.array_equal(_vector(constant.values, outputs), steps)):
+    if not (constant is not None and np.array_equal(constant_vector(constant.values, outputs), steps)):
         values.rewrites.append(f"{node_name(node)}: bias rounded to a multiple of input scale times weight scale")
     return steps.astype(np.int32)
 
@@ -131,10 +134,10 @@ def _qdq_bias(values: Values, node: onnx.NodeProto, name: str, scale: Array) -> 
 
 
 def _qdq_conv(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
-    x, weight = _input(values, node.input[0]), _qdq_weight(values, node.input[1])
-    scale, zero_point = _per_output(weight, 0)
+    x, weight = _input(values, node.input[0]), qdq_weight(values, node.input[1])
+    scale, zero_point = per_output(weight, 0)
     bias = _qdq_bias(values, node, operand(node, 2), np.float32(x.scale) * scale)
-    return _build_conv(values, node, x, weight.values, scale, zero_point, bias, y, clamp)
+    return build_conv(values, node, x, weight.values, scale, zero_point, bias, y, clamp)
 
 
 def _qlinear_conv(values: Values, node: onnx.NodeProto) -> list[Op]:
@@ -143,12 +146,12 @@ def _qlinear_conv(values: Values, node: onnx.NodeProto) -> list[Op]:
         _operator_weight(values, node, 3, 0),
         _operator_output(values, node),
     )
-    scale, zero_point = _per_output(weight, 0)
+    scale, zero_point = per_output(weight, 0)
     bias = _operator_bias(values, operand(node, 8), scale.size)
-    return _build_conv(values, node, x, weight.values, scale, zero_point, bias, y, y.range)
+    return build_conv(values, node, x, weight.values, scale, zero_point, bias, y, y.range)
 
 
-def _build_conv(
+def build_conv(
     values: Values,
     node: onnx.NodeProto,
     x: Tensor,
@@ -159,6 +162,7 @@ def _build_conv(
     y: Tensor,
     clamp: Clamp,
 ) -> list[Op]:
+    """Return the Conv of a node, with the views an image of rank 3 takes."""
     require(constraint_one_signedness, x, y)
     groups = attribute(node, "group", 1)
     fits = groups >= 1 and len(weight) % groups == 0 and weight.ndim == len(x.shape)
@@ -194,9 +198,9 @@ def _build_conv(
 
 
 def _qdq_conv_transpose(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
-    x, weight = _input(values, node.input[0]), _qdq_weight(values, node.input[1])
+    x, weight = _input(values, node.input[0]), qdq_weight(values, node.input[1])
     require(constraint_one_signedness, x, y)
-    scale, zero_point = _per_output(weight, 1)
+    scale, zero_point = per_output(weight, 1)
     bias = _qdq_bias(values, node, operand(node, 2), np.float32(x.scale) * scale)
     return build_transposed(values, node, x, weight.values, scale, zero_point, bias, y, clamp)
 
@@ -234,13 +238,13 @@ def _qdq_matrix(
     transposed: bool = False,
     alpha: float = 1.0,
 ) -> list[Op]:
-    x, weight = _input(values, node.input[0]), _qdq_weight(values, node.input[1])
+    x, weight = _input(values, node.input[0]), qdq_weight(values, node.input[1])
     require(constraint_matrix_weight, weight.values)
-    scale, zero_point = _per_output(weight, 0 if transposed else 1)
+    scale, zero_point = per_output(weight, 0 if transposed else 1)
     accumulator = np.float32(alpha) * np.float32(x.scale) * scale
     bias = _qdq_bias(values, bias_node, bias_name, accumulator)
     matrix = weight.values.T if transposed else weight.values
-    return _build_gemm(values, node, x, matrix, scale, zero_point, bias, y, clamp, alpha)
+    return build_gemm(values, node, x, matrix, scale, zero_point, bias, y, clamp, alpha)
 
 
 def _qgemm(values: Values, node: onnx.NodeProto) -> list[Op]:
@@ -250,10 +254,10 @@ def _qgemm(values: Values, node: onnx.NodeProto) -> list[Op]:
     x, weight = _operator_input(values, node, 0), _operator_weight(values, node, 3, axis)
     y = _operator_output(values, node)
     require(constraint_matrix_weight, weight.values)
-    scale, zero_point = _per_output(weight, axis)
+    scale, zero_point = per_output(weight, axis)
     bias = _operator_bias(values, operand(node, 6), scale.size)
     matrix = weight.values.T if transposed else weight.values
-    return _build_gemm(values, node, x, matrix, scale, zero_point, bias, y, y.range, attribute(node, "alpha", 1.0))
+    return build_gemm(values, node, x, matrix, scale, zero_point, bias, y, y.range, attribute(node, "alpha", 1.0))
 
 
 def _qlinear_matmul(values: Values, node: onnx.NodeProto) -> list[Op]:
@@ -263,12 +267,12 @@ def _qlinear_matmul(values: Values, node: onnx.NodeProto) -> list[Op]:
         _operator_output(values, node),
     )
     require(constraint_matrix_weight, weight.values)
-    scale, zero_point = _per_output(weight, 1)
+    scale, zero_point = per_output(weight, 1)
     bias = np.zeros(scale.size, np.int32)
-    return _build_gemm(values, node, x, weight.values, scale, zero_point, bias, y, y.range, 1.0)
+    return build_gemm(values, node, x, weight.values, scale, zero_point, bias, y, y.range, 1.0)
 
 
-def _build_gemm(
+def build_gemm(
     values: Values,
     node: onnx.NodeProto,
     x: Tensor,
@@ -280,6 +284,7 @@ def _build_gemm(
     clamp: Clamp,
     alpha: float,
 ) -> list[Op]:
+    """Return the Gemm of a node; `weight` is (K, N), `scale`, `zero_point` and `bias` are (N,)."""
     require(constraint_one_signedness, x, y)
     if y.shape != (*x.shape[:-1], weight.shape[1]) or weight.shape[0] != x.shape[-1]:
         raise values.source.error(f"a weight of shape {weight.shape} doesn't take {x.shape} to {y.shape}", node)

@@ -21,6 +21,7 @@ from hwq.onnx_constraints import (
     StaysOnHost,
     constraint_clamp_order,
     constraint_constant_clamp,
+    constraint_eight_bits,
     constraint_known_operator,
     constraint_no_requantization,
     constraint_quantized_input,
@@ -29,10 +30,13 @@ from hwq.onnx_constraints import (
     require,
     sentence,
 )
+from hwq.onnx_functions import read_function
 from hwq.onnx_integer import rewrite_integer_layers
 from hwq.onnx_load import Source, load_model, node_inputs, open_source
 from hwq.onnx_operators import FUNCTIONS_FIRST, OPERATOR_RULES, QDQ_RULES
 from hwq.onnx_split import replace_splits
+from hwq.onnx_steps import only_reader
+from hwq.onnx_sums import LAYERS, Quantizer, find_sum, read_whole_sum
 from hwq.onnx_tables import read_table
 from hwq.onnx_values import QDTYPES, Params, Values, operand
 
@@ -73,7 +77,7 @@ class _Reader:
         replace_splits(source)
         integer_layers = rewrite_integer_layers(source)
         self.values = Values(source)
-        self.values.rewrites += integer_layers.rewrites
+        self.values.rewrites += [*source.rewrites, *integer_layers.rewrites]
         self.values.floors = integer_layers.floors
         self.aliases: dict[str, str] = {}
         self.collapsed: set[str] = set()
@@ -107,7 +111,7 @@ class _Reader:
             changed = False
             for node in self.source.nodes:
                 params = values.write_params(node)
-                if params is None and is_carrier(node):
+                if params is None and self._keeps_params(node):
                     params = self._shared_params(data_inputs(node))
                 if params is not None:
                     changed |= values.set_params(node.output[0], params)
@@ -115,10 +119,17 @@ class _Reader:
                 for name, read_params in values.read_params(node):
                     if read_params is not None:
                         changed |= values.set_params(name, read_params)
-                params = self._shared_params([node.output[0]]) if is_carrier(node) else None
+                params = self._shared_params([node.output[0]]) if self._keeps_params(node) else None
                 if params is not None:
                     for name in data_inputs(node):
                         changed |= values.set_params(name, params)
+
+    def _keeps_params(self, node: onnx.NodeProto) -> bool:
+        """Whether a node's integer results mean what its integer inputs do: a carrier, or a Clip of integers."""
+        return is_carrier(node) or self._is_integer_clip(node)
+
+    def _is_integer_clip(self, node: onnx.NodeProto) -> bool:
+        return node.op_type == "Clip" and not node.domain and self.values.tensors[node.output[0]].dtype in QDTYPES
 
     def _shared_params(self, names: list[str]) -> Params | None:
         found = {self._params(self.values.tensors[name]) for name in names}
@@ -134,6 +145,10 @@ class _Reader:
                 self._twin_of_dequantized(node)
             elif node.op_type == "QuantizeLinear":
                 self._collapse(node)
+            elif self._is_integer_clip(node):
+                bounds = self.values.clip_bounds(node)
+                if bounds is not None:
+                    self.values.bounds[node.output[0]] = bounds
             elif is_carrier(node):
                 self._twin_of_carrier(node)
 
@@ -181,8 +196,16 @@ class _Reader:
             self.reasons[output] = str(broken)
             return
         values.twins[output] = twin.name
+        self._bound_carried(node, [tensor.name for tensor in inputs], twin.name)
         if not self._fold(ops, twin):
             self.carried[output] = ops
+
+    def _bound_carried(self, node: onnx.NodeProto, inputs: list[str], output: str) -> None:
+        """Note the bounds of a carrier's result: those of all its inputs; padding may lie beyond them."""
+        bounds = [self.values.bounds.get(name) for name in inputs]
+        known = [pair for pair in bounds if pair is not None]
+        if len(known) == len(inputs) and node.op_type != "Pad":
+            self.values.bounds[output] = (min(lo for lo, _ in known), max(hi for _, hi in known))
 
     def _fold(self, ops: list[Op], result: Tensor) -> bool:
         """Evaluate a view of a constant, unless a graph output must be written by somebody."""
@@ -218,6 +241,8 @@ class _Reader:
         try:
             if node.op_type == "QuantizeLinear":
                 return self._quantize(node)
+            if node.op_type in ("Cast", "Clip", *LAYERS) and not node.domain and (made := self._low_bit(node)):
+                return made
             rule = OPERATOR_RULES.get((node.domain, node.op_type))
             if rule is not None:
                 function = self._function(node, values.tensors[output])
@@ -263,26 +288,88 @@ class _Reader:
     def _quantize(self, node: onnx.NodeProto) -> list[Op]:
         """Return the operators of a QuantizeLinear, together with the float operator before it where a rule takes both.
 
-        Views between the two commute with rounding, and monotone activations become bounds of the result. Without such
-        a rule, everything between a quantized tensor and this one may be a function of its elements.
+        Without such a rule, everything between a quantized tensor and this one may be a function of its elements.
         """
         y = self.values.tensors[node.output[0]]
         if not y.is_quantized:
-            return [self._host(node, sentence(constraint_known_operator))]
-        views, lo, hi, inner = self._walk_back(node, y)
-        rule = QDQ_RULES.get(inner.op_type) if inner is not None and not inner.domain else None
-        if inner is not None and rule is not None:
-            core, ops = self._before_views(views, inner.output[0], y)
-            # bounds at the ends of the type: whatever else lies between changes nothing
-            quantizer = _quantizer(node, inner.output[0], core)
-            if (lo, hi) == y.range and (function := self._function(quantizer, core)):
-                return [function, *ops]
-            try:
-                require(constraint_clamp_order, lo, hi)
-                return [*rule(self.values, inner, core, (lo, hi)), *ops]
-            except StaysOnHost as broken:
-                self.reasons.setdefault(inner.output[0], str(broken))
-        return self._quantize_alone(node, y)
+            wide = not constraint_eight_bits(y.dtype)
+            return [self._host(node, sentence(constraint_eight_bits if wide else constraint_known_operator))]
+        return self._quantized_layer(node, y, y.range) or self._quantize_alone(node, y)
+
+    def _quantized_layer(self, node: onnx.NodeProto, y: Tensor, clamp: tuple[int, int]) -> list[Op]:
+        """Return the layer whose result `node` quantizes and `clamp` bounds, as `y`; [] if no rule takes it.
+
+        Views between the two commute with rounding, and monotone activations become bounds of the result.
+        """
+        if node.op_type == "QuantizeLinear":
+            views, lo, hi, inner = self._walk_back(node, y)
+            rule = QDQ_RULES.get(inner.op_type) if inner is not None and not inner.domain else None
+            if inner is not None and rule is not None:
+                core, ops = self._before_views(views, inner.output[0], y)
+                lo, hi = max(lo, clamp[0]), min(hi, clamp[1])
+                # bounds at the ends of the type: whatever else lies between changes nothing
+                quantizer = _quantizer(node, inner.output[0], core)
+                if (lo, hi) == y.range and (function := self._function(quantizer, core)):
+                    return [function, *ops]
+                try:
+                    require(constraint_clamp_order, lo, hi)
+                    return [*rule(self.values, inner, core, (lo, hi)), *ops]
+                except StaysOnHost as broken:
+                    self.reasons.setdefault(inner.output[0], str(broken))
+                    if inner.op_type in LAYERS:
+                        return []
+        views, name = self._views_before(node)
+        layer = None
+        try:
+            layer = find_sum(self.values, name)
+            if layer is None or not layer.nodes:
+                return []
+            core, ops = self._before_views(views, name, y)
+            quantizer = onnx.NodeProto()
+            quantizer.CopyFrom(node)
+            quantizer.input[0] = name
+            return [*read_function(self.values, layer, Quantizer(quantizer, core, clamp)), *ops]
+        except StaysOnHost as broken:
+            for step in layer.nodes if layer is not None else ():
+                self.reasons.setdefault(step.output[0], str(broken))
+            return []
+
+    def _low_bit(self, node: onnx.NodeProto) -> list[Op]:
+        """Return the operators of a node that ends a low-bit quantizer or a layer without one; [] if it does neither.
+
+        Quantizers of fewer than 8 bits end in an integer Clip (QCDQ), those of other rounding than to nearest even in
+        a Cast.
+        """
+        y = self.values.tensors[node.output[0]]
+        if node.op_type in LAYERS:
+            return self._whole_sum(node)
+        if not y.is_quantized:
+            return []
+        if node.op_type == "Cast":
+            return self._quantized_layer(node, y, y.range)
+        x, maker, clamp = node.input[0], self.values.producer(node.input[0]), self.values.bounds.get(y.name)
+        if maker is None or maker.op_type not in ("QuantizeLinear", "Cast") or clamp is None:
+            return []
+        known = self.values.tensors[x]
+        if self._params(known) != self._params(y) or only_reader(self.source, x) is None:
+            return []
+        if made := self._quantized_layer(maker, y, clamp):
+            return made
+        # What the host quantizes it also clips; the array clips what it makes by a table.
+        on_array = x in self.collapsed or self._quantized_layer(maker, known, known.range) or self._table(maker, known)
+        return [] if on_array else [self._host(node, EDGE)]
+
+    def _whole_sum(self, node: onnx.NodeProto) -> list[Op]:
+        """Return a layer with a float result as one with an exact 8-bit result and the conversion; [] if none is."""
+        try:
+            layer = find_sum(self.values, node.output[0])
+            made = None if layer is None else read_whole_sum(self.values, layer)
+        except StaysOnHost:
+            return []
+        if made is None:
+            return []
+        ops, dequantizer = made
+        return [*ops, self._host(dequantizer, EDGE)]
 
     def _walk_back(
         self, node: onnx.NodeProto, y: Tensor
@@ -335,11 +422,16 @@ class _Reader:
             y = x
         return y, result
 
-    def _quantize_alone(self, node: onnx.NodeProto, y: Tensor) -> list[Op]:
+    def _views_before(self, node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], str]:
+        """Return the views directly before `node`, last first, and the tensor the first of them reads."""
         name, views = node.input[0], []
         while (inner := self.values.producer(name)) is not None and is_view(inner):
             views.append(inner)
             name = inner.input[0]
+        return views, name
+
+    def _quantize_alone(self, node: onnx.NodeProto, y: Tensor) -> list[Op]:
+        views, name = self._views_before(node)
         core, ops = self._before_views(views, name, y)
         quantizer = _quantizer(node, name, core)
         return [self._table(quantizer, core) or self._host(quantizer, EDGE), *ops]

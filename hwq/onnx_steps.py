@@ -83,7 +83,7 @@ class StepChain:
         rank = len(source.types[name][0])
         channel_shape = (channels, *(1,) * (rank - 2)) if layer.op_type == "Conv" else (channels,)
         chain = cls([], [])
-        while (node := _only_reader(source, name)) is not None:
+        while (node := only_reader(source, name)) is not None:
             step = _step(source, node, name, channel_shape)
             if step is None:
                 return None
@@ -146,7 +146,8 @@ class StepChain:
         return True
 
 
-def _only_reader(source: Source, name: str) -> onnx.NodeProto | None:
+def only_reader(source: Source, name: str) -> onnx.NodeProto | None:
+    """Return the node that reads `name`, None where several do or a result of the model is read from it."""
     if name in source.outputs or name in source.captured:
         return None
     readers = [node for node in source.nodes for read in node.input if read == name]

@@ -19,7 +19,6 @@ from hwq.ir import Array, Floor, Tensor
 from hwq.onnx_load import Source
 
 QDTYPES = ("int8", "uint8")
-_NARROW = {"int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"}
 
 _SLOTS: dict[str, tuple[tuple[int, ...], int | None]] = {
     "QuantizeLinear": ((), 1),
@@ -90,6 +89,8 @@ class Values:
         Float tensor to the integer tensor that holds its value.
     floors : dict of str to (Floor, (int, int))
         Integer tensor to what rounds in its operator, and its bounds, where it is rounded down.
+    bounds : dict of str to (int, int)
+        Least and greatest value of the integer tensors known to hold fewer values than their type.
     rewrites : list of str
     """
 
@@ -97,6 +98,7 @@ class Values:
         self.source = source
         self.twins: dict[str, str] = {}
         self.floors: dict[str, tuple[Floor, tuple[int, int]]] = {}
+        self.bounds: dict[str, tuple[int, int]] = {}
         self.rewrites: list[str] = []
         self.tensors: dict[str, Tensor] = {}
         for name, (shape, dtype) in source.types.items():
@@ -161,6 +163,25 @@ class Values:
             return None
         return self.params(operand(node, position), operand(node, position + 1), self.tensors[node.output[0]].dtype)
 
+    def clip_bounds(self, node: onnx.NodeProto) -> tuple[int, int] | None:
+        """Return the least and the greatest result of a Clip of an integer tensor, None if that isn't known."""
+        bounds = list(self.tensors[node.output[0]].range)
+        for index, name in enumerate((operand(node, 1), operand(node, 2))):
+            if name:
+                value = self.source.constants.get(name)
+                if value is None or value.size != 1:
+                    return None
+                bounds[index] = int(value.reshape(()))
+        lo, hi = bounds
+        return (lo, hi) if lo <= hi else None
+
+    def block_size(self, name: str) -> int:
+        """Return how many elements of a dequantized constant share a scale, 0 if all of a channel do."""
+        node = self.producer(name)
+        if node is not None and node.op_type in ("Identity", "Transpose"):
+            return self.block_size(node.input[0])
+        return 0 if node is None or node.op_type != "DequantizeLinear" else int(attribute(node, "block_size", 0))
+
     def integer(self, name: str) -> Tensor | None:
         """Return the quantized tensor that holds the value of `name`: itself, or its twin."""
         tensor = self.tensors[self.twins.get(name, name)]
@@ -186,7 +207,7 @@ class Values:
         values, scale = constants.get(node.input[0]), constants.get(node.input[1])
         if values is None or scale is None or scale.dtype != np.float32 or scale.ndim > 1:
             return None
-        if values.dtype.kind not in "iu" and values.dtype.name not in _NARROW:
+        if values.dtype.kind not in "iu":
             return None
         zero_name = operand(node, 2)
         zero_point = constants.get(zero_name) if zero_name else np.zeros(scale.shape, values.dtype)
@@ -197,8 +218,7 @@ class Values:
         axis = attribute(node, "axis", 1) % max(values.ndim, 1) if scale.size > 1 else None
         if axis is not None and values.shape[axis] != scale.size:
             return None
-        narrow = _NARROW.get(values.dtype.name, values.dtype.name)
-        return Quantized(values.astype(narrow), scale.reshape(-1), zero_point.astype(narrow).reshape(-1), axis)
+        return Quantized(values, scale.reshape(-1), zero_point.reshape(-1), axis)
 
     def number(self, name: str) -> float | None:
         """Return the value of a float32 constant of one element; None if `name` isn't one."""

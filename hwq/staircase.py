@@ -158,7 +158,9 @@ def _slope(steps: Staircase) -> float:
 
 
 def _roundest(least: int, greatest: int) -> int:
-    """Return the integer of a range with the most trailing zeros."""
+    """Return the integer of a range with the most trailing zeros, 0 where it is in the range."""
+    if least <= 0 <= greatest:
+        return 0
     zeros = 0
     while greatest >> (zeros + 1) << (zeros + 1) >= least:
         zeros += 1

@@ -45,6 +45,7 @@ NETWORKS = {
     "models/emlearn_mnist_cnn/emlearn_mnist_cnn.tf2onnx-op13.onnx": (DIGITS, signed, 0.977),
     "models/tinymaix_mnist_valid/tinymaix_mnist_valid.tf2onnx-op13.onnx": (DIGITS, signed, 0.968),
     "models/tinymaix_mnist_dw/tinymaix_mnist_dw.tf2onnx-op13.onnx": (DIGITS, signed, 0.922),
+    "lowbit/tfc_2w2a.qcdq.onnx": (DIGITS, scaled, 0.9715),
 }
 
 

@@ -1,9 +1,12 @@
 """Third-party networks down the whole ladder: equal in every element on every rung, in exactly the predicted cycles."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from hwq.compiler import compile, load, random_feeds
+from hwq.config import PRESETS
 from hwq.costs import estimate
 from hwq.ladder import verify
 from hwq.runtime import InferenceSession
@@ -16,6 +19,7 @@ ARCHS = {"ecp5-8x16": 4, "sim-4x4": 2}
 """Architectures, and how many real samples and as many random ones each runs; the smaller array takes longer."""
 EDGES = {"QuantizeLinear", "DequantizeLinear"}
 SOFTMAX = EDGES | {"Softmax"}
+AFFINE = EDGES | {"Clip", "Reshape", "Mul", "Sub", "Div", "Add"}
 KWS = "models/tum_micro_kws_m/micro_kws_m_static"
 NETWORKS = {
     # path below the workloads: (golden inputs and their key, operators left to the host)
@@ -38,7 +42,12 @@ NETWORKS = {
         "input_float",
         EDGES | {"QLinearSoftmax"},
     ),
+    "float/ic_resnet8.ortq_qdq_u8s4w_perch.onnx": ("ic_resnet8.ortq_qdq_u8s4w_perch", "input_float", SOFTMAX),
+    "float/vww_96.ortq_qdq_u8s4w_perch.onnx": ("vww_96.ortq_qdq_u8s4w_perch", "input_float", SOFTMAX),
+    "lowbit/tfc_2w2a.qcdq.onnx": ("tfc_2w2a.qcdq", "input_float", AFFINE),
+    "lowbit/tfc_2w2a.qonnx.onnx": ("tfc_2w2a.qcdq", "input_float", AFFINE),
 }
+UNITS = ["conv_qdq_s8s8", "conv_qdq_u8u8", "conv.int4_weights.qdq", "qdq_conv", "qdq_convs", "dup_qdq"]
 CYCLE_LIMITS = {
     "models/mlperf_ic_resnet8/resnet.onnx": 112_000,
     "models/mlperf_kws_dscnn/kws_ref_model.onnx": 30_300,
@@ -119,8 +128,18 @@ def test_compact_network_of_4_bit_weights_takes_half_the_memory(workloads, path)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("name", ["conv_qdq_s8s8", "conv_qdq_u8u8", "qdq_conv", "qdq_convs", "dup_qdq"])
+@pytest.mark.parametrize("name", UNITS)
 def test_one_operator_model_is_equal_on_every_rung(workloads, name, arch):
     report = verify(workloads / "unit_ort" / f"{name}.onnx", arch, samples=2, seed=3)
     assert_equal(report)
     assert {node.op for node in report.host_nodes} <= EDGES
+
+
+@pytest.mark.parametrize("form", ["qcdq", "qonnx"])
+def test_super_resolution_network_is_equal_on_the_machine(workloads, form):
+    """Its images of 64 channels take 1.03 MiB each, so the array has four times the memory of sim-4x4."""
+    arch = dataclasses.replace(PRESETS["sim-4x4"], name="wide-4x4", act_bytes=1 << 22)
+    path = workloads / "lowbit" / f"espcn_nnresize_w4a4.{form}.onnx"
+    report = verify(path, arch, samples=1, targets=["reference", "machine"])
+    assert report.ok
+    assert report.macs > 900_000_000

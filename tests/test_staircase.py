@@ -1,27 +1,25 @@
-"""Floored requantizations as rounded ones, against every accumulator in range."""
+"""Lines that are staircases, against every argument in range."""
 
 import numpy as np
 import pytest
 
-from hwq.fixed import encode_multiplier, requantize
-from hwq.staircase import Fit, Staircase, equals, fit, staircases
+from hwq.staircase import LEVELS, Line, Staircase, _roundest, fit, line_staircase, staircases
 
 SEED = 5
 
 
-def floored(multiplier, offset, divisor):
-    """Return ``clip(floor((acc * multiplier + offset) / divisor), 0, 255)``."""
-    return lambda acc: np.clip((acc * multiplier + offset) // divisor, 0, 255)
+def floored(multiplier, offset, divisor, most=LEVELS):
+    """Return ``clip(floor((acc * multiplier + offset) / divisor), 0, most)``."""
+    return lambda acc: np.clip((acc * multiplier + offset) // divisor, 0, most)
 
 
-def one(function, low, high):
-    (steps,) = staircases(function, np.array([low]), np.array([high]))
+def one(function, low, high, most=LEVELS):
+    (steps,) = staircases(function, np.array([low]), np.array([high]), most)
     return steps
 
 
-def rounded(found, acc):
-    scaled = (found.factor * acc + found.bias).astype(np.int32)
-    return requantize(scaled, *encode_multiplier(found.multiplier), 0, 0, 255)
+def drawn(line, arguments, most=LEVELS):
+    return np.clip((arguments * line.multiplier + line.offset) >> line.shift, 0, most)
 
 
 def test_staircase_by_hand():
@@ -53,68 +51,49 @@ def test_rows_are_tabulated_together():
         np.testing.assert_array_equal(steps.thresholds, alone.thresholds)
 
 
-@pytest.mark.parametrize("divisor", [1, 2, 3, 64, 1000])
-def test_floored_quotient_needs_no_factor(divisor):
-    function = floored(1, 0, divisor)
-    found = fit(one(function, -9000, 70_000), [1])
-    assert found is not None
-    acc = np.arange(-9000, 70_001)
-    np.testing.assert_array_equal(rounded(found, acc), function(acc))
-
-
-def test_fits_equal_the_floored_chain_on_every_accumulator():
+@pytest.mark.parametrize("most", [1, 2, 15, LEVELS])
+def test_fits_equal_the_floored_chain_on_every_argument(most):
     rng = np.random.default_rng(SEED)
-    factors = []
-    for _ in range(60):
-        function = floored(
-            int(rng.integers(1, 2048)), int(rng.integers(-(10**6), 10**6)), 2 ** int(rng.integers(8, 19))
-        )
-        low, high = -int(rng.integers(1, 60_000)), int(rng.integers(1, 60_000))
-        found = fit(one(function, low, high), range(1, 257))
-        if found is not None:
-            acc = np.arange(low, high + 1)
-            np.testing.assert_array_equal(rounded(found, acc), function(acc))
-            factors.append(found.factor)
-    print(f"seed {SEED}: {len(factors)} of 60 fitted, factors {sorted(factors)}")
-    assert len(factors) >= 50
+    low, high = -3000, 4000
+    arguments = np.arange(low, high + 1)
+    for _ in range(40):
+        divisor = int(rng.integers(2, 1 << 12))
+        function = floored(int(rng.integers(1, 200)), int(rng.integers(-(1 << 18), 1 << 18)), divisor, most)
+        line = fit(one(function, low, high, most))
+        assert line is not None
+        np.testing.assert_array_equal(drawn(line, arguments, most), function(arguments))
 
 
-@pytest.mark.parametrize("level", [0, 7, 255])
-def test_constant(level):
-    found = fit(one(lambda acc: np.full_like(acc, level), -5, 5), [1])
-    assert found is not None
-    assert rounded(found, np.arange(-5, 6)).tolist() == [level] * 11
+@pytest.mark.parametrize("thresholds", [[1], [0], [-1, 1], [-3, 0, 3]])
+def test_line_through_the_origin_may_have_no_offset(thresholds):
+    """An offset of 0 has more trailing zeros than any other."""
+    steps = Staircase(-9, 9, 0, np.array(thresholds), len(thresholds))
+    line = fit(steps)
+    assert line is not None
+    arguments = np.arange(-9, 10)
+    np.testing.assert_array_equal(
+        drawn(line, arguments, len(thresholds)), np.searchsorted(thresholds, arguments, side="right")
+    )
 
 
-@pytest.mark.parametrize("base", [0, 3, 254])
-def test_single_threshold(base):
-    def function(acc):
-        return base + (acc >= -2)
+@pytest.mark.parametrize(("least", "greatest", "roundest"), [(-5, 0, 0), (0, 9, 0), (-5, -2, -4), (5, 9, 8), (7, 7, 7)])
+def test_roundest_offset(least, greatest, roundest):
+    assert _roundest(least, greatest) == roundest
 
-    found = fit(one(function, -100, 100), [1])
-    assert found is not None
-    acc = np.arange(-100, 101)
-    np.testing.assert_array_equal(rounded(found, acc), function(acc))
+
+@pytest.mark.parametrize("level", [0, 7, LEVELS])
+def test_constant_needs_no_multiplier(level):
+    assert fit(Staircase(-20, 20, level, np.array([], np.int64))) == Line(0, level, 0)
 
 
 def test_uneven_steps_have_no_fit():
-    thresholds = np.array([0, 10, 20, 90, 100, 110])
-    assert fit(Staircase(-10, 200, 0, thresholds), range(1, 257)) is None
+    assert fit(Staircase(0, 100, 0, np.array([10, 20, 50, 60]), 4)) is None
 
 
-def test_sums_beyond_32_bits_have_no_fit():
-    steps = one(floored(1, 0, 2**15), -(2**23), 2**23)
-    assert fit(steps, [1]) is not None
-    assert fit(steps, [256]) is None
-
-
-def test_wrong_fits_are_told_apart():
-    steps = one(floored(1, 0, 64), -1000, 9000)
-    right = fit(steps, [1])
-    assert right is not None
-    assert equals(right, steps)
-    for bias in (right.bias - 1, right.bias + 1):
-        assert not equals(Fit(1, bias, right.multiplier), steps)
-    assert not equals(Fit(1, right.bias, np.float32(right.multiplier * 1.01)), steps)
-    assert not equals(right, Staircase(steps.low, 2 * steps.high, steps.base, steps.thresholds))
-    assert not equals(right, Staircase(steps.low, steps.high, 1, steps.thresholds))
+def test_staircase_of_a_line_is_the_lines():
+    line, low, high = Line(77, -1234, 7), -500, 700
+    steps = line_staircase(line, low, high, LEVELS)
+    np.testing.assert_array_equal(
+        steps.base + np.searchsorted(steps.thresholds, np.arange(low, high + 1), side="right"),
+        drawn(line, np.arange(low, high + 1)),
+    )

@@ -170,8 +170,9 @@ def test_clip_of_integers_only_clamps(dtype):
     x = b.quantize(b.input("x", (1, 6)), 0.5, zero(1, dtype), dtype)
     bounds = [b.constant(zero(bound, dtype), dtype) for bound in (-100, 60)]
     y = b.node("Clip", [x, *bounds], "y")
-    graph = read(b.model(b.dequantize(y, 0.5, zero(1, dtype), dtype)), "net")
-    assert kinds(graph) == ["QuantizeLinear", "Table", "DequantizeLinear"]
+    results = [b.dequantize(name, 0.5, zero(1, dtype), dtype) for name in (y, x)]
+    graph = read(b.model(*results), "net")
+    assert kinds(graph) == ["QuantizeLinear", "Table", "DequantizeLinear", "DequantizeLinear"]
     assert_exact(graph)
     without = tiny(2, 4, 4, 2, tables=0)
     program = compile(graph, without)

@@ -7,6 +7,7 @@ import pytest
 from hwq import reference
 from hwq.errors import ModelError
 from hwq.host import oracle_session, original_session
+from hwq.ir import Conv, Gemm
 from hwq.onnx_reader import EDGE, read
 from hwq.onnx_writer import write
 from hwq.oracle import lsb_histogram
@@ -61,6 +62,12 @@ NETWORKS = {
     "float/vww_96.ortq_qdq_s8s8_perch.onnx": ("vww_96.ortq_qdq_s8s8_perch", "input_float", {"Softmax"}),
     "float/vww_96.ortq_qop_u8s8_pert.onnx": ("vww_96.ortq_qop_u8s8_pert", "input_float", {"QLinearSoftmax"}),
     "float/vww_96.ortq_qdq_u8s4w_perch.onnx": ("vww_96.ortq_qdq_u8s4w_perch", "input_float", {"Softmax"}),
+    "lowbit/tfc_2w2a.qcdq.onnx": ("tfc_2w2a.qcdq", "input_float", {"Reshape", "Mul", "Sub", "Div", "Add"}),
+    "lowbit/espcn_nnresize_w4a4.qcdq.onnx": (
+        "espcn_nnresize_w4a4.qcdq",
+        "input_float",
+        {"Relu", "Resize", "Conv"},
+    ),
 }
 UNITS = {
     "conv_qdq_s8s8": set(),
@@ -118,6 +125,27 @@ def test_symbolic_model_is_refused_until_its_shape_is_fixed(workloads, name):
     for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, 8, 16), strict=True):
         dim.dim_value = size
     assert_exact(read(model, name))
+
+
+@pytest.mark.parametrize("net", ["tfc_2w2a", "espcn_nnresize_w4a4"])
+def test_both_low_bit_forms_are_one_network(workloads, net):
+    qcdq, qonnx = (read(workloads / "lowbit" / f"{net}.{form}.onnx") for form in ("qcdq", "qonnx"))
+    layers = [[op for op in graph.ops if isinstance(op, Conv | Gemm)] for graph in (qcdq, qonnx)]
+    assert len(layers[0]) == len(layers[1]) > 2
+    for first, second in zip(*layers, strict=True):
+        for name in ("weight", "weight_zero_point", "weight_scale", "bias", "lo", "hi"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert_exact(qonnx, samples=1)
+
+
+def test_low_bit_network_equals_the_original_exactly(workloads):
+    """Every scale is 1, so ONNX Runtime's float sums are integers."""
+    golden = np.load(workloads / "goldens" / "tfc_2w2a.qcdq.npz")
+    for form in ("qcdq", "qonnx"):
+        graph = read(workloads / "lowbit" / f"tfc_2w2a.{form}.onnx")
+        assert sum(isinstance(op, Gemm) for op in graph.ops) == 4
+        got = reference.run(graph, {graph.inputs[0]: golden["input_float"].reshape(-1, 1, 28, 28)})
+        np.testing.assert_array_equal(got[graph.outputs[0]], golden["ort_out0"])
 
 
 @pytest.mark.parametrize("path", NETWORKS)
