@@ -24,6 +24,9 @@ LEVELS = 255
 _SHIFT_MAX = 48
 """Greatest shift of a fit: offsets stay within 58 bits."""
 
+_SCALED_SHIFT_MAX = 54
+"""Greatest shift after scaling: 255 levels of 2**54 and products of 24 and 32 bits stay within 63 bits."""
+
 _NEIGHBOURS = 4
 _BIAS_LIMIT = 1 << 21
 _WHOLE_LIMIT = 1 << fixed.MULTIPLIER_BITS
@@ -56,15 +59,22 @@ class Staircase:
         """Value at `high`."""
         return self.base + self.thresholds.size
 
-    def reached(self) -> list[tuple[int, int]]:
-        """Return (argument, level) pairs: the argument's value, but for the clamp, is at least the level."""
-        pairs = list(zip(self.thresholds.tolist(), range(self.base + 1, self.top + 1), strict=True))
-        return pairs + [(self.low, self.base)] * (self.base > 0)
+    @property
+    def levels(self) -> Int64:
+        """The level each threshold reaches."""
+        return np.arange(self.base + 1, self.top + 1)
 
-    def missed(self) -> list[tuple[int, int]]:
-        """Return (argument, level) pairs: the argument's value, but for the clamp, is below the level."""
-        pairs = list(zip((self.thresholds - 1).tolist(), range(self.base + 1, self.top + 1), strict=True))
-        return pairs + [(self.high, self.top + 1)] * (self.top < self.most)
+    def reached(self) -> tuple[Int64, Int64]:
+        """Return arguments and levels: each argument's value, but for the clamp, is at least its level."""
+        if self.base == 0:
+            return self.thresholds, self.levels
+        return np.append(self.thresholds, self.low), np.append(self.levels, self.base)
+
+    def missed(self) -> tuple[Int64, Int64]:
+        """Return arguments and levels: each argument's value, but for the clamp, is below its level."""
+        if self.top == self.most:
+            return self.thresholds - 1, self.levels
+        return np.append(self.thresholds - 1, self.high), np.append(self.levels, self.top + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +126,12 @@ def staircases(function: Callable[[Int64], Int64], low: Int64, high: Int64, most
 def offsets(steps: Staircase, multiplier: int, shift: int) -> tuple[int, int]:
     """Return the least and the greatest offset of the lines that are the staircase; the least is greater if none is.
 
-    The staircase must have a level to reach and one to miss, which any with a threshold has.
+    The staircase must have a level to reach and one to miss, which any with a threshold has. Shift is 0 to 54.
     """
-    least = max((level << shift) - multiplier * argument for argument, level in steps.reached())
-    greatest = min((level << shift) - multiplier * argument for argument, level in steps.missed())
-    return least, greatest - 1
+    (reached, reached_levels), (missed, missed_levels) = steps.reached(), steps.missed()
+    least = ((reached_levels << shift) - multiplier * reached).max()
+    greatest = ((missed_levels << shift) - multiplier * missed).min()
+    return int(least), int(greatest) - 1
 
 
 def fit(steps: Staircase) -> Line | None:
@@ -143,7 +154,7 @@ def fit(steps: Staircase) -> Line | None:
 
 def _slope(steps: Staircase) -> float:
     """Return the slope, up to `LEVELS` + 1, of the line with most room for its offset: a concave function's maximum."""
-    (x_reached, reached), (x_missed, missed) = (np.array(p, float).T for p in (steps.reached(), steps.missed()))
+    (x_reached, reached), (x_missed, missed) = steps.reached(), steps.missed()
     flat, steep = 0.0, LEVELS + 1.0
     while steep - flat > steep * 2.0**-40:
         slope = (flat + steep) / 2
@@ -189,7 +200,7 @@ def truncation(line: Line, steps: Staircase) -> Truncation | None:
         bias = max(-steps.low, 0) if steps.base else 0
         found = Truncation(bias, 0, steps.base << (fixed.SHIFT_MIN - fixed.OFFSET_SHIFT), fixed.SHIFT_MIN)
         return found if _equals(found, steps) else None
-    scale = min(fixed.MULTIPLIER_BITS - line.multiplier.bit_length(), fixed.SHIFT_MAX - line.shift)
+    scale = min(fixed.MULTIPLIER_BITS - line.multiplier.bit_length(), _SCALED_SHIFT_MAX - line.shift)
     if line.shift + scale < fixed.SHIFT_MIN:
         return None
     mantissa, shift = line.multiplier << scale, line.shift + scale
@@ -207,7 +218,6 @@ def _equals(found: Truncation, steps: Staircase) -> bool:
     ends = steps.low + found.bias, steps.high + found.bias
     if abs(found.bias) >= _BIAS_LIMIT or max(map(abs, ends)) >= 1 << 31:
         return False
-    levels = steps.base + 1 + np.arange(steps.thresholds.size)
     arguments = np.concatenate([steps.thresholds, [steps.low, steps.high]])
 
     def value(argument: Int64) -> Int64:
@@ -215,5 +225,5 @@ def _equals(found: Truncation, steps: Staircase) -> bool:
         return fixed.requantize_truncate(acc, found.mantissa, found.offset, found.shift, 0, 0, steps.most)
 
     at = value(arguments)
-    reaches, ends_right = np.all(at[:-2] >= levels), bool(at[-2] == steps.base and at[-1] == steps.top)
-    return bool(reaches) and ends_right and bool(np.all(value(steps.thresholds - 1) < levels))
+    reaches, ends_right = np.all(at[:-2] >= steps.levels), bool(at[-2] == steps.base and at[-1] == steps.top)
+    return bool(reaches) and ends_right and bool(np.all(value(steps.thresholds - 1) < steps.levels))

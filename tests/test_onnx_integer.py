@@ -152,8 +152,8 @@ def test_sums_that_float32_moves_are_counted():
     weight = rng.integers(-60, 61, (channels, 117, 1, 1)).astype(np.float32)
     m, offset = rng.integers(1000, 2048, channels), rng.integers(-(2**23), 2**23, channels)
     acc = b.node("Conv", [b.input("x", (1, 117, 2, 2)), b.constant(weight)])
-    shape = (1, channels, 1, 1)
-    graph = load(b.model(cast_chain(b, acc, m.reshape(shape), offset.reshape(shape), factor, divisor)))
+    constants = (value.astype(np.float32).reshape(1, channels, 1, 1) for value in (m, offset))
+    graph = load(b.model(cast_chain(b, acc, *constants, factor, divisor)))
     (line,) = [line for line in graph.rewrites if "proved equal" in line]
     (conv,) = [op for op in graph.ops if isinstance(op, Conv)]
     moved = 0
