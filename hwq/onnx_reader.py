@@ -325,10 +325,8 @@ class _Reader:
             if layer is None or not layer.nodes:
                 return []
             core, ops = self._before_views(views, name, y)
-            quantizer = onnx.NodeProto()
-            quantizer.CopyFrom(node)
-            quantizer.input[0] = name
-            return [*read_function(self.values, layer, Quantizer(quantizer, core, clamp)), *ops]
+            last = Quantizer(_quantizer(node, name, core), core, clamp)
+            return [*read_function(self.values, layer, last), *ops]
         except StaysOnHost as broken:
             for step in layer.nodes if layer is not None else ():
                 self.reasons.setdefault(step.output[0], str(broken))

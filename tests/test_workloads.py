@@ -63,11 +63,7 @@ NETWORKS = {
     "float/vww_96.ortq_qop_u8s8_pert.onnx": ("vww_96.ortq_qop_u8s8_pert", "input_float", {"QLinearSoftmax"}),
     "float/vww_96.ortq_qdq_u8s4w_perch.onnx": ("vww_96.ortq_qdq_u8s4w_perch", "input_float", {"Softmax"}),
     "lowbit/tfc_2w2a.qcdq.onnx": ("tfc_2w2a.qcdq", "input_float", {"Reshape", "Mul", "Sub", "Div", "Add"}),
-    "lowbit/espcn_nnresize_w4a4.qcdq.onnx": (
-        "espcn_nnresize_w4a4.qcdq",
-        "input_float",
-        {"Relu", "Resize", "Conv"},
-    ),
+    "lowbit/espcn_nnresize_w4a4.qcdq.onnx": ("espcn_nnresize_w4a4.qcdq", "input_float", {"Relu"}),
 }
 UNITS = {
     "conv_qdq_s8s8": set(),
@@ -78,8 +74,8 @@ UNITS = {
     "dup_qdq": set(),
     "constant_folding_qdq_node_unit": {"Add"},
     "qdq_with_multi_consumer_dq_nodes": {"Add"},
-    "layout_transform_const_folding.qdq": {"Mul"},
-    "nhwc_resize_sizes_opset18.quant": {"Resize", "Slice"},
+    "layout_transform_const_folding.qdq": set(),
+    "nhwc_resize_sizes_opset18.quant": {"Resize"},
     "dynamic_quantize_matmul": {"DynamicQuantizeLinear", "MatMulInteger", "Mul", "Cast"},
     "ort_github_issue_12151": {"Transpose"},
 }
