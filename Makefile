@@ -2,6 +2,7 @@
 #
 #   make demo        the bundled model on every rung, compared element by element
 #   make test        make check, then every test
+#   make campaign    the long form of what the tests try a little of
 #   make check       formatting, lint, types, import contracts, generated tables
 #   make train-demo  train and quantize the bundled model again
 #   make clean       remove .venv, caches and build products
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed
 TRAIN_STAMP := $(VENV)/.installed-train
 PAGES := $(wildcard README.md */README.md)
 
-.PHONY: demo test check train-demo clean
+.PHONY: demo test campaign check train-demo clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -24,6 +25,10 @@ demo: $(STAMP)
 
 test: check
 	$(RUN) pytest -n auto --dist loadgroup
+
+campaign: $(STAMP)
+	HWQ_LINK_FRAMES=100000 HWQ_LINK_RTL_FRAMES=1000 \
+	    $(RUN) pytest -n auto tests/link/test_faults.py tests/link/test_rtl_device.py --durations=0 -vv
 
 check: $(STAMP)
 	$(RUN) ruff check

@@ -39,7 +39,7 @@ def unstuffed(data: bytes) -> bytes | None:
 def stuffed(data: bytes) -> bytes:
     out = bytearray()
     for run in (data + b"\0").split(b"\0")[:-1]:
-        while len(run) > 254:
+        while len(run) >= 254:
             out += b"\xff" + run[:254]
             run = run[254:]
         out += bytes([len(run) + 1]) + run

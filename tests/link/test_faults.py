@@ -1,5 +1,6 @@
 """The link's client against a model of the device, over lines with every class of fault."""
 
+import os
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from tests.link.device import COUNTER, DeviceModel, Words
 from tests.link.lines import FAULTS, Line, LineTransport
 from tests.link.traffic import exercise
 
-FRAMES = 3000
+FRAMES = int(os.environ.get("HWQ_LINK_FRAMES", "3000"))
 """Frames sent a class; `make campaign` sends 100,000."""
 
 CLASSES = [*FAULTS, "reordering", "stalls"]

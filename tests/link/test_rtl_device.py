@@ -1,5 +1,6 @@
 """The gateware's end of the link, over the same lines as its model."""
 
+import os
 import random
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.link.traffic import exercise
 
 pytestmark = pytest.mark.rtl
 
-FRAMES = 60
+FRAMES = int(os.environ.get("HWQ_LINK_RTL_FRAMES", "60"))
 """Frames sent a class; `make campaign` sends 1,000."""
 
 
