@@ -28,6 +28,7 @@ from hwq.ir import (
     Op,
     Pad,
     Reshape,
+    Slice,
     Table,
     Tensor,
     Transpose,
@@ -273,6 +274,14 @@ class _Writer:
     @_write.register
     def _(self, op: Transpose) -> None:
         self._node(op.name, "Transpose", op.inputs, op.outputs[0], perm=op.perm)
+
+    @_write.register
+    def _(self, op: Slice) -> None:
+        bounds = [
+            self._constant(f"{op.name}/{what}", np.array([value], np.int64))
+            for what, value in (("start", op.start), ("end", op.start + op.size), ("axis", op.axis))
+        ]
+        self._node(op.name, "Slice", [op.inputs[0], *bounds], op.outputs[0])
 
     def _shape(self, op: Op, shape: tuple[int, ...]) -> str:
         return self._constant(f"{op.name}/shape", np.array(shape, np.int64))

@@ -1,7 +1,8 @@
 """Plan of an array part: which steps run in which order, and where every tensor lies.
 
-Views cost nothing: a Reshape or Transpose names the same bytes with other strides. Where strides can't say it, or a
-consumer needs another arrangement or halo, a Copy step is planned. An Add whose operand comes from a convolution or
+Views cost nothing: a Reshape, Transpose or Slice names the same bytes with other strides. Where strides can't say it,
+or a consumer needs another arrangement or halo, a Copy step is planned. Pieces of a tensor are written where the Concat
+that makes it whole would put them. An Add whose operand comes from a convolution or
 matrix product of its own runs in that layer's output path, and so does a Table whose operand a layer makes for it
 alone.
 """
@@ -18,13 +19,13 @@ import numpy as np
 
 from hwq import ir
 from hwq.images import Images
-from hwq.layout import View
+from hwq.layout import View, ViewChain
 from hwq.passes.partition import ArrayPart
 from hwq.tables import carries_table
 from hwq.tiling import Buffer, image_shape, tensor_view
 
-ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
-"""``("reshape", shape)`` and ``("transpose", perm)`` steps between a part's boundary tensor and the one it stores."""
+Pads = tuple[int, int, int, int]
+"""Top, left, bottom, right [pixel]."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Port:
     stored : str
         The tensor in activation memory that `chain` leads to (inputs) or starts from (outputs).
     chain : ViewChain
+        Between the two.
     """
 
     tensor: str
@@ -126,15 +128,20 @@ def make_plan(graph: ir.Graph, part: ArrayPart, images: Images) -> Plan:
 
 
 def _is_view(op: ir.Op) -> bool:
-    return isinstance(op, ir.Reshape | ir.Transpose)
+    return isinstance(op, ir.Reshape | ir.Transpose | ir.Slice)
 
 
 def _chain(graph: ir.Graph, views: Sequence[ir.Op]) -> ViewChain:
     """Return what `views` do, one after another."""
-    return tuple(
-        ("transpose", op.perm) if isinstance(op, ir.Transpose) else ("reshape", graph.tensors[op.outputs[0]].shape)
-        for op in views
-    )
+    links: list[tuple[str, tuple[int, ...]]] = []
+    for op in views:
+        if isinstance(op, ir.Transpose):
+            links.append(("transpose", op.perm))
+        elif isinstance(op, ir.Slice):
+            links.append(("slice", (op.axis, op.start, op.size)))
+        else:
+            links.append(("reshape", graph.tensors[op.outputs[0]].shape))
+    return tuple(links)
 
 
 def _leading_views(name: str, ops: Sequence[ir.Op], kept: Sequence[str]) -> list[ir.Op]:
@@ -230,13 +237,19 @@ class _Planner:
     def __init__(self, plan: Plan, images: Images):
         self._plan = plan
         self._images = images
-        self._halos: dict[str, tuple[tuple[int, int, int, int], int]] = {}
+        self._halos: dict[str, tuple[Pads, int]] = {}
+        self._margins: dict[str, Pads] = {}  # of a halo, what a tensor that isn't its buffer's first can use of it
+        self._gathered: dict[str, tuple[ir.Concat, int]] = {}  # pieces, the Concat they are for, and where they begin
 
     def run(self, steps: Sequence[Step]) -> None:
         plan = self._plan
+        steps = self._without_gathers(steps)
+        sources = {step.writes: step.reads[0] for step in steps if isinstance(step.op, ir.Slice)}
         for step in steps:
             needed = _needed_halo(step.op, plan.tensors)
             name = step.reads[0]
+            while name in sources:
+                name = sources[name]
             if needed is None:
                 continue
             pads, fill = self._halos.get(name, ((0, 0, 0, 0), needed[1]))
@@ -256,20 +269,49 @@ class _Planner:
 
     def _unify_halos(self) -> None:
         """Give tensors of one shape and fill one halo, so that they can share a place."""
-        united: dict[tuple[tuple[int, ...], int], tuple[int, int, int, int]] = {}
+        united: dict[tuple[tuple[int, ...], int], Pads] = {}
         for name, (pads, fill) in self._halos.items():
             key = self._plan.tensors[name].shape, fill
             united[key] = _union(united.get(key, pads), pads)
         for name, (_, fill) in self._halos.items():
             self._halos[name] = united[self._plan.tensors[name].shape, fill], fill
 
+    def _without_gathers(self, steps: Sequence[Step]) -> list[Step]:
+        """Return `steps` less every Concat of all pieces of a tensor that layers of this part make for it."""
+        pieces = self._plan.graph.pieces
+        made = {step.writes for step in steps if not _is_view(step.op)}
+        left: list[Step] = []
+        for step in steps:
+            if isinstance(step.op, ir.Concat) and made.issuperset(step.reads) and pieces.keys() >= set(step.reads):
+                start = 0
+                for name in step.reads:
+                    self._gathered[name] = step.op, start
+                    start += pieces[name].size
+            else:
+                left.append(step)
+        return left
+
     def _append(self, step: Step) -> None:
         index = len(self._plan.steps)
         self._plan.steps.append(step)
         for name in step.reads:
             self._plan.buffer(name).last = index
-        if step.writes not in self._plan._where:
+        if step.writes in self._gathered:
+            self._gather(step.writes, index)
+        elif step.writes not in self._plan._where:
             self._store(step.writes, first=index)
+
+    def _gather(self, name: str, index: int) -> None:
+        """Give the piece `name` its place in the tensor it is a piece of."""
+        plan, (op, start) = self._plan, self._gathered[name]
+        whole = op.outputs[0]
+        if whole in self._gathered and whole not in plan._where:
+            self._gather(whole, index)
+        elif whole not in plan._where:
+            self._store(whole, first=index)
+        buffer, view = plan._where[whole]
+        buffer.last = index
+        plan._where[name] = buffer, view.slice(op.axis, start, plan.tensors[name].shape[op.axis])
 
     def _store(self, name: str, first: int) -> None:
         """Give `name` a buffer of its own, as an image with the halo its readers need."""
@@ -310,9 +352,8 @@ class _Planner:
                 return name
         else:
             needed = _needed_halo(op, plan.tensors)
-            pads_fit = needed is None or (
-                buffer.fill == needed[1] and name == buffer.name and _union(buffer.pads, needed[0]) == buffer.pads
-            )
+            there = buffer.pads if name == buffer.name else self._margins.get(name, (0, 0, 0, 0))
+            pads_fit = needed is None or (buffer.fill == needed[1] and _union(there, needed[0]) == there)
             if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
                 return name
         copy = f"{name}#{op.name}"
@@ -327,6 +368,11 @@ class _Planner:
         plan, op, source = self._plan, step.op, step.reads[0]
         buffer, view = plan._where[source]
         shape = plan.tensors[step.writes].shape
+        if isinstance(op, ir.Slice):
+            there = buffer.pads if source == buffer.name else self._margins.get(source, (0, 0, 0, 0))
+            self._margins[step.writes] = _margin(there, op, view.shape)
+            plan._where[step.writes] = (buffer, view.slice(op.axis, op.start, op.size))
+            return
         alias = view.transpose(op.perm) if isinstance(op, ir.Transpose) else view.reshape(shape)
         if alias is not None:
             plan._where[step.writes] = (buffer, alias)
@@ -338,11 +384,22 @@ class _Planner:
         self._append(Step(op, (source,), step.writes))
 
 
-def _union(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+def _margin(pads: Pads, op: ir.Slice, shape: tuple[int, ...]) -> Pads:
+    """Return what of the halo `pads` around an image of `shape` lies at the edges of its slice."""
+    top, left, bottom, right = pads
+    first, last = op.start == 0, op.start + op.size == shape[op.axis]
+    if op.axis == 2:
+        return (top if first else 0, left, bottom if last else 0, right)
+    if op.axis == 3:
+        return (top, left if first else 0, bottom, right if last else 0)
+    return pads
+
+
+def _union(a: Pads, b: Pads) -> Pads:
     return (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
 
 
-def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[tuple[int, int, int, int], int] | None:
+def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[Pads, int] | None:
     """Return the padding `op` reads around its input and the signed byte it holds, None without padding."""
     if not isinstance(op, ir.Conv | ir.MaxPool) or not any(op.pads):
         return None

@@ -32,6 +32,7 @@ from hwq.ir import (
     Op,
     Pad,
     Reshape,
+    Slice,
     Table,
     Tensor,
     Transpose,
@@ -314,3 +315,8 @@ def _(op: Reshape, graph: Graph, inputs: list[Array]) -> Array:
 @_compute.register
 def _(op: Transpose, graph: Graph, inputs: list[Array]) -> Array:
     return inputs[0].transpose(0, *(axis + 1 for axis in op.perm))
+
+
+@_compute.register
+def _(op: Slice, graph: Graph, inputs: list[Array]) -> Array:
+    return inputs[0].take(range(op.start, op.start + op.size), op.axis + 1)
