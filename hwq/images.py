@@ -23,6 +23,8 @@ class Images:
     Members
     -------
     config : ArrayConfig
+    shared : bool
+        Keep equal weights, and equal parameters, of different layers once.
     descriptors : list of field mappings, one a slot
     labels : list of str
         For each slot, the operator it belongs to; empty for HALT.
@@ -35,6 +37,7 @@ class Images:
     """
 
     config: ArrayConfig
+    shared: bool = False
     descriptors: list[dict[str, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     params: list[npt.NDArray[np.uint32]] = field(default_factory=list)
@@ -43,6 +46,7 @@ class Images:
     constants: list[tuple[int, npt.NDArray[np.int8]]] = field(default_factory=list)
     constant_bytes: int = 0
     _weight_words: int = 0
+    _known: dict[tuple[str, int, bytes], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lane = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, IDENTITY)
@@ -78,9 +82,12 @@ class Images:
         """
         config, first, channels = self.config, len(self.params), len(bias)
         blocks = -(-channels // width)
+        sets = _encoded(bias, multiplier)
         padded = np.zeros((blocks * width, isa.PARAM_LANE_WORDS), np.uint32)
-        padded[:channels] = _encoded(bias, multiplier)
+        padded[:channels] = sets
         words = -(-channels // config.lanes)
+        if (known := self._same("params", width, sets, first)) is not None:
+            return known
         self._fits("parameter memory", "param_words", first + words, config.param_words, label)
         self.params += list(padded.reshape(-1, config.lanes, isa.PARAM_LANE_WORDS)[:words])
         return first
@@ -96,6 +103,8 @@ class Images:
         config, first = self.config, self._weight_words
         depth, channels = weights.shape
         blocks = -(-channels // width)
+        if (known := self._same("weights", width, weights, first)) is not None:
+            return known
         self._fits("weight memory", "weight_words", first + blocks * depth, config.weight_words, label)
         padded = np.zeros((depth, blocks * width), np.int8)
         padded[:, :channels] = weights
@@ -128,11 +137,19 @@ class Images:
         self.constants.append((address, data.reshape(-1)))
         return address
 
+    def _same(self, kind: str, width: int, data: npt.NDArray[Any], first: int) -> int | None:
+        """Return where `data` already lies, where equal ones are kept once; else note that it will begin at `first`."""
+        if not self.shared:
+            return None
+        key = f"{kind} {data.shape}", width, data.tobytes()
+        return None if self._known.setdefault(key, first) == first else self._known[key]
+
     def _fits(self, memory: str, member: str, need: int, there: int, label: str) -> None:
         if need > there:
             raise CapacityError(
                 f"Layer {label!r} doesn't fit: {memory} would need {need}, arch {self.config.name!r} has {there} "
-                f"({member}); choose an arch with more"
+                f"({member}); choose an arch with more",
+                member,
             )
 
 

@@ -282,7 +282,10 @@ class _Planner:
         made = {step.writes for step in steps if not _is_view(step.op)}
         left: list[Step] = []
         for step in steps:
-            if isinstance(step.op, ir.Concat) and made.issuperset(step.reads) and pieces.keys() >= set(step.reads):
+            whole = isinstance(step.op, ir.Concat) and all(
+                name in made and name in pieces and pieces[name].whole.name == step.writes for name in step.reads
+            )
+            if isinstance(step.op, ir.Concat) and whole:
                 start = 0
                 for name in step.reads:
                     self._gathered[name] = step.op, start

@@ -164,8 +164,8 @@ class Page:
     @property
     def size_bytes(self) -> int:
         """What loading it moves."""
-        arrays = (self.words, self.params, self.weights, self.tables, *(data for _, data in self.constants))
-        return sum(array.nbytes for array in arrays)
+        images: list[Array] = [self.words, self.params, self.weights, self.tables]
+        return sum(image.nbytes for image in (*images, *(data for _, data in self.constants)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -413,7 +413,7 @@ def _triple(values: list[int]) -> tuple[int, int, int]:
 def _page_bounds(
     sizes: Sequence[PageSizes], whole: PageSizes, words: npt.NDArray[np.uint32], config: ArrayConfig
 ) -> list[tuple[int, int]]:
-    """Return each page's slots, the end excluded; the pages must make up the images, fit the memories and end in HALT."""
+    """Return each page's first slot and end; together the pages must be the images, and each one must fit."""
     end = 0
     bounds = []
     for size in sizes:
@@ -503,7 +503,7 @@ def _chained(shape: tuple[int, ...], chain: Sequence[tuple[str, tuple[int, ...]]
             shape = tuple(shape[axis] for axis in values)
         elif kind == "slice":
             axis, start, size = _triple(list(values))
-            _require(axis < len(shape) and 0 < size and start + size <= shape[axis], "a slice leaves its tensor")
+            _require(axis < len(shape) and size > 0 and start + size <= shape[axis], "a slice leaves its tensor")
             shape = (*shape[:axis], size, *shape[axis + 1 :])
         else:
             _require(math.prod(values) == math.prod(shape), "a reshape changes the size")
