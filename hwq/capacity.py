@@ -130,10 +130,13 @@ class _Fit:
             for gone in chain[:-1]:
                 ops.remove(gone)
             return
-        output = op.outputs[0]
-        while output in self._graph.pieces:
-            output = self._graph.pieces[output].whole.name
-        raise Unfit(output)
+        raise Unfit(self._root(op.outputs[0]))
+
+    def _root(self, name: str) -> str:
+        """Return the tensor of the original graph that `name` is, or is a piece of."""
+        while name in self._graph.pieces:
+            name = self._graph.pieces[name].whole.name
+        return name
 
     def _blocks(self, op: Op) -> Iterator[tuple[list[Op], Graph, list[list[Op]]]]:
         """Yield `op` in as few blocks of channels as make weights and parameters fit."""
@@ -221,8 +224,12 @@ class _Fit:
         """Return `ops` as parts that fit, cut where the fewest bytes cross."""
         units = _units(ops)
         reach: list[int] = []
-        for first in range(len(units)):
-            end = max(first + 1, reach[-1] if reach else 0)
+        for first, unit in enumerate(units):
+            end = max(first, reach[-1] if reach else 0)
+            if end == first:
+                if not self._fits([unit]) and not self._only_joins(unit):
+                    raise Unfit(self._root(unit[-1].outputs[0]))
+                end += 1
             while end < len(units) and self._fits(units[first : end + 1]):
                 end += 1
             reach.append(end)
