@@ -26,6 +26,9 @@ from hwq.schedule import Schedule, schedule
 _LONGEST_CHAIN = 8
 """Layers that are computed band by band together, at most."""
 
+_CHAINS_TRIED = 6
+"""Chains for which bands through the host are considered, those with the fewest bytes."""
+
 _MOST_WORK = 1.5
 """Elements a chain may compute in bands, halos again for each, over those it has; more only where nothing else fits."""
 
@@ -50,11 +53,14 @@ class Pages:
         In the order they run.
     pages : list of (Images, list of Schedule)
         The array parts' schedules, in their order, and the images that several of them share.
+    unfit : frozenset of str
+        Tensors that the host makes because the array's memories are too small.
     """
 
     graph: Graph
     parts: list[Part]
     pages: list[tuple[Images, list[Schedule]]]
+    unfit: frozenset[str] = frozenset()
 
     def cycles(self) -> int:
         """Return the cycles of all array parts."""
@@ -161,7 +167,7 @@ class _Fit:
                     (whole,) = (made for made in new.ops if made.outputs == chain[-1].outputs)
                     if self._problem(new, [*(made for group in groups for made in group), whole]) is None:
                         yield chain, new, groups
-        for chain in sorted(chains, key=self._ends_bytes):
+        for chain in sorted(chains, key=self._ends_bytes)[:_CHAINS_TRIED]:
             for new, groups in self._banded(chain, _MOST_WORK):
                 if all(self._problem(new, group) is None for group in (groups[0], groups[len(groups) // 2])):
                     yield chain, new, groups
@@ -170,6 +176,9 @@ class _Fit:
                 new, groups = split(self._graph, [op], axis, ranges)
                 if all(self._problem(new, group) is None for group in (groups[0], groups[len(groups) // 2])):
                     yield [op], new, groups
+        for axis in split_axes(op, self._graph)[:1]:  # the pieces, still too large, are split again
+            size = self._graph.tensors[op.outputs[0]].shape[axis]
+            yield [op], *split(self._graph, [op], axis, even(size, size))
 
     def _chains(self, op: Op, ops: Sequence[Op]) -> list[list[Op]]:
         """Return the chains of layers that hold `op` and can be computed in bands, the shortest ones first."""

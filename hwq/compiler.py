@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
         weights=np.concatenate([np.zeros((0, config.cols), np.int8), *(w for images in pages for w in images.weights)]),
         constants=tuple(constant for images in pages for constant in images.constants),
         tables=np.stack([np.zeros(isa.TABLE_ENTRIES, np.int8), *(t for images in pages for t in images.tables)])[1:],
-        host_nodes=tuple(host_nodes(graph, best.parts, config)),
+        host_nodes=tuple(host_nodes(graph, best.parts, config, best.unfit)),
         rewrites=tuple(graph.rewrites),
         sizes=tuple(map(_sizes, pages)) if len(pages) > 1 else (),
         golden=sample | reference.run(source, sample) if golden else {},
@@ -116,10 +116,10 @@ def _candidate(graph: ir.Graph, parts: list[Part], config: ArrayConfig) -> Pages
     unfit: set[str] = set()
     while True:
         try:
-            return fit(graph, parts, config)
+            return replace(fit(graph, parts, config), unfit=frozenset(unfit))
         except Unfit as error:
             unfit.add(error.output)
-            parts = partition(graph, lambda op: MEMORIES if op.outputs[0] in unfit else broken_rule(op, graph, config))
+            parts = partition(graph, lambda op: _host_reason(op, graph, config, unfit))
 
 
 def _sizes(images: Images) -> PageSizes:
@@ -143,8 +143,14 @@ def _steps(network: Pages) -> Iterator[HostStep | ArrayStep]:
             yield next(following)
 
 
-def host_nodes(graph: ir.Graph, parts: list[Part], config: ArrayConfig) -> list[HostNodeInfo]:
-    """Return the operators that run on the host, and why."""
+def _host_reason(op: ir.Op, graph: ir.Graph, config: ArrayConfig, unfit: Container[str]) -> str | None:
+    return MEMORIES if op.outputs[0] in unfit else broken_rule(op, graph, config)
+
+
+def host_nodes(
+    graph: ir.Graph, parts: list[Part], config: ArrayConfig, unfit: Container[str] = ()
+) -> list[HostNodeInfo]:
+    """Return the operators that run on the host, and why; `unfit` are the tensors for which memories are too small."""
     out = []
     for part in parts:
         if not isinstance(part, HostPart):
@@ -153,7 +159,7 @@ def host_nodes(graph: ir.Graph, parts: list[Part], config: ArrayConfig) -> list[
             if isinstance(op, ir.HostNode):
                 out.append(HostNodeInfo(op.name, op.node.op_type, op.reason))
             else:
-                reason = broken_rule(op, graph, config) or "Its neighbours run on the host."
+                reason = _host_reason(op, graph, config, unfit) or "Its neighbours run on the host."
                 out.append(HostNodeInfo(op.name, op.kind, reason))
     return out
 
@@ -246,7 +252,7 @@ def _layer(layer: Layer, plan: Any, first_slot: int) -> LayerInfo:
     if name in graph.swapped:
         name, shape, chain = graph.swapped[name].name, tuple(shape[i] for i in SWAP), (("transpose", SWAP),)
         part = [(SWAP[axis], start, size) for axis, start, size in part]
-    image = _extent(name, dataclasses.replace(tensor, shape=shape), layer.view, chain)
+    image = _extent(name, replace(tensor, shape=shape), layer.view, chain)
     first, end = first_slot + layer.first_slot, first_slot + layer.end_slot
     return LayerInfo(layer.name, layer.op, first, end, image, tuple(part))
 
