@@ -76,7 +76,7 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
     config = load_arch(arch)
     source = load(model)
     candidates = [_candidate(graph, parts, config) for graph, parts in arrangements(source, config)]
-    best = min(candidates, key=lambda candidate: (len(candidate.pages) > 1, candidate.cycles()))
+    best = min(candidates, key=lambda found: (len(found.unfit), len(found.pages) > 1, found.cycles()))
     graph, pages = best.graph, [images for images, _ in best.pages] or [Images(config)]
     for images in pages:
         if not images.descriptors:
