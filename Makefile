@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV); the first time this takes a minute or two"
 	@$(PYTHON) -m venv $(VENV) || \
 	    { echo "Python could not make $(VENV): install its venv module (python3-venv on Debian and Ubuntu)" >&2; exit 1; }
-	@$(PIP) -e '.[sim,dev]' || \
+	@$(PIP) -e '.[sim,boards,dev]' || \
 	    { echo "pip could not install what hwq needs: its message above says why; run make again once that is mended" >&2; exit 1; }
 	@touch $@
 

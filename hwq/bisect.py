@@ -69,9 +69,8 @@ def _coordinates(
     if d["opcode"] == isa.Opcode.VECTOR:
         group, lane = np.divmod(channels, config.lanes)
         return ["pixel", "group", "lane"], {"pixel": pixels, "group": group, "lane": lane}
-    width = config.cols if d["opcode"] == isa.Opcode.CONV else config.depthwise_cols
-    column_block, column = np.divmod(channels, width)
-    keys = {"column block": column_block, "_group": column // config.lanes, "PE column": column}
+    column_block, channel = np.divmod(channels, config.block_channels(d))
+    keys = {"column block": column_block, "_group": channel // config.lanes, "PE column": channel % config.cols}
     if d["strips"]:
         strip, row, x = (part[pixels] for part in strip_grid(d))
         names = ["column block", "strip", "x", "strip row", "PE column"]

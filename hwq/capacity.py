@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from hwq.config import ArrayConfig
 from hwq.errors import CapacityError
 from hwq.images import Images
-from hwq.ir import Concat, Conv, Graph, Op, Reshape, Slice, Transpose
+from hwq.ir import Concat, Conv, Expand, Graph, Op, Reshape, Slice, Transpose
 from hwq.onnx_writer import boundary, write_subgraph
 from hwq.passes.partition import ArrayPart, HostPart, Part
 from hwq.passes.split import CHANNELS, even, split, split_axes
-from hwq.plan import is_depthwise
+from hwq.plan import is_cut, is_depthwise
 from hwq.schedule import Schedule, schedule
 
 _LONGEST_CHAIN = 8
@@ -67,20 +67,65 @@ class Pages:
         return sum(images.cycles() for images, _ in self.pages)
 
 
-def fit(graph: Graph, parts: Sequence[Part], config: ArrayConfig) -> Pages:
+def one_page(
+    graph: Graph,
+    parts: Sequence[ArrayPart],
+    config: ArrayConfig,
+    int8_layers: frozenset[str] | None,
+    compact: bool,
+    shared: bool = False,
+) -> tuple[Images, list[Schedule]]:
+    """Return images of all `parts`, made for few cycles, or for little memory where that alone fits, and the schedules.
+
+    Parameters
+    ----------
+    int8_layers, compact, shared
+        As `hwq.images.Images` has them.
+
+    Raises
+    ------
+    CapacityError
+        Where they exceed a memory of `config` either way.
+    """
+    images = Images(config, int8_layers, compact, shared)
+    try:
+        return images, schedule(graph, parts, config, images)
+    except CapacityError as error:
+        if compact or error.member == "act_bytes":
+            raise
+    return one_page(graph, parts, config, int8_layers, True, shared)
+
+
+def fit(
+    graph: Graph, parts: Sequence[Part], config: ArrayConfig, int8_layers: frozenset[str] | None, compact: bool
+) -> Pages:
     """Return `parts` of `graph` cut so that each fits `config`, in as few pages as their order allows.
+
+    Parameters
+    ----------
+    int8_layers, compact
+        As `hwq.images.Images` has them, for the operators of `graph`.
 
     Raises
     ------
     Unfit
         Naming what only the host can run.
     """
-    return _Fit(graph, parts, config).run()
+    return _Fit(graph, parts, config, int8_layers, compact).run()
 
 
 class _Fit:
-    def __init__(self, graph: Graph, parts: Sequence[Part], config: ArrayConfig):
-        self._graph, self._parts, self._config = graph, parts, config
+    def __init__(
+        self,
+        graph: Graph,
+        parts: Sequence[Part],
+        config: ArrayConfig,
+        int8_layers: frozenset[str] | None,
+        compact: bool,
+    ):
+        self._graph, self._parts, self._config, self._compact = graph, parts, config, compact
+        self._int8_layers = int8_layers
+        self._int8 = {op.outputs[0] for op in graph.ops if op.name in (int8_layers or ())}
         self._alone: dict[Op, CapacityError | None] = {}
 
     def run(self) -> Pages:
@@ -107,10 +152,18 @@ class _Fit:
     def _problem(self, graph: Graph, ops: Sequence[Op]) -> CapacityError | None:
         """Return why `ops` don't fit as a part of their own."""
         try:
-            schedule(graph, [_part(graph, ops)], self._config, Images(self._config, shared=True))
+            self._page(graph, [_part(graph, ops)])
         except CapacityError as error:
             return error
         return None
+
+    def _page(self, graph: Graph, parts: Sequence[ArrayPart]) -> tuple[Images, list[Schedule]]:
+        """Return one page of `parts`; where a layer's weights are to be bytes, so are its pieces'."""
+        int8_layers = self._int8_layers
+        if self._int8:
+            ops = [op for part in parts for op in part.ops]
+            int8_layers = frozenset(op.name for op in ops if _root(graph, op.outputs[0]) in self._int8)
+        return one_page(graph, parts, self._config, int8_layers, self._compact, shared=True)
 
     def _joins(self, op: Op) -> bool:
         pieces = self._graph.pieces
@@ -136,13 +189,7 @@ class _Fit:
             for gone in chain[:-1]:
                 ops.remove(gone)
             return
-        raise Unfit(self._root(op.outputs[0]))
-
-    def _root(self, name: str) -> str:
-        """Return the tensor of the original graph that `name` is, or is a piece of."""
-        while name in self._graph.pieces:
-            name = self._graph.pieces[name].whole.name
-        return name
+        raise Unfit(_root(self._graph, op.outputs[0]))
 
     def _blocks(self, op: Op) -> Iterator[tuple[list[Op], Graph, list[list[Op]]]]:
         """Yield `op` in as few blocks of channels as make weights and parameters fit."""
@@ -237,7 +284,7 @@ class _Fit:
             end = max(first, reach[-1] if reach else 0)
             if end == first:
                 if not self._fits([unit]) and not self._only_joins(unit):
-                    raise Unfit(self._root(unit[-1].outputs[0]))
+                    raise Unfit(_root(self._graph, unit[-1].outputs[0]))
                 end += 1
             while end < len(units) and self._fits(units[first : end + 1]):
                 end += 1
@@ -272,7 +319,7 @@ class _Fit:
         total = sum(self._graph.tensors[name].size for name in outputs)
         for name in inputs:
             readers = [op for op in ops if name in op.inputs]
-            sliced = len(readers) == 1 and isinstance(readers[0], Slice)
+            sliced = len(readers) == 1 and is_cut(readers[0])
             total += self._graph.tensors[readers[0].outputs[0] if sliced else name].size
         return total
 
@@ -287,22 +334,27 @@ class _Fit:
         pages: list[tuple[Images, list[Schedule]]] = []
         first = 0
         for end in range(1, len(parts) + 1):
-            images = Images(self._config, shared=True)
             try:
-                schedules = schedule(self._graph, parts[first:end], self._config, images)
+                page = self._page(self._graph, parts[first:end])
             except CapacityError:
                 if end - first == 1:
                     raise
-                first, images = end - 1, Images(self._config, shared=True)
-                schedules = schedule(self._graph, parts[first:end], self._config, images)
-                pages.append((images, schedules))
+                first = end - 1
+                pages.append(self._page(self._graph, parts[first:end]))
                 continue
-            pages[-1 if first != end - 1 else len(pages) :] = [(images, schedules)]
+            pages[-1 if first != end - 1 else len(pages) :] = [page]
         return pages
 
 
+def _root(graph: Graph, name: str) -> str:
+    """Return the tensor of the graph before any split that `name` is, or is a piece of."""
+    while name in graph.pieces:
+        name = graph.pieces[name].whole.name
+    return name
+
+
 def _is_view(op: Op) -> bool:
-    return isinstance(op, Reshape | Transpose | Slice)
+    return isinstance(op, Reshape | Transpose | Slice | Expand)
 
 
 def _part(graph: Graph, ops: Sequence[Op]) -> ArrayPart:

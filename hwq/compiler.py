@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ import numpy.typing as npt
 import onnx
 
 from hwq import ir, isa, reference
-from hwq.capacity import Pages, Unfit, fit
+from hwq.capacity import Pages, Unfit, fit, one_page
+from hwq.channel_order import order_chain
 from hwq.config import ArrayConfig, load_arch
 from hwq.constraints import MEMORIES, broken_rule
-from hwq.errors import CapacityError
+from hwq.errors import CapacityError, ModelError
 from hwq.images import Images
-from hwq.layout import View, ViewChain
+from hwq.layout import View
 from hwq.onnx_reader import read
 from hwq.passes.flatten_to_conv import flatten_to_conv
 from hwq.passes.fuse_tables import fuse_tables
 from hwq.passes.fuse_views import fuse_views
-from hwq.passes.merge_copies import merge_copies
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
 from hwq.passes.transpose_space import SWAP, is_square, transpose_space
 from hwq.plan import Port
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PageSizes, PortImage, Program, TensorInfo
-from hwq.schedule import Layer, Schedule, schedule
+from hwq.schedule import Layer, Schedule
 
 Array = npt.NDArray[Any]
 
@@ -42,8 +42,7 @@ def load(model: Model, *, external_data: bool = False) -> ir.Graph:
 
 def split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:
     """Return the graph rearranged for the array, and its parts for array and host."""
-    plain = fuse_tables(fuse_views(flatten_to_conv(graph)))
-    return _split(merge_copies(plain, lambda op: broken_rule(op, plain, config) is None), config)
+    return _split(fuse_tables(fuse_views(flatten_to_conv(graph))), config)
 
 
 def _split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:
@@ -58,7 +57,14 @@ def arrangements(graph: ir.Graph, config: ArrayConfig) -> list[tuple[ir.Graph, l
     return [upright, _split(fuse_tables(fuse_views(transpose_space(upright[0]))), config)]
 
 
-def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True) -> Program:
+def compile(
+    model: Model,
+    arch: str | Path | ArrayConfig,
+    *,
+    golden: bool = True,
+    weights: str | Mapping[str, str] = "auto",
+    compact: bool = False,
+) -> Program:
     """Compile `model` for `arch`.
 
     Parameters
@@ -67,15 +73,24 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
     arch : preset name, architecture file or ArrayConfig
     golden : bool
         Store one random sample with the reference's outputs in the program.
+    weights : ``auto``, ``int8`` or a mapping of operator names to one of them
+        ``auto``: 4 bits where an operator's weights fit, the architecture has them and they are no slower; ``int8``:
+        bytes. What a mapping doesn't name is ``auto``.
+    compact : bool
+        Prefer the ways that take the least memory to the fastest ones; so it is anyway where those don't fit.
 
     Raises
     ------
     ModelError, ArchError
-        As the reader and the architecture raise them.
+        As the reader and the architecture raise them; ModelError also on `weights` that names no operator or storage
+        there is.
     """
     config = load_arch(arch)
     source = load(model)
-    candidates = [_candidate(graph, parts, config) for graph, parts in arrangements(source, config)]
+    int8_layers = _int8_layers(source, weights)
+    candidates = [
+        _candidate(graph, parts, config, int8_layers, compact) for graph, parts in arrangements(source, config)
+    ]
     best = min(candidates, key=lambda found: (len(found.unfit), len(found.pages) > 1, found.cycles()))
     graph, pages = best.graph, [images for images, _ in best.pages] or [Images(config)]
     for images in pages:
@@ -105,18 +120,32 @@ def compile(model: Model, arch: str | Path | ArrayConfig, *, golden: bool = True
     )
 
 
-def _candidate(graph: ir.Graph, parts: list[Part], config: ArrayConfig) -> Pages:
+def _int8_layers(graph: ir.Graph, weights: str | Mapping[str, str]) -> frozenset[str] | None:
+    """Return the operators whose weights stay bytes, None for all."""
+    names = {op.name for op in graph.ops}
+    for name, storage in weights.items() if isinstance(weights, Mapping) else [(None, weights)]:
+        if name is not None and name not in names:
+            raise ModelError(f"weights: the model has no operator {name!r}")
+        if storage not in ("auto", "int8"):
+            raise ModelError(f"weights must be auto or int8, not {storage!r}")
+    if isinstance(weights, Mapping):
+        return frozenset(name for name, storage in weights.items() if storage == "int8")
+    return None if weights == "int8" else frozenset()
+
+
+def _candidate(
+    graph: ir.Graph, parts: list[Part], config: ArrayConfig, int8_layers: frozenset[str] | None, compact: bool
+) -> Pages:
     """Schedule one arrangement of the network: in one page as it is, or fitted to the memories it exceeds."""
-    images = Images(config)
     try:
-        schedules = schedule(graph, [part for part in parts if isinstance(part, ArrayPart)], config, images)
-        return Pages(graph, parts, [(images, schedules)])
+        page = one_page(graph, [part for part in parts if isinstance(part, ArrayPart)], config, int8_layers, compact)
+        return Pages(graph, parts, [page])
     except CapacityError:
         pass
     unfit: set[str] = set()
     while True:
         try:
-            return replace(fit(graph, parts, config), unfit=frozenset(unfit))
+            return replace(fit(graph, parts, config, int8_layers, compact), unfit=frozenset(unfit))
         except Unfit as error:
             unfit.add(error.output)
             parts = partition(graph, lambda op: _host_reason(op, graph, config, unfit))
@@ -248,13 +277,14 @@ def _layer(layer: Layer, plan: Any, first_slot: int) -> LayerInfo:
         piece = graph.pieces[base]
         part.insert(0, (piece.axis, piece.start, piece.size))
         name = base = piece.whole.name
-    chain: ViewChain = ()
+    chain = order_chain(plan, layer.tensor)
     if name in graph.swapped:
-        name, shape, chain = graph.swapped[name].name, tuple(shape[i] for i in SWAP), (("transpose", SWAP),)
+        name, shape = graph.swapped[name].name, tuple(shape[i] for i in SWAP)
+        chain = (*chain, ("transpose", SWAP))
         part = [(SWAP[axis], start, size) for axis, start, size in part]
     image = _extent(name, replace(tensor, shape=shape), layer.view, chain)
     first, end = first_slot + layer.first_slot, first_slot + layer.end_slot
-    return LayerInfo(layer.name, layer.op, first, end, image, tuple(part))
+    return LayerInfo(layer.name, layer.op, first, end, image, layer.macs, tuple(part))
 
 
 def _extent(name: str, tensor: ir.Tensor, view: View, chain: Any) -> PortImage:

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ class ArrayConfig:
         Descriptor slots of program memory, 2..4096.
     tables : int
         Tables of 256 entries in the output path, 0..16.
+    weight_bits : int
+        Narrowest weights [bit], 8 or 4. With 4, a layer of such weights has two in every byte of weight memory and
+        computes two output channels on every multiplier.
 
     Raises
     ------
@@ -61,6 +65,7 @@ class ArrayConfig:
     param_words: int
     slots: int
     tables: int = 0
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -84,6 +89,7 @@ class ArrayConfig:
         self._require("param_words", 2 <= self.param_words <= 1 << 16, f"in 2..{1 << 16}")
         self._require("slots", 2 <= self.slots <= 4096, "in 2..4096")
         self._require("tables", 0 <= self.tables <= isa.MAX_TABLES, f"in 0..{isa.MAX_TABLES}")
+        self._require("weight_bits", self.weight_bits in (4, 8), "4 or 8")
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -93,6 +99,22 @@ class ArrayConfig:
     def groups(self) -> int:
         """Lane groups in a block of `cols` channels."""
         return self.cols // self.lanes
+
+    @property
+    def int4(self) -> bool:
+        """Whether layers may have weights of 4 bits."""
+        return self.weight_bits == 4
+
+    @property
+    def widest_block(self) -> int:
+        """Channels of the widest block a layer may have."""
+        return 2 * self.cols if self.int4 else self.cols
+
+    def block_channels(self, d: Mapping[str, int]) -> int:
+        """Return the channels of a full block of descriptor `d`."""
+        if d["opcode"] == isa.Opcode.CONV:
+            return 2 * self.cols if d["int4"] else self.cols
+        return self.depthwise_cols if d["opcode"] == isa.Opcode.DEPTHWISE else self.lanes
 
     @property
     def depthwise_cols(self) -> int:
@@ -112,13 +134,13 @@ class ArrayConfig:
 
     @property
     def macs_per_cycle(self) -> int:
-        """Multiply-accumulates a cycle at full rate."""
+        """Multiply-accumulates a cycle at full rate, of 8-bit weights."""
         return self.rows * self.cols
 
     @property
     def residual_passes(self) -> int:
         """Fetches of `fetch_bytes` that hold one pixel's block of second operands."""
-        return -(-self.cols // self.fetch_bytes)
+        return -(-self.widest_block // self.fetch_bytes)
 
     @property
     def weight_stride_bytes(self) -> int:
@@ -133,7 +155,7 @@ class ArrayConfig:
     def digest(self) -> str:
         """Return 64 hexadecimal digits that name every field but `name`, and the instruction set's layout."""
         sizes = {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
-        layout = [dataclasses.astuple(field)[:5] for field in (*isa.DESCRIPTOR, *isa.PARAM)]
+        layout = [dataclasses.astuple(field)[:5] for field in (*isa.DESCRIPTOR, *isa.PARAM, *isa.TRUNCATE_PARAM)]
         text = json.dumps([sizes, layout], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -149,15 +171,15 @@ PRESETS: dict[str, ArrayConfig] = {
     for preset in (
         ArrayConfig(
             name="sim-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
-            act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512, tables=4,
+            act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512, tables=4, weight_bits=4,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
-            act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4,
+            act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4, weight_bits=4,
         ),
         ArrayConfig(
             name="sim-16x16", rows=16, cols=16, fetch_bytes=16, lanes=8,
-            act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512, tables=4,
+            act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512, tables=4, weight_bits=4,
         ),
     )
 }  # fmt: skip
@@ -167,7 +189,7 @@ PRESETS: dict[str, ArrayConfig] = {
 def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
-    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` to 0.
+    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` to 0, `weight_bits` to 8.
 
     Raises
     ------

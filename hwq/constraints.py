@@ -6,49 +6,68 @@ broken sends the operator to the host, with the docstring's first line as the re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from hwq import ir
 from hwq.config import ArrayConfig
-from hwq.plan import is_depthwise
-from hwq.residual import AddParameters, fit_add
+from hwq.pairs import pair_parameters
+from hwq.plan import stored_zero_point
+from hwq.staircase import Line, Truncation, line_staircase, truncation
 from hwq.tables import clamp_bounds, table_entries, tables_by_use
 
 Constraint = Callable[[ir.Op, ir.Graph, ArrayConfig], bool]
 
 
-def add_parameters(op: ir.Add, graph: ir.Graph) -> AddParameters | None:
-    """Return the integers that make the output path's adder equal `op` for all operands, or None."""
-    a, b = (graph.tensors[name] for name in op.inputs)
-    y = graph.tensors[op.outputs[0]]
-    scales = [np.float32(tensor.scale) for tensor in (a, b, y) if tensor.scale is not None]
-    label = 128 if y.dtype == "uint8" else 0
-    return fit_add(
-        scales[0],
-        a.zero_point - label,
-        scales[1],
-        b.zero_point - label,
-        scales[2],
-        y.zero_point - label,
-        op.lo - label,
-        op.hi - label,
-        unsigned=bool(label),
-    )
+def truncations(op: ir.Conv | ir.Gemm, graph: ir.Graph) -> list[Truncation] | None:
+    """Return the parameters, for each channel, that make the output path equal `op.floor` for all sums, or None.
+
+    They are for the array's own sums: of stored bytes times weights, without `op.bias`. Zero point is `op.lo`.
+    """
+    assert op.floor is not None
+    return _truncations(op, graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]])
 
 
-def constraint_groups(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
-    """Grouped convolution runs on the host, unless it is depthwise (as many groups as inputs and outputs)."""
-    return not isinstance(op, ir.Conv) or op.groups == 1 or is_depthwise(op)
+@functools.lru_cache(maxsize=64)
+def _truncations(op: ir.Conv | ir.Gemm, x: ir.Tensor, y: ir.Tensor) -> list[Truncation] | None:
+    assert op.floor is not None
+    channels = op.weight.T if isinstance(op, ir.Gemm) else op.weight
+    weight = channels.reshape(len(channels), -1).astype(np.int64) - op.weight_zero_point.astype(np.int64)[:, None]
+    label = 128 if x.dtype == "uint8" else 0
+    least, greatest = (bound - label for bound in x.range)
+    low = (weight * np.where(weight < 0, greatest, least)).sum(axis=1)
+    high = (weight * np.where(weight < 0, least, greatest)).sum(axis=1)
+    bias = op.bias.astype(np.int64) - stored_zero_point(x) * weight.sum(axis=1)
+    if np.abs([low + op.bias, high + op.bias]).max() >= 1 << 31:
+        return None
+    found = []
+    for channel, (multiplier, offset, shift) in enumerate(
+        zip(*(part.tolist() for part in (op.floor.multiplier, op.floor.offset, op.floor.shift)), strict=True)
+    ):
+        raised = offset + ((y.zero_point - op.lo) << shift)  # so that the clamp's lower bound is 0
+        line = Line(multiplier, raised + multiplier * int(bias[channel]), shift)
+        steps = line_staircase(line, int(low[channel]), int(high[channel]), op.hi - op.lo)
+        parameters = truncation(line, steps)
+        if parameters is None:
+            return None
+        found.append(parameters)
+    return found
+
+
+def constraint_floor(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """A floored requantization's offset needs more than 22 bits of sum and 12 of product; use smaller multipliers."""
+    return not (isinstance(op, ir.Conv | ir.Gemm) and op.floor) or truncations(op, graph) is not None
 
 
 def constraint_pads(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """Padding must be smaller than the dilated kernel."""
-    if not isinstance(op, ir.Conv | ir.MaxPool):
+    if not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool):
         return True
     kernel = op.weight.shape[2:] if isinstance(op, ir.Conv) else op.kernel
-    reach = [(k - 1) * d for k, d in zip(kernel, op.dilations, strict=True)]
+    dilations = (1, 1) if isinstance(op, ir.AveragePool) else op.dilations
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
     top, left, bottom, right = op.pads
     return max(top, bottom) <= reach[0] and max(left, right) <= reach[1]
 
@@ -63,14 +82,14 @@ def constraint_pool_rank(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> boo
     return not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool) or len(graph.tensors[op.inputs[0]].shape) == 4
 
 
-def constraint_add(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
-    """No integer factors of 26 bits reproduce this Add for all 65,536 operand pairs; power-of-two scales do."""
-    return not isinstance(op, ir.Add) or add_parameters(op, graph) is not None
+def constraint_pairs(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """No integers reproduce this Add, Sub or Mul for all 65,536 pairs; power-of-two scales and even zero points do."""
+    return not isinstance(op, ir.Pair) or pair_parameters(op, graph) is not None
 
 
-def constraint_add_dtype(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
-    """Both operands and the result of Add must be int8, or all uint8."""
-    if not isinstance(op, ir.Add):
+def constraint_pair_dtype(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Both operands and the result of Add, Sub and Mul must be int8, or all uint8."""
+    if not isinstance(op, ir.Pair):
         return True
     return len({graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)}) == 1
 
@@ -100,12 +119,12 @@ MEMORIES = (
 
 CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_counts,
-    constraint_groups,
     constraint_pads,
     constraint_gemm_rank,
     constraint_pool_rank,
-    constraint_add_dtype,
-    constraint_add,
+    constraint_pair_dtype,
+    constraint_pairs,
+    constraint_floor,
     constraint_tables,
 )
 """Every rule, in the order they are tried."""

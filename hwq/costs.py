@@ -10,6 +10,7 @@ from hwq import isa, timing
 from hwq.compiler import Model, compile
 from hwq.config import ArrayConfig
 from hwq.program import HostNodeInfo, LayerInfo, Program
+from hwq.weights import layer_words
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,15 @@ class LayerCost:
     slots : (int, int)
         Its descriptors, the end excluded.
     macs : int
-        Multiply-accumulates the mesh does for existing pixels and channels; an average pool's additions don't count.
+        Multiply-accumulates the operator asks for; those of the mesh on top, with weights of zero or the further terms
+        of a weight beyond int8, and an average pool's additions don't count.
     cycles_predicted : int
     cycles_measured : int or None
         What the hardware counted, where it ran.
     utilisation : float
-        ``macs / (cycles * rows * cols)``, 0..1.
+        ``macs / (cycles * rows * cols)``, 0..1; up to 2 with 4-bit weights.
     bound : str
-        ``mac``, ``fetch``, ``output`` or ``vector``: what sets the pace of the layer's longest descriptor.
+        ``mac``, ``weight``, ``fetch``, ``output`` or ``vector``: what sets the pace of the layer's longest descriptor.
     act_read_bytes, act_write_bytes : int
         Operand bytes fetched from activation memory, those read again for every block of channels included, and
         bytes written.
@@ -84,6 +86,11 @@ class Estimate:
     pages: int
     load_bytes: int
     host_nodes: tuple[HostNodeInfo, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the hardware took the predicted cycles, layer by layer and in all; True where it didn't run."""
+        return cycles_agree(self.layers, self.cycles_predicted, self.cycles_measured)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the members, ready for JSON."""
@@ -140,10 +147,11 @@ def estimate(model: Model | Program, arch: Any = None) -> Estimate:
 
 def measured(costs: Estimate, config: ArrayConfig, counters: Mapping[str, int], slots: Mapping[int, int]) -> Estimate:
     """Return `costs` with what the hardware counted: `counters` over one sample, `slots` for each descriptor."""
-    layers = tuple(
-        replace(layer, cycles_measured=sum(slots.get(slot, 0) for slot in range(*layer.slots)))
-        for layer in costs.layers
-    )
+    layers = costs.layers
+    if slots:
+        layers = tuple(
+            replace(layer, cycles_measured=sum(slots.get(slot, 0) for slot in range(*layer.slots))) for layer in layers
+        )
     cycles = counters.get("cycles")
     return replace(
         costs,
@@ -154,8 +162,14 @@ def measured(costs: Estimate, config: ArrayConfig, counters: Mapping[str, int], 
     )
 
 
+def cycles_agree(layers: Iterable[LayerCost], predicted: int, measured: int | None) -> bool:
+    """Return whether every layer took the predicted cycles, and all together did; what wasn't measured agrees."""
+    pairs = [(layer.cycles_predicted, layer.cycles_measured) for layer in layers]
+    return all(there in (None, wanted) for wanted, there in [*pairs, (predicted, measured)])
+
+
 def utilisation(macs: int, cycles: int, config: ArrayConfig) -> float:
-    """Return the part of the array's multiply-accumulates that were used, 0..1."""
+    """Return the multiply-accumulates done for each that the array can do with 8-bit weights, 0..2."""
     return macs / (cycles * config.macs_per_cycle) if cycles else 0.0
 
 
@@ -165,17 +179,16 @@ _Slots = Mapping[int, tuple[timing.LayerTiming, Mapping[str, int]]]
 def _layer_cost(layer: LayerInfo, by_slot: _Slots, config: ArrayConfig) -> LayerCost:
     pairs = [by_slot[slot] for slot in range(layer.first_slot, layer.end_slot) if slot in by_slot]
     cycles = sum(item.cycles for item, _ in pairs)
-    macs = 0 if layer.op == "AveragePool" else sum(item.macs for item, _ in pairs)
     longest = max((item for item, _ in pairs), key=lambda item: item.cycles, default=None)
     read, written, weights = _moved(config, (descriptor for _, descriptor in pairs))
     return LayerCost(
         name=layer.name,
         op=layer.op,
         slots=(layer.first_slot, layer.end_slot),
-        macs=macs,
+        macs=layer.macs,
         cycles_predicted=cycles,
         cycles_measured=None,
-        utilisation=utilisation(macs, cycles, config),
+        utilisation=utilisation(layer.macs, cycles, config),
         bound=longest.bound if longest is not None else "none",
         act_read_bytes=read,
         act_write_bytes=written,
@@ -192,7 +205,9 @@ def _moved(config: ArrayConfig, descriptors: Iterable[Mapping[str, int]]) -> tup
             read += pixels * channels * d["taps_y"] * d["taps_x"]
         else:
             words = timing.weight_words(d)
-            weights += d["blocks"] * words * config.cols
+            width = config.block_channels(d)
+            memory = layer_words(words, d["blocks"], width, d["last_channels"], config.cols, d["int4"])
+            weights += memory * config.cols
             if d["opcode"] == isa.Opcode.CONV:
                 read += pixels * words * d["blocks"]
             else:  # a step reads one pixel's channels

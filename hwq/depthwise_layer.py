@@ -12,10 +12,10 @@ from hwq import ir, isa, pipeline
 from hwq.config import ArrayConfig
 from hwq.images import Images
 from hwq.layout import View
-from hwq.mesh_layer import int8_terms, output_fields, walk
-from hwq.multipliers import multipliers
+from hwq.mesh_layer import channel_params, int8_terms, output_fields, walk
 from hwq.plan import Plan, Step, stored_zero_point
 from hwq.timing import cycles
+from hwq.weights import fits_int4
 
 Array = npt.NDArray[np.int8]
 Fields = dict[str, int]
@@ -33,6 +33,10 @@ class Window:
         Without the share of the input's zero point.
     strides, dilations : (y, x)
     pads : (top, left)
+    order : int array (channels,)
+        The layer's output channel that each is.
+    first : int
+        Where the first of them lies in a pixel of the output.
     """
 
     terms: Array
@@ -40,18 +44,37 @@ class Window:
     strides: tuple[int, int]
     dilations: tuple[int, int]
     pads: tuple[int, int]
+    order: npt.NDArray[np.intp]
+    first: int = 0
+
+    def written(self, y: View) -> View:
+        """Return the window's share of the layer's output `y` (N, C, H, W)."""
+        return y.slice(1, self.first, len(self.order))
 
 
-def depthwise_window(op: ir.Conv) -> Window:
-    """Return the window of a depthwise convolution."""
+def depthwise_windows(op: ir.Conv, order: npt.NDArray[np.intp]) -> list[Window]:
+    """Return the windows of a convolution whose groups have one input each: as many as a group has outputs.
+
+    Parameters
+    ----------
+    order : int array (C,)
+        The input channel that lies at each place of a pixel; with several windows, all in order.
+    """
+    count = len(op.weight) // op.groups
     weight = op.weight[:, 0].astype(np.int16) - op.weight_zero_point.astype(np.int16)[:, None, None]
-    return Window(int8_terms(weight.transpose(1, 2, 0)), op.bias, op.strides, op.dilations, op.pads[:2])
+    windows = []
+    for index in range(count):
+        chosen = order * count + index
+        terms = int8_terms(weight[chosen].transpose(1, 2, 0))
+        bias, first = op.bias[chosen], index * op.groups
+        windows.append(Window(terms, bias, op.strides, op.dilations, op.pads[:2], chosen, first))
+    return windows
 
 
 def average_window(op: ir.AveragePool, channels: int) -> Window:
     """Return the window of an average pool: a kernel of ones."""
     ones = np.ones((1, *op.kernel, channels), np.int8)
-    return Window(ones, np.zeros(channels, np.int32), op.strides, (1, 1), (0, 0))
+    return Window(ones, np.zeros(channels, np.int32), op.strides, (1, 1), op.pads[:2], np.arange(channels))
 
 
 def depthwise_fields(plan: Plan, step: Step, window: Window, config: ArrayConfig) -> tuple[Fields, Array]:
@@ -59,7 +82,7 @@ def depthwise_fields(plan: Plan, step: Step, window: Window, config: ArrayConfig
 
     The way is in strips of two rows or in tiles along rows.
     """
-    x, y = plan.view(step.reads[0]), plan.view(step.writes)
+    x, y = plan.view(step.reads[0]), window.written(plan.view(step.writes))
     rows, channels = window.terms.shape[1], window.terms.shape[3]
     width = config.depthwise_cols
     shape = {"opcode": isa.Opcode.DEPTHWISE, "taps_y": rows, **output_fields(plan, step)}
@@ -73,15 +96,16 @@ def depthwise_fields(plan: Plan, step: Step, window: Window, config: ArrayConfig
 
 def depthwise_descriptors(plan: Plan, step: Step, window: Window, images: Images) -> Iterator[Fields]:
     """Yield one descriptor an image of a step that moves `window` over its input."""
-    x, y = plan.view(step.reads[0]), plan.view(step.writes)
+    x, y = plan.view(step.reads[0]), window.written(plan.view(step.writes))
     fields, matrix = depthwise_fields(plan, step, window, images.config)
     zero_point = stored_zero_point(plan.tensors[step.op.inputs[0]])
-    bias = (window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)).astype(np.int32)
-    multiplier = np.broadcast_to(multipliers(plan.graph, step.op), bias.shape)
+    bias = window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
     width = images.config.depthwise_cols
+    int4 = int(images.may_be_int4(step.op.name) and fits_int4(matrix, width, images.config.cols))
     fields |= {
-        "weight_base": images.add_weights(matrix, step.name, width),
-        "param_base": images.add_params(bias, multiplier, step.name, width),
+        "int4": int4,
+        "weight_base": images.add_weights(matrix, step.name, width, int4),
+        "param_base": images.add_params(channel_params(plan, step.op, bias, window.order), step.name, width),
     }
     for image in range(y.shape[0]):
         start = x.address + image * x.strides[0] - window.pads[0] * x.strides[2] - window.pads[1] * x.strides[3]

@@ -45,3 +45,15 @@ class MissingToolError(HwqError):
 
 class DeviceError(HwqError):
     """The accelerator stopped with an error code; names the code, the descriptor and the program counter."""
+
+
+class LinkError(DeviceError):
+    """The host link to a board failed; nothing that came over it since the last good answer was taken."""
+
+
+class LinkTimeoutError(LinkError):
+    """No good answer came, however often the request was sent again."""
+
+
+class LinkLostError(LinkError):
+    """The line is gone: the port can't be opened, or was unplugged."""

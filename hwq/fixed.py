@@ -10,17 +10,27 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "MULTIPLIER_BITS",
+    "OFFSET_BITS",
+    "OFFSET_SHIFT",
     "SHIFT_MAX",
     "SHIFT_MIN",
     "encode_multiplier",
     "requantize",
     "requantize_add",
+    "requantize_floor",
+    "requantize_truncate",
     "rounding_shift",
     "saturate",
 ]
 
 MULTIPLIER_BITS = 24
 """Bits of a multiplier's mantissa: the float32 significand with its hidden bit."""
+
+OFFSET_SHIFT = MULTIPLIER_BITS // 2
+"""Where the offset of a truncating requantization is added to the product: at the cross terms of its halves [bit]."""
+
+OFFSET_BITS = 12
+"""Bits of that offset."""
 
 SHIFT_MIN = 14
 """Least shift: multipliers of 1024 and more saturate every output, so none needs a smaller one."""
@@ -172,6 +182,84 @@ def requantize(
     return saturate(scaled, lo, hi)
 
 
+def requantize_truncate(
+    acc: NDArray[np.int32],
+    mantissa: ArrayLike,
+    offset: ArrayLike,
+    shift: ArrayLike,
+    zero_point: ArrayLike,
+    lo: ArrayLike,
+    hi: ArrayLike,
+) -> NDArray[np.int64]:
+    """Scale accumulators to 8 bits, rounding magnitudes down, without float32's product.
+
+    ``clamp(sign(acc) * floor((|acc| * mantissa + offset * 2**OFFSET_SHIFT) / 2**shift) + zero_point, lo, hi)`` for
+    ``|acc| < 2**24``. Greater magnitudes are rounded to 24 significant bits, ties to even, and both terms of the sum
+    count multiples of the last of these bits, so that nothing decreases where |acc| grows.
+
+    With ``lo >= zero_point`` everything negative is `lo`, and the result is that of rounding down:
+    :func:`requantize_floor`, whose offsets :mod:`hwq.staircase` splits into `offset` and a bias.
+
+    Parameters
+    ----------
+    acc : int32 array
+        Accumulators, bias included, wrapped to 32 bits.
+    mantissa : integer, broadcast against `acc`
+        0 to 2**24 - 1.
+    offset : integer, broadcast against `acc`
+        0 to 2**12 - 1.
+    shift, zero_point, lo, hi : integer, broadcast against `acc`
+        As for :func:`requantize`.
+
+    Returns
+    -------
+    int64 array
+        Values in [lo, hi].
+    """
+    rounded = _round_to_float32(np.asarray(acc))
+    magnitude = np.abs(rounded)
+    unit = np.int64(1) << np.searchsorted(_SIGNIFICANT_POWERS, magnitude, side="right")
+    product = magnitude * np.asarray(mantissa, dtype=np.int64)
+    product += (np.asarray(offset, dtype=np.int64) << OFFSET_SHIFT) * unit
+    whole = product >> np.asarray(shift, dtype=np.int64)
+    return saturate(np.where(rounded < 0, -whole, whole) + np.asarray(zero_point, dtype=np.int64), lo, hi)
+
+
+def requantize_floor(
+    acc: NDArray[np.int32],
+    multiplier: ArrayLike,
+    offset: ArrayLike,
+    shift: ArrayLike,
+    zero_point: ArrayLike,
+    lo: ArrayLike,
+    hi: ArrayLike,
+) -> NDArray[np.int64]:
+    """Scale accumulators to 8 bits, rounding down.
+
+    ``clamp(floor((acc * multiplier + offset) / 2**shift) + zero_point, lo, hi)``
+
+    Parameters
+    ----------
+    acc : int32 array
+    multiplier : integer, broadcast against `acc`
+        0 to 2**24 - 1.
+    offset : integer, broadcast against `acc`
+        Signed 58 bits.
+    shift : integer, broadcast against `acc`
+        0 to 48.
+    zero_point, lo, hi : integer, broadcast against `acc`
+        As for :func:`requantize`.
+
+    Returns
+    -------
+    int64 array
+        Values in [lo, hi].
+    """
+    product = np.asarray(acc).astype(np.int64) * np.asarray(multiplier, dtype=np.int64)
+    scaled = (product + np.asarray(offset, dtype=np.int64)) >> np.asarray(shift, dtype=np.int64)
+    return saturate(scaled + np.asarray(zero_point, dtype=np.int64), lo, hi)
+
+
 def requantize_add(
     a: ArrayLike,
     b: ArrayLike,
@@ -193,7 +281,9 @@ def requantize_add(
 
     Parameters
     ----------
-    a, b : int8 array
+    a : int8 array
+    b : int8 array, or integers of 17 bits
+        The second operand, or a product of two.
     factor_a, factor_b : int
         Signed 26 bits.
     offset : int

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hwq import fixed, isa, timing
+from hwq import fixed, isa, timing, weights
 from hwq.config import ArrayConfig
 from hwq.errors import CapacityError
+from hwq.staircase import Truncation
 
 IDENTITY = {"bias": 0, "mantissa": 1 << (fixed.MULTIPLIER_BITS - 1), "shift": fixed.MULTIPLIER_BITS - 1}
 """Parameters that requantize every accumulator in -128..127 to itself; they fill parameter word 0."""
@@ -23,8 +25,12 @@ class Images:
     Members
     -------
     config : ArrayConfig
+    int8_layers : set of str, or None
+        Operators whose weights are stored as bytes whatever they are; None: all.
+    compact : bool
+        Whether layers are to take little memory rather than few cycles.
     shared : bool
-        Keep equal weights, and equal parameters, of different layers once.
+        Whether to keep equal weights, and equal parameters, of different layers once.
     descriptors : list of field mappings, one a slot
     labels : list of str
         For each slot, the operator it belongs to; empty for HALT.
@@ -37,6 +43,8 @@ class Images:
     """
 
     config: ArrayConfig
+    int8_layers: frozenset[str] | None = frozenset()
+    compact: bool = False
     shared: bool = False
     descriptors: list[dict[str, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -62,6 +70,10 @@ class Images:
                 first = slot + 1
         return total
 
+    def may_be_int4(self, name: str) -> bool:
+        """Return whether operator `name` is to have weights of 4 bits where they fit."""
+        return self.config.int4 and self.int8_layers is not None and name not in self.int8_layers
+
     def add_descriptor(self, fields: dict[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""
         slot = len(self.descriptors)
@@ -70,19 +82,16 @@ class Images:
         self.labels.append(label)
         return slot
 
-    def add_params(
-        self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str, width: int
-    ) -> int:
+    def add_params(self, sets: npt.NDArray[np.uint32], label: str, width: int) -> int:
         """Append a parameter set a channel, `lanes` to a word, each block of `width` beginning one; return the first.
 
         Parameters
         ----------
-        bias : int32 (channels,)
-        multiplier : float32 (channels,)
+        sets : uint32 (channels, PARAM_LANE_WORDS)
+            As `rounding_params` or `truncating_params` returns them.
         """
-        config, first, channels = self.config, len(self.params), len(bias)
+        config, first, channels = self.config, len(self.params), len(sets)
         blocks = -(-channels // width)
-        sets = _encoded(bias, multiplier)
         padded = np.zeros((blocks * width, isa.PARAM_LANE_WORDS), np.uint32)
         padded[:channels] = sets
         words = -(-channels // config.lanes)
@@ -92,26 +101,24 @@ class Images:
         self.params += list(padded.reshape(-1, config.lanes, isa.PARAM_LANE_WORDS)[:words])
         return first
 
-    def add_lane_params(self, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32], label: str) -> int:
+    def add_lane_params(self, sets: npt.NDArray[np.uint32], label: str) -> int:
         """Append one parameter word, a set for each lane; return its index."""
         self._fits("parameter memory", "param_words", len(self.params) + 1, self.config.param_words, label)
-        self.params.append(_encoded(bias, multiplier))
+        self.params.append(sets)
         return len(self.params) - 1
 
-    def add_weights(self, weights: npt.NDArray[np.int8], label: str, width: int) -> int:
-        """Append a (K, channels) matrix in blocks of `width` channels, at most `cols`; return the first word."""
+    def add_weights(self, matrix: npt.NDArray[np.int8], label: str, width: int, int4: int = 0) -> int:
+        """Append a (K, channels) matrix in blocks of `width` channels (see `hwq.weights`); return the first word."""
         config, first = self.config, self._weight_words
-        depth, channels = weights.shape
-        blocks = -(-channels // width)
-        if (known := self._same("weights", width, weights, first)) is not None:
+        depth, channels = matrix.shape
+        blocks, last = -(-channels // width), (channels - 1) % width + 1
+        if (known := self._same(f"weights {int4}", width, matrix, first)) is not None:
             return known
-        self._fits("weight memory", "weight_words", first + blocks * depth, config.weight_words, label)
-        padded = np.zeros((depth, blocks * width), np.int8)
-        padded[:, :channels] = weights
-        words = np.zeros((blocks * depth, config.cols), np.int8)
-        words[:, :width] = padded.reshape(depth, blocks, width).transpose(1, 0, 2).reshape(-1, width)
-        self.weights.append(words)
-        self._weight_words += blocks * depth
+        need = weights.layer_words(depth, blocks, width, last, config.cols, int4)
+        self._fits("weight memory", "weight_words", first + need, config.weight_words, label)
+        for block in range(0, channels, width):
+            self.weights.append(weights.pack(matrix[:, block : block + width], config.cols, int4))
+        self._weight_words += need
         return first
 
     def add_table(self, entries: npt.NDArray[np.int8], label: str) -> int:
@@ -153,11 +160,23 @@ class Images:
             )
 
 
-def _encoded(bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+def rounding_params(bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     """Return the parameters of each channel as `isa.PARAM` packs them, (channels, PARAM_LANE_WORDS)."""
     mantissa, shift = fixed.encode_multiplier(multiplier)
-    values: dict[str, npt.NDArray[Any]] = {"bias": bias, "mantissa": mantissa, "shift": shift}
-    words = np.zeros((len(bias), isa.PARAM_LANE_WORDS), np.uint32)
-    for f in isa.PARAM:
-        words[:, f.word] |= (values[f.name].astype(np.int64) << f.lsb & f.mask).astype(np.uint32)
+    return _packed(isa.PARAM, {"bias": bias, "mantissa": mantissa, "shift": shift})
+
+
+def truncating_params(channels: Sequence[Truncation]) -> npt.NDArray[np.uint32]:
+    """Return the parameters of each channel as `isa.TRUNCATE_PARAM` packs them, (channels, PARAM_LANE_WORDS)."""
+    values = {name: np.array([getattr(c, name) for c in channels]) for name in ("bias", "offset", "mantissa", "shift")}
+    low_bits = next(field.width for field in isa.TRUNCATE_PARAM if field.name == "offset_low")
+    high, low = np.divmod(values.pop("offset"), 1 << low_bits)
+    return _packed(isa.TRUNCATE_PARAM, values | {"offset_low": low, "offset_high": high})
+
+
+def _packed(fields: Sequence[isa.Field], values: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint32]:
+    words = np.zeros((len(values["bias"]), isa.PARAM_LANE_WORDS), np.uint32)
+    for f in fields:
+        if f.name in values:
+            words[:, f.word] |= (values[f.name].astype(np.int64) << f.lsb & f.mask).astype(np.uint32)
     return words

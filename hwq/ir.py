@@ -74,6 +74,27 @@ class Op:
         return type(self).__name__
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Floor:
+    """Requantization that rounds down: ``clamp(floor((acc * multiplier + offset) / 2**shift) + y_zp, lo, hi)``.
+
+    It takes the place of R in an operator's formula, and no scale enters the result. One value for each output channel:
+
+    Members
+    -------
+    multiplier : int64 (O,)
+        0 to 2**24 - 1.
+    offset : int64 (O,)
+        Signed 58 bits.
+    shift : int64 (O,)
+        0 to 48.
+    """
+
+    multiplier: Array
+    offset: Array
+    shift: Array
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conv(Op):
     """``y[n,o] = R(sum (x[n,i] - x_zp) * (weight[o,i] - weight_zero_point[o]) + bias[o])``, padding reads as ``x_zp``.
@@ -83,13 +104,13 @@ class Conv(Op):
     Members
     -------
     weight : int8 or uint8, (O, I / groups, kh, kw)
-        int16 where `hwq.passes.merge_copies` made it.
     weight_zero_point : int array (O,), within the range of the weight's dtype
     weight_scale : float32 (O,)
     bias : int32 (O,)
     strides, dilations : (y, x), at least 1
     pads : (top, left, bottom, right), at least 0
     lo, hi : clamp in y's quantized domain
+    floor : in place of R, where not None
     """
 
     weight: Array
@@ -102,6 +123,7 @@ class Conv(Op):
     groups: int = 1
     lo: int = -128
     hi: int = 127
+    floor: Floor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +141,7 @@ class Gemm(Op):
     bias : int32 (N,)
     alpha : float
     lo, hi : clamp in y's quantized domain
+    floor : in place of R, where not None
     """
 
     weight: Array
@@ -128,11 +151,25 @@ class Gemm(Op):
     alpha: float = 1.0
     lo: int = -128
     hi: int = 127
+    floor: Floor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Add(Op):
-    """``y = clamp(RNE(fma(a, ra, fma(b, rb, K))), lo, hi)`` in float32, inputs (a, b), numpy broadcasting.
+class Pair(Op):
+    """A function of two quantized tensors (a, b), element by element with numpy broadcasting.
+
+    Members
+    -------
+    lo, hi : clamp in y's quantized domain
+    """
+
+    lo: int = -128
+    hi: int = 127
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Add(Pair):
+    """``y = clamp(RNE(fma(a, ra, fma(b, rb, K))), lo, hi)`` in float32.
 
     ``ra = fl(a_scale / y_scale)``, ``rb = fl(b_scale / y_scale)``,
     ``K = fl(y_zp - fl(fl(ra * a_zp) + fl(rb * b_zp)))`` (com.microsoft QLinearAdd on x86).
@@ -140,8 +177,21 @@ class Add(Op):
     The order counts: an operand that is broadcast along the innermost axis is b, as in ONNX Runtime's kernel.
     """
 
-    lo: int = -128
-    hi: int = 127
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sub(Pair):
+    """``y = clamp(RNE(fl(fl(da - db) / y_scale)) + y_zp, lo, hi)``, ``da = fl((a - a_zp) * a_scale)`` and db likewise.
+
+    DequantizeLinear, Sub and QuantizeLinear: ONNX Runtime has no integer kernel for it.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mul(Pair):
+    """``y = clamp(RNE(fl(fl((a - a_zp) * (b - b_zp) * r) + y_zp)), lo, hi)``, the product of integers exact.
+
+    ``r = fl(fl(a_scale * b_scale) / y_scale)`` (com.microsoft QLinearMul).
+    """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,14 +206,15 @@ class MaxPool(Op):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AveragePool(Op):
-    """``y = R(sum over the window of (x - x_zp))`` with ``m = fl(x_scale / fl(y_scale * N))``, N = kh * kw, no padding.
+    """``y = R(sum over the window of (x - x_zp))`` with ``m = fl(x_scale / fl(y_scale * N))``, N = kh * kw.
 
-    Over the whole map this is com.microsoft QLinearGlobalAveragePool; for a smaller window it is the declared integer
-    meaning (ONNX Runtime adds dequantized float32 values there).
+    Padding reads as ``x_zp`` and counts. Over the whole map this is com.microsoft QLinearGlobalAveragePool; for a
+    smaller window it is the declared integer meaning (ONNX Runtime adds dequantized float32 values there).
     """
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     lo: int = -128
     hi: int = 127
 
@@ -217,11 +268,21 @@ class Transpose(Op):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Slice(Op):
-    """Elements ``start .. start + size - 1`` of `axis`; made by the compiler, never read from a model."""
+    """``y[i, j, ...] = x[begin[0] + i * steps[0], begin[1] + j * steps[1], ...]``, for the whole shape of y.
 
-    axis: int
-    start: int
-    size: int
+    Members
+    -------
+    begin : tuple of int, within x's shape
+    steps : tuple of int, not 0
+    """
+
+    begin: tuple[int, ...]
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expand(Op):
+    """``y = x``, repeated along axes of size 1 to y's shape by numpy's rules."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -38,7 +38,7 @@ class Opcode(enum.IntEnum):
     CONV = 1
     """Multiply-accumulate on the mesh: convolution and matrix product."""
     VECTOR = 2
-    """Reduce bytes of activation memory over taps: pooling, element-wise add, copy, fill."""
+    """Reduce bytes of activation memory over taps: pooling, element-wise add and multiply, copy, fill."""
     DEPTHWISE = 3
     """Multiply-accumulate on the mesh, every channel with weights of its own: depthwise convolution."""
 
@@ -57,7 +57,7 @@ class ErrorCode(enum.IntEnum):
     ILLEGAL_OPCODE = 1
     """The opcode isn't one of `Opcode`."""
     ILLEGAL_FIELD = 2
-    """A count is zero or above its limit, there is no such table, or a bit outside every field is set."""
+    """A count is zero or above its limit, fields exclude each other, or a bit that isn't a field's is set."""
     ACT_RANGE = 3
     """An activation address left the memory."""
     WEIGHT_RANGE = 4
@@ -125,8 +125,11 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("param_step", 0, 10, 1, doc="VECTOR: parameter words advance with the channel group; else one serves all"),
     Field("short_strip", 0, 11, 1, doc="DEPTHWISE: the last strip has one row"),
     Field("early", 0, 12, 1, doc="CONV: may begin before a CONV without second operand ahead of it has written all"),
+    Field("truncate", 0, 13, 1, doc="requantize towards zero, with parameters in the second form"),
+    Field("product", 0, 14, 1, doc="VECTOR: multiply by the second operand; with `residual`, `Reduce.MAX`"),
     Field("table", 0, 16, 5, doc="map the output through this table, counted from 1; 0: none"),
     _address("ifm_base", 1, "first byte of the first tap of the first pixel"),
+    Field("ifm_zero_point", 1, 24, 8, signed=True, doc="with `product`, taken off the reduced taps"),
     _step("ifm_x_step", 2, "to the next pixel of a row"),
     _step("ifm_y_step", 3, "from a row's last pixel to the next row's first"),
     Field("row_pixels", 4, 0, 16, nonzero=True, doc="output pixels in a row"),
@@ -140,22 +143,29 @@ DESCRIPTOR: tuple[Field, ...] = (
     _step("tap_y_step", 8, "from the last inner tap to the next outer tap's first"),
     _step("tap_x_step", 9, "to the next inner tap"),
     _address("weight_base", 10, "CONV, DEPTHWISE: first weight word"),
+    Field("int4", 10, 24, 1, doc="CONV, DEPTHWISE: weights of 4 bits, two a byte"),
     _address("param_base", 11, "first parameter word"),
     _address("ofm_base", 12, "first output byte of the first pixel"),
     _step("ofm_x_step", 13, "to the next output pixel of a row"),
     _step("ofm_y_step", 14, "from a row's last output pixel to the next row's first"),
     Field(
-        "blocks", 15, 0, 16, nonzero=True, doc="blocks of channels: `cols`, DEPTHWISE `depthwise_cols`, VECTOR `lanes`"
+        "blocks",
+        15,
+        0,
+        16,
+        nonzero=True,
+        doc="blocks of channels: `cols`, with `int4` twice as many; DEPTHWISE `depthwise_cols`, VECTOR `lanes`",
     ),
     Field("last_channels", 15, 16, 16, nonzero=True, doc="channels in the last block"),
     _address("res_base", 16, "first byte of the second operand"),
+    Field("res_zero_point", 16, 24, 8, signed=True, doc="with `product`, taken off the second operand"),
     _step("res_x_step", 17, "to the second operand's next pixel of a row; with `strips`, to the output's next strip"),
     _step("res_y_step", 18, "from a row's last pixel of the second operand to the next row's first"),
     Field("zero_point", 19, 0, 8, signed=True, doc="added after requantizing"),
     Field("lo", 19, 8, 8, signed=True, doc="smallest requantized value"),
     Field("hi", 19, 16, 8, signed=True, doc="largest requantized value"),
     Field("factor_a", 20, 0, 26, signed=True, doc="add: factor of the requantized value"),
-    Field("factor_b", 21, 0, 26, signed=True, doc="add: factor of the second operand"),
+    Field("factor_b", 21, 0, 26, signed=True, doc="add: factor of the second operand, or of the product"),
     Field("offset_low", 22, 0, 32, doc="add: offset, bits 31..0"),
     Field("offset_high", 23, 0, 8, signed=True, doc="add: offset, bits 39..32"),
     Field("add_shift", 23, 8, 5, doc="add: right shift, round half to even"),
@@ -170,7 +180,15 @@ PARAM: tuple[Field, ...] = (
     Field("bias", 0, 0, 32, signed=True, doc="added to the accumulator, wrapping"),
     Field("mantissa", 1, 0, 24, doc="multiplier's significand M"),
     Field("shift", 1, 24, 6, doc="multiplier is M * 2**-shift"),
+    Field("offset_high", 1, 30, 2, doc="`truncate`: offset, bits 11..10"),
 )
+
+TRUNCATE_PARAM: tuple[Field, ...] = (
+    Field("bias", 0, 0, 22, signed=True, doc="added to the accumulator, wrapping"),
+    Field("offset_low", 0, 22, 10, doc="offset, bits 9..0; added to the sum's magnitude times M, in units of 2**12"),
+    *PARAM[1:],
+)
+"""The parameters of a descriptor with `truncate`: a shorter bias, and an offset of the product."""
 
 
 class Region(enum.IntEnum):
@@ -252,6 +270,7 @@ def _check(fields: Sequence[Field], words: int) -> None:
 
 _check(DESCRIPTOR, DESCRIPTOR_WORDS)
 _check(PARAM, PARAM_LANE_WORDS)
+_check(TRUNCATE_PARAM, PARAM_LANE_WORDS)
 
 
 def word_masks(fields: Iterable[Field], words: int) -> list[int]:

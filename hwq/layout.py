@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,11 @@ class View:
             strides[axis] = strides[axis + 1] * shape[axis + 1]
         return cls(address, tuple(shape), tuple(strides))
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
     def transpose(self, perm: Sequence[int]) -> View:
         """Return the view with its axes permuted."""
         return View(self.address, tuple(self.shape[i] for i in perm), tuple(self.strides[i] for i in perm))
@@ -57,10 +63,11 @@ class View:
             return None
         return View(self.address, alias.shape, alias.strides)
 
-    def slice(self, axis: int, start: int, size: int) -> View:
-        """Return elements ``start .. start + size - 1`` along `axis`."""
+    def slice(self, axis: int, start: int, size: int, step: int = 1) -> View:
+        """Return the `size` elements ``start, start + step, ...`` along `axis`."""
         shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
-        return View(self.address + start * self.strides[axis], shape, self.strides)
+        strides = (*self.strides[:axis], self.strides[axis] * step, *self.strides[axis + 1 :])
+        return View(self.address + start * self.strides[axis], shape, strides)
 
     def broadcast(self, shape: Sequence[int]) -> View:
         """Return the view repeated to `shape` by numpy's rules."""
@@ -121,8 +128,8 @@ class Nest:
 def nests(views: Sequence[View]) -> list[Nest]:
     """Return loop nests that together visit every element of `views` (all of one shape) once, as few as possible.
 
-    Axes along which every view has stride 1 become the channels, axes that every view can merge are merged, and what
-    exceeds two loops is unrolled.
+    Axes along which every view has stride 1 become the channels, axes that every view can merge are merged, the two
+    longest that are left become loops, and the rest is unrolled.
     """
     shape = views[0].shape
     axes = [(n, tuple(v.strides[i] for v in views)) for i, n in enumerate(shape) if n > 1]
@@ -135,8 +142,10 @@ def nests(views: Sequence[View]) -> list[Nest]:
         else:
             merged.append((n, strides))
     channels = merged.pop()[0] if merged and set(merged[-1][1]) == {1} else 1
-    columns, column_strides = merged.pop() if merged else (1, (0,) * len(views))
-    rows, row_strides = merged.pop() if merged else (1, (0,) * len(views))
+    loops = sorted(sorted(range(len(merged)), key=lambda i: (merged[i][0], i))[-2:])
+    once = (1, (0,) * len(views))
+    (rows, row_strides), (columns, column_strides) = [once] * (2 - len(loops)) + [merged[i] for i in loops]
+    merged = [axis for i, axis in enumerate(merged) if i not in loops]
     out = []
     for index in itertools.product(*(range(n) for n, _ in merged)):
         addresses = tuple(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hwq import fixed, isa, pipeline
+from hwq import fixed, isa, pipeline, weights
 from hwq.addresses import ADDRESS_MASK, Indices, output_addresses, pixel_addresses, strip_inputs, tap_offsets
 from hwq.config import ArrayConfig
 
@@ -91,16 +91,13 @@ class Machine:
             raise _Stop(isa.ErrorCode.PARAM_RANGE)
         parameters = self.params.reshape(self.config.param_words, self.config.lanes, isa.PARAM_LANE_WORDS)
         chosen = parameters[words, lanes]
-        bias = chosen[:, 0].astype(np.int32)
-        field = {field.name: field for field in isa.PARAM}
-        mantissa = chosen[:, 1] & np.uint32(field["mantissa"].mask)
-        shift = (chosen[:, 1] & np.uint32(field["shift"].mask)) >> np.uint32(field["shift"].lsb)
-        acc = (sums + bias).astype(np.int32)
-        value = fixed.requantize(acc, mantissa, shift.astype(np.uint8), d["zero_point"], d["lo"], d["hi"])
+        value = _requantized(d, sums, chosen)
         channels = np.arange(len(words), dtype=np.int64)
-        second: npt.NDArray[np.int8] | int = 0
+        second: npt.NDArray[np.int32] | int = 0
         if d["residual"]:
-            second = self.act[self._checked(pixel_addresses(d, "res"), channels)]
+            second = self.act[self._checked(pixel_addresses(d, "res"), channels)].astype(np.int32)
+        if d["product"]:
+            second = (sums - d["ifm_zero_point"]) * (second - d["res_zero_point"])
         offset = (d["offset_high"] << 32) | d["offset_low"]
         value = fixed.requantize_add(
             value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
@@ -117,12 +114,7 @@ class Machine:
         d = isa.decode(isa.DESCRIPTOR, words.tolist())
         if d["opcode"] == isa.Opcode.HALT:
             return d
-        most = {
-            isa.Opcode.CONV: self.config.cols,
-            isa.Opcode.DEPTHWISE: self.config.depthwise_cols,
-            isa.Opcode.VECTOR: self.config.lanes,
-        }
-        if d["opcode"] not in most:
+        if d["opcode"] not in list(isa.Opcode):
             raise _Stop(isa.ErrorCode.ILLEGAL_OPCODE)
         depthwise = d["opcode"] == isa.Opcode.DEPTHWISE
         shapeless = depthwise and ((d["short_from"] and d["span"] == 1) or d["residual"])
@@ -130,11 +122,14 @@ class Machine:
             unfit = d["span"] > self.config.strip_columns or d["taps_y"] >= pipeline.STRIP_STEPS
             uneven = d["pixels"] % 2 or d["taps_x"] != 1 or d["repeats"] or d["short_from"]
             shapeless = shapeless or unfit or uneven or not depthwise
+        unary = d["opcode"] != isa.Opcode.VECTOR or not d["residual"] or d["reduce"] != isa.Reduce.MAX
+        shapeless = shapeless or (d["product"] and unary)
         masks = isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)
         stray = any(int(word) & ~mask for word, mask in zip(words, masks, strict=True))
         zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)
-        excess = d["last_channels"] > most[isa.Opcode(d["opcode"])] or d["table"] > self.config.tables
-        if stray or zero or shapeless or excess:
+        excess = d["last_channels"] > self.config.block_channels(d) or d["table"] > self.config.tables
+        narrow = d["int4"] and (not self.config.int4 or d["opcode"] == isa.Opcode.VECTOR)
+        if stray or zero or shapeless or excess or narrow:
             raise _Stop(isa.ErrorCode.ILLEGAL_FIELD)
         return d
 
@@ -146,17 +141,14 @@ class Machine:
 
     def _conv(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
         """Return the sums (pixels, channels), and each channel's parameter word and lane."""
-        cols, lanes = self.config.cols, self.config.lanes
+        cols, lanes, width = self.config.cols, self.config.lanes, self.config.block_channels(d)
         taps = tap_offsets(d)
         starts = (pixels[:, None] + taps) & ADDRESS_MASK
         if int(starts.max()) + d["span"] > self.config.act_bytes:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
         depth = len(taps) * d["span"]
-        if d["weight_base"] + d["blocks"] * depth > self.config.weight_words:
-            raise _Stop(isa.ErrorCode.WEIGHT_RANGE)
-        channels = (d["blocks"] - 1) * cols + d["last_channels"]
-        weights = self.weights[d["weight_base"] :][: d["blocks"] * depth].reshape(d["blocks"], depth, cols)
-        matrix = weights.transpose(1, 0, 2).reshape(depth, d["blocks"] * cols)[:, :channels].astype(np.float32)
+        matrix = np.concatenate(self._blocks(d, depth), axis=1).astype(np.float32)
+        channels = matrix.shape[1]
         sums = np.empty((len(pixels), channels), np.int32)
         span = np.arange(d["span"], dtype=np.int64)
         batch = max(1, _BLOCK_ELEMENTS // depth)
@@ -167,15 +159,30 @@ class Machine:
             for k in range(0, depth, _CHUNK):
                 total += (operands[:, k : k + _CHUNK] @ matrix[k : k + _CHUNK]).astype(np.int64)
             sums[first : first + batch] = total.astype(np.int32)
-        channel = np.arange(channels, dtype=np.int64)
-        block, column = channel // cols, channel % cols
-        return sums, d["param_base"] + block * self.config.groups + column // lanes, column % lanes
+        if d["int4"]:
+            single = 0 if weights.is_paired(d["last_channels"], cols) else d["last_channels"]
+            spare = np.int32(32 - weights.PAIR_BITS)
+            sums[:, : channels - single] = sums[:, : channels - single] << spare >> spare
+        block, column = np.divmod(np.arange(channels, dtype=np.int64), width)
+        return sums, d["param_base"] + block * (width // lanes) + column // lanes, column % lanes
+
+    def _blocks(self, d: dict[str, int], depth: int) -> list[npt.NDArray[np.int8]]:
+        """Return the weights (depth, channels) of each block of a layer."""
+        cols, int4, width = self.config.cols, d["int4"], self.config.block_channels(d)
+        words = weights.layer_words(depth, d["blocks"], width, d["last_channels"], cols, int4)
+        if d["weight_base"] + words > self.config.weight_words:
+            raise _Stop(isa.ErrorCode.WEIGHT_RANGE)
+        out, first = [], d["weight_base"]
+        for channels in [width] * (d["blocks"] - 1) + [d["last_channels"]]:
+            words = weights.block_words(depth, channels, cols, int4)
+            out.append(weights.unpack(self.weights[first : first + words], depth, channels, cols, int4))
+            first += words
+        return out
 
     def _depthwise(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
         """Return the sums (pixels, channels), and each channel's parameter word and lane."""
         cols, lanes = self.config.depthwise_cols, self.config.lanes
         channel = np.arange((d["blocks"] - 1) * cols + d["last_channels"], dtype=np.int64)
-        block, column = channel // cols, channel % cols
         spans = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"])] * d["taps_y"]
         taps = tap_offsets(d)
         if d["strips"]:  # weights column by column
@@ -183,18 +190,17 @@ class Machine:
             spans = [1] * len(taps)
         terms = d["repeats"] + 1
         depth = terms * sum(spans)
-        if d["weight_base"] + d["blocks"] * depth > self.config.weight_words:
-            raise _Stop(isa.ErrorCode.WEIGHT_RANGE)
-        first_word = d["weight_base"] + block * depth
+        matrix = np.concatenate(self._blocks(d, depth), axis=1).astype(np.int32)
         sums = np.zeros((len(pixels), len(channel)), np.int32)
         first = 0
         for tap, span in zip(taps, spans, strict=True):
             for position in range(span):
                 start = (pixels + tap + position * d["ifm_x_step"]) & ADDRESS_MASK
                 operands = self.act[self._checked(start, channel)].astype(np.int32)
-                for word in range(first + position, first + terms * span, span):
-                    sums += operands * self.weights[first_word + word, column]
+                for step in range(first + position, first + terms * span, span):
+                    sums += operands * matrix[step]
             first += terms * span
+        block, column = np.divmod(channel, cols)
         return sums, d["param_base"] + block * (-(-cols // lanes)) + column // lanes, column % lanes
 
     def _vector(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
@@ -212,3 +218,24 @@ class Machine:
                 np.maximum(result, operands, out=result)
         assert result is not None
         return result, d["param_base"] + channel // lanes * d["param_step"], channel % lanes
+
+
+def _requantized(
+    d: dict[str, int], sums: npt.NDArray[np.int32], parameters: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.int64]:
+    """Return sums (pixels, channels) with each channel's parameters (channels, PARAM_LANE_WORDS) applied."""
+    form = isa.TRUNCATE_PARAM if d["truncate"] else isa.PARAM
+    p = {field.name: _field(field, parameters) for field in form}
+    acc = (sums + p["bias"]).astype(np.int32)
+    constants = d["zero_point"], d["lo"], d["hi"]
+    if d["truncate"]:
+        offset = p["offset_low"] | p["offset_high"] << form[1].width
+        return fixed.requantize_truncate(acc, p["mantissa"], offset, p["shift"], *constants)
+    return fixed.requantize(acc, p["mantissa"], p["shift"], *constants)
+
+
+def _field(field: isa.Field, words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Return a field of every row of `words`."""
+    bits = (words[:, field.word].astype(np.int64) & field.mask) >> field.lsb
+    sign = int(field.signed) << (field.width - 1)
+    return (bits ^ sign) - sign

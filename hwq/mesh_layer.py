@@ -2,78 +2,178 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from hwq import ir, isa
-from hwq.constraints import add_parameters
-from hwq.images import Images
+from hwq.channel_order import channel_order
+from hwq.config import ArrayConfig
+from hwq.constraints import truncations
+from hwq.errors import CapacityError
+from hwq.images import Images, rounding_params, truncating_params
 from hwq.layout import View
+from hwq.mesh_parts import Part, ways
 from hwq.multipliers import multipliers
+from hwq.pairs import pair_parameters
 from hwq.plan import Plan, Step, stored_zero_point
+from hwq.timing import cycles, weight_words
+from hwq.weights import fits_int4, layer_words
 
 Fields = dict[str, int]
 
 MAX_SPAN = 0xFFFF
 
 
+@dataclass(frozen=True)
+class Run:
+    """A part as one descriptor an image: its `fields` less bases, and its weights (K, channels) in reading order."""
+
+    part: Part
+    fields: Fields
+    matrix: npt.NDArray[np.int8]
+
+
+def conv_runs(plan: Plan, step: Step, images: Images) -> list[Run]:
+    """Return the parts of a Conv or Gemm step in the fastest way, or where memory is short in the smallest."""
+    op, config = step.op, images.config
+    assert isinstance(op, ir.Conv | ir.Gemm)
+    layer, groups = (_conv(plan, step, op), op.groups) if isinstance(op, ir.Conv) else (_gemm(plan, step, op), 1)
+    output = output_fields(plan, step)
+    int4 = images.may_be_int4(op.name)
+    candidates = [[_best(part, output, images, int4) for part in way] for way in ways(layer, groups, config)]
+    possible = [[run for run in runs if run is not None] for runs in candidates if None not in runs]
+    if not possible:
+        raise CapacityError(
+            f"Layer {step.name!r} doesn't fit: a kernel row spans more than {MAX_SPAN} bytes of its input; "
+            "choose weights with a zero point in the middle"
+        )
+    return min(possible, key=lambda runs: (cost([run.fields for run in runs], images), len(runs)))
+
+
+def cost(descriptors: Sequence[Fields], images: Images) -> float:
+    """Return the cycles of an image's descriptors, or where memory is short the share of memory they take."""
+    config = images.config
+    if not images.compact:
+        return sum(_cycles(frozenset(fields.items()), config) for fields in descriptors)
+    complete = [isa.complete(fields) for fields in descriptors]
+    words = sum(
+        layer_words(weight_words(d), d["blocks"], config.block_channels(d), d["last_channels"], config.cols, d["int4"])
+        for d in complete
+    )
+    return words / config.weight_words + len(complete) / config.slots
+
+
+_cycles = functools.lru_cache(maxsize=4096)(lambda fields, config: cycles(dict(fields), config))
+
+
 def conv_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
-    """Yield one descriptor an image of a Conv or Gemm step."""
+    """Yield the descriptors of a Conv or Gemm step."""
+    return run_descriptors(conv_runs(plan, step, images), plan, step, images)
+
+
+def run_descriptors(runs: Sequence[Run], plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    """Yield the descriptors of a step's parts, image by image."""
     op = step.op
-    x, y = plan.view(step.reads[0]), plan.view(step.writes)
-    if isinstance(op, ir.Conv):
-        weight = op.weight.astype(np.int16) - _column(op.weight_zero_point, 4)
-        weight = weight.transpose(2, 3, 1, 0)  # kh, kw, in, out
-        strides, dilations, (top, left, _, _) = op.strides, op.dilations, op.pads
-    else:
-        assert isinstance(op, ir.Gemm)
-        weight = (op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16))[None, None]
-        strides, dilations, (top, left) = (1, 1), (1, 1), (0, 0)
-        x, y = _as_image(x), _as_image(y)
-    taps = _taps(weight, x, dilations)
-    matrix = taps.pop("matrix")
+    assert isinstance(op, ir.Conv | ir.Gemm)
     zero_point = stored_zero_point(plan.tensors[op.inputs[0]])
-    folded = op.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
-    bias = folded.astype(np.int32)
-    multiplier = np.broadcast_to(multipliers(plan.graph, op), bias.shape)
-    channels = matrix.shape[1]
-    blocks = -(-channels // images.config.cols)
+    bases = []
+    for run in runs:
+        channels, width = run.part.channels, images.config.block_channels(run.fields)
+        folded = op.bias[channels].astype(np.int64) - zero_point * run.matrix.astype(np.int64).sum(0)
+        weight_base = images.add_weights(run.matrix, step.name, width, run.fields["int4"])
+        param_base = images.add_params(channel_params(plan, op, folded, channels), step.name, width)
+        bases.append({"weight_base": weight_base, "param_base": param_base})
+    for image in range(plan.view(step.writes).shape[0] if isinstance(op, ir.Conv) else 1):
+        for run, base in zip(runs, bases, strict=True):
+            yield {**run.fields, **base, **_walks(run.part, image)}
+
+
+def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
+    weight = op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16)[:, None, None, None]
+    if op.groups == 1:
+        weight = weight[:, channel_order(plan, step.reads[0])]
+    return Part(
+        weight.transpose(2, 3, 1, 0),
+        np.arange(len(op.weight)),
+        plan.view(step.reads[0]),
+        plan.view(step.writes),
+        _second_operand(plan, step),
+        op.strides,
+        op.dilations,
+        (-op.pads[0], -op.pads[1]),
+    )
+
+
+def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
+    weight = op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16)
+    weight = weight[None, None, channel_order(plan, step.reads[0])]
+    second = _second_operand(plan, step)
+    return Part(
+        weight,
+        np.arange(weight.shape[3]),
+        _as_image(plan.view(step.reads[0])),
+        _as_image(plan.view(step.writes)),
+        None if second is None else _as_image(second),
+    )
+
+
+def _best(part: Part, output: Fields, images: Images, may_be_int4: bool) -> Run | None:
+    """Return the part read in the best way, with 4-bit weights where they fit; None where there is no way."""
+    channels, config = part.weight.shape[3], images.config
     shared = {
         "opcode": isa.Opcode.CONV,
-        **taps,
-        "weight_base": images.add_weights(matrix, step.name, images.config.cols),
-        "param_base": images.add_params(bias, multiplier, step.name, images.config.cols),
-        "blocks": blocks,
-        "last_channels": channels - (blocks - 1) * images.config.cols,
-        **output_fields(plan, step),
+        "row_pixels": part.y.shape[3],
+        "pixels": part.y.shape[2] * part.y.shape[3],
+        **output,
     }
-    second = _second_operand(plan, step, y)
-    for image in range(y.shape[0]):
-        yield {
-            **shared,
-            **walk("ifm", x, image, y.shape, strides, (-top, -left)),
-            **walk("ofm", y, image, y.shape),
-            **(walk("res", second, image, y.shape) if second is not None else {}),
-            "row_pixels": y.shape[3],
-            "pixels": y.shape[2] * y.shape[3],
-        }
+    runs = []
+    for fields, matrix in tap_orders(part, config):
+        for int4 in (1, 0) if may_be_int4 else (0,):
+            width = config.block_channels(shared | {"int4": int4})
+            if not int4 or fits_int4(matrix, width, config.cols):
+                blocks = {"int4": int4, "blocks": -(-channels // width), "last_channels": (channels - 1) % width + 1}
+                runs.append(Run(part, shared | fields | blocks, matrix))
+    return min(runs, key=lambda run: cost([run.fields], images), default=None)
+
+
+def _walks(part: Part, image: int) -> Fields:
+    shape = part.y.shape
+    fields = walk("ifm", part.x, image, shape, part.strides, part.start) | walk("ofm", part.y, image, shape)
+    return fields if part.second is None else fields | walk("res", part.second, image, shape)
+
+
+def channel_params(
+    plan: Plan, op: ir.Op, bias: npt.NDArray[np.int64], channels: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint32]:
+    """Return the parameter sets of a mesh layer's `channels`; `bias` is that of the array's sums."""
+    if isinstance(op, ir.Conv | ir.Gemm) and op.floor is not None:
+        parameters = truncations(op, plan.graph)
+        assert parameters is not None, op.name
+        return truncating_params([parameters[channel] for channel in channels])
+    multiplier = multipliers(plan.graph, op)
+    chosen = multiplier[channels] if multiplier.size > 1 else np.broadcast_to(multiplier, bias.shape)
+    return rounding_params(bias.astype(np.int32), chosen)
 
 
 def output_fields(plan: Plan, step: Step) -> Fields:
-    """Return the output path's fields: zero point, clamps, and the Add the step carries."""
+    """Return the output path's fields: zero point, clamps, and the sum the step carries."""
     op, add = step.op, step.add
     result = plan.tensors[op.outputs[0]]
     label = 128 if result.dtype == "uint8" else 0
     if isinstance(op, ir.Conv | ir.Gemm | ir.AveragePool):
         fields = {"zero_point": result.zero_point - label, "lo": op.lo - label, "hi": op.hi - label}
+        if not isinstance(op, ir.AveragePool) and op.floor is not None:
+            fields |= {"truncate": 1, "zero_point": fields["lo"]}
     else:
         fields = {"zero_point": 0, "lo": -128, "hi": 127}
     fields |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     if add is None:
         return fields
-    parameters = add_parameters(add, plan.graph)
+    parameters = pair_parameters(add, plan.graph)
     assert parameters is not None, add.name
     factors = parameters.factor_a, parameters.factor_b
     own_first = add.inputs[0] == (op.outputs[0] if op is not add else step.reads[0])
@@ -90,10 +190,6 @@ def output_fields(plan: Plan, step: Step) -> Fields:
     }
 
 
-def _column(values: npt.NDArray[np.integer], rank: int) -> npt.NDArray[np.int16]:
-    return values.astype(np.int16).reshape(-1, *[1] * (rank - 1))
-
-
 def _as_image(view: View) -> View:
     """Return a matrix view (..., K) as (1, K, 1, M)."""
     matrix = view.reshape((-1, view.shape[-1]))
@@ -102,11 +198,8 @@ def _as_image(view: View) -> View:
     return View(view.address, (1, channels, 1, rows), (0, matrix.strides[1], 0, matrix.strides[0]))
 
 
-def _second_operand(plan: Plan, step: Step, y: View) -> View | None:
-    if step.add is None:
-        return None
-    other = plan.view(step.reads[1]).broadcast(plan.tensors[step.writes].shape)
-    return _as_image(other) if isinstance(step.op, ir.Gemm) else other
+def _second_operand(plan: Plan, step: Step) -> View | None:
+    return None if step.add is None else plan.view(step.reads[1]).broadcast(plan.tensors[step.writes].shape)
 
 
 def walk(
@@ -127,45 +220,40 @@ def walk(
     }
 
 
-def _taps(weight: npt.NDArray[np.int16], x: View, dilations: tuple[int, int]) -> dict:
-    """Return the tap fields and the (K, channels) int8 matrix in the order the taps are read.
+def tap_orders(part: Part, config: ArrayConfig) -> Iterator[tuple[Fields, npt.NDArray[np.int8]]]:
+    """Yield ways to read a part's taps: the tap fields, and the (K, channels) weights in the order they are read.
 
-    A kernel row whose bytes are consecutive is one tap. Weights beyond int8, which a zero point away from the middle
-    makes, become a sum of int8 terms: the tap is read once for each.
+    A kernel row whose bytes are consecutive is one tap, and so is any row if the bytes between its columns get weight
+    zero. Weights beyond int8, which a zero point away from the middle makes, become a sum of int8 terms: the tap is
+    read once for each.
     """
-    rows, columns, inputs, channels = weight.shape
-    by_row, by_column = x.strides[2] * dilations[0], x.strides[3] * dilations[1]
-    terms = int8_terms(weight)
-    if len(terms) > 1 and columns > 1 and by_column != inputs:
-        # one tap a kernel row all the same: the bytes between two columns get weight zero
-        stretched = np.zeros((len(terms), rows, (columns - 1) * by_column + inputs, channels), np.int8)
-        for column in range(columns):
-            stretched[:, :, column * by_column : column * by_column + inputs] = terms[:, :, column]
-        span = stretched.shape[2]
-        terms = stretched[:, :, None]
-        columns = 1
-    elif columns == 1 or by_column == inputs:
-        span = columns * inputs
-        terms = terms.reshape(len(terms), rows, 1, span, channels)
-        columns = 1
-        if len(terms) == 1 and (rows == 1 or by_row == span) and rows * span <= MAX_SPAN:
-            span, terms, rows = rows * span, terms.reshape(1, 1, 1, rows * span, channels), 1
+    terms = int8_terms(part.weight)
+    count, rows, columns, inputs, channels = terms.shape
+    by_row, by_column = part.x.strides[2] * part.dilations[0], part.x.strides[3] * part.dilations[1]
+    span = (columns - 1) * by_column + inputs
+    if count == 1 and columns > 1 and (by_column != inputs or span > MAX_SPAN):
+        yield _tap_fields(rows, columns, inputs, by_row, by_column), terms.reshape(-1, channels)
+        fewer = -(-span // config.fetch_bytes) < columns * -(-inputs // config.fetch_bytes)
+        if not fewer:
+            return
+    if span > MAX_SPAN:
+        return
+    whole = np.zeros((count, rows, span, channels), np.int8)
+    for column in range(columns):
+        whole[:, :, column * by_column : column * by_column + inputs] = terms[:, :, column]
+    if count == 1 and (rows == 1 or by_row == span) and rows * span <= MAX_SPAN:
+        yield _tap_fields(1, 1, rows * span, 0, 0), whole.reshape(-1, channels)
     else:
-        span = inputs
-    if len(terms) > 1:
-        taps_x, tap_x_step = len(terms), 0
-        terms = terms.transpose(1, 2, 0, 3, 4)
-    else:
-        taps_x, tap_x_step = columns, by_column
-        terms = terms[0]
-    assert span <= MAX_SPAN, span
+        yield _tap_fields(rows, count, span, by_row, 0), whole.transpose(1, 0, 2, 3).reshape(-1, channels)
+
+
+def _tap_fields(rows: int, columns: int, span: int, by_row: int, by_column: int) -> Fields:
     return {
         "taps_y": rows,
-        "taps_x": taps_x,
+        "taps_x": columns,
         "span": span,
-        "tap_x_step": tap_x_step,
-        "tap_y_step": by_row - (taps_x - 1) * tap_x_step,
-        "matrix": terms.reshape(-1, channels),
+        "tap_x_step": by_column,
+        "tap_y_step": by_row - (columns - 1) * by_column,
     }
 
 

@@ -1,4 +1,4 @@
-"""ONNX nodes that carry values along unchanged: views, Transpose, Concat, Pad and MaxPool.
+"""ONNX nodes that carry values along unchanged: views, copies, Concat, Pad and MaxPool.
 
 Dequantization is monotone and elementwise, so these nodes mean the same on integers as on the floats they stand for.
 """
@@ -21,6 +21,7 @@ from hwq.onnx_constraints import (
     require,
 )
 from hwq.onnx_load import Source
+from hwq.onnx_movers import read_depth_to_space, read_expand, read_resize, read_slice, read_space_to_depth
 from hwq.onnx_values import Params, Values, attribute, operand
 from hwq.onnx_windows import as_image, read_window
 
@@ -145,4 +146,14 @@ _VIEWS: dict[str, Carrier] = {
     "Identity": _reshape,
     "Transpose": _transpose,
 }
-CARRIERS: dict[str, Carrier] = {**_VIEWS, "Concat": _concat, "MaxPool": _max_pool, "Pad": _pad}
+CARRIERS: dict[str, Carrier] = {
+    **_VIEWS,
+    "Concat": _concat,
+    "MaxPool": _max_pool,
+    "Pad": _pad,
+    "Slice": read_slice,
+    "Expand": read_expand,
+    "Resize": read_resize,
+    "DepthToSpace": read_depth_to_space,
+    "SpaceToDepth": read_space_to_depth,
+}

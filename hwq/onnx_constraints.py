@@ -64,7 +64,7 @@ def constraint_constant_parameters(params: object | None) -> bool:
 
 
 def constraint_one_source(single: bool) -> bool:
-    """The function reads several quantized tensors: the array adds tensors, and maps single ones through tables."""
+    """The function reads several quantized tensors: the array adds, subtracts or multiplies two, or maps one."""
     return single
 
 
@@ -123,9 +123,14 @@ def constraint_plain_pads(pads: tuple[int, ...]) -> bool:
     return min(pads, default=0) >= 0
 
 
-def constraint_unpadded_average(pads: tuple[int, ...], overhang: bool) -> bool:
-    """The averaging window reaches over the edge: pad with a separate Pad node, or average without padding."""
-    return not any(pads) and not overhang
+def constraint_one_divisor(pads: tuple[int, ...], counted: bool, overhang: bool) -> bool:
+    """The average divides by fewer values at the edge: set count_include_pad = 1 and ceil_mode = 0."""
+    return (counted or not any(pads)) and not overhang
+
+
+def constraint_image_mean(axes: object | None) -> bool:
+    """The mean isn't over all axes behind the channels (of constant number): use GlobalAveragePool."""
+    return axes is not None
 
 
 def constraint_undilated_average(dilations: tuple[int, ...]) -> bool:
@@ -173,6 +178,21 @@ def constraint_constant_pad(operand: object | None) -> bool:
     return operand is not None
 
 
+def constraint_constant_slice(operand: object | None) -> bool:
+    """The bounds or scales aren't constants: store them in the model."""
+    return operand is not None
+
+
+def constraint_whole_steps(whole: bool) -> bool:
+    """Resize doesn't repeat or drop whole elements evenly: use mode "nearest" and whole factors."""
+    return whole
+
+
+def constraint_plain_transposed(plain: bool) -> bool:
+    """ConvTranspose has groups, dilations, automatic pads or a stated output shape: write its pads, use one group."""
+    return plain
+
+
 def constraint_representable_pad(exact: bool) -> bool:
     """The padding value isn't a multiple of the tensor's scale in range: pad with zero, or quantize after padding."""
     return exact
@@ -188,16 +208,11 @@ def constraint_exact_float_sum(largest: int) -> bool:
     return largest < 1 << 24
 
 
+def constraint_short_weights(dtype: object | None) -> bool:
+    """An integer layer's weights take more than 8 bits: scale them to -128..127 or 0..255."""
+    return dtype is not None
+
+
 def constraint_steps_fit(fit: object | None) -> bool:
-    """No bias and multiplier reproduce the floored requantization at every sum: round to nearest instead."""
+    """No multiplier and offset reproduce the floored requantization at every sum: floor in an integer type."""
     return fit is not None
-
-
-def constraint_few_copies(affordable: bool) -> bool:
-    """Reproducing the floored requantization takes more than 16 times the layer's work: round to nearest instead."""
-    return affordable
-
-
-def constraint_undivided_copies(groups: int, copies: int) -> bool:
-    """Reproducing the floored requantization needs copies of the input, which has groups: round to nearest instead."""
-    return groups == 1 or copies == 1

@@ -3,12 +3,13 @@
 Their layer is a Conv, MatMul or Gemm with integer weights, then elementwise nodes that floor and clip the sums:
 ``clip(floor((acc * m + b) / d), 0, 255)``, ``m`` and ``b`` one for each channel. Nothing in it states a scale or a
 type; what is known is that every Clip leaves an integer of 0 to 255. Here such a chain becomes QuantizeLinear (scale 1,
-zero point 0), QLinearConv or QGemm, and DequantizeLinear, all of which `hwq.onnx_reader` then reads as in any model.
+zero point 0), QLinearConv or QGemm, and DequantizeLinear, all of which `hwq.onnx_reader` then reads as in any model,
+and an `hwq.ir.Floor` that takes the place of their rounding.
 
-The chain is taken as ONNX Runtime computes it, its float32 roundings included. Bias and multiplier come from
-`hwq.staircase`, with a proof for all accumulators the layer's inputs can make. Where the fit needs the accumulator
-times a factor that the weights can't take within 8 bits, the input is concatenated with itself and each weight spread
-over its copies. A layer with a channel that has no such fit stays as it is, with the reason.
+The chain is taken as ONNX Runtime computes it, its float32 roundings included: `hwq.staircase` finds the integers and
+proves them for all sums the layer's inputs can make. Where float32 has moved single sums off every line, a chain whose
+constants are integers and which divides in an integer type is taken as the exact integers it stands for, and the
+report counts those sums. Any other layer with such a channel stays as it is, with the reason.
 """
 
 from __future__ import annotations
@@ -20,30 +21,24 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from hwq.ir import Array
+from hwq.ir import Array, Floor
 from hwq.onnx_carriers import data_inputs, is_carrier, node_name
 from hwq.onnx_constraints import (
     StaysOnHost,
     constraint_exact_float_sum,
-    constraint_few_copies,
     constraint_integer_input,
+    constraint_short_weights,
     constraint_steps_fit,
-    constraint_undivided_copies,
     present,
     require,
 )
 from hwq.onnx_load import Source
 from hwq.onnx_steps import StepChain
 from hwq.onnx_values import attribute, operand
-from hwq.staircase import Fit, fit, staircases
+from hwq.staircase import Line, Staircase, fit, staircases
 
 LEVEL_MAX = 255
-COPIES_MAX = 16
-"""Greatest multiple of a layer's work that its exact requantization may cost."""
-
 _PLAIN_GEMM = (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
-_FACTOR_MAX = 256
-_WEIGHT_MAX = 127
 _EXACT_SUM = 1 << 24
 
 
@@ -57,10 +52,13 @@ class Rewritten:
         One line for each layer turned into integer operators, and for each input taken as integers.
     reasons : dict of str to str
         Why a layer stays on the host, by the names of its nodes' outputs.
+    floors : dict of str to (Floor, (int, int))
+        By the integer operators' outputs, what rounds in place of what they state, and the bounds of the results.
     """
 
     rewrites: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    floors: dict[str, tuple[Floor, tuple[int, int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,21 +156,38 @@ def _largest_sum(layer: _Layer) -> int:
 # Fitting --------------------------------------------------------------------------------------------------------------
 
 
-def _fit_channels(layer: _Layer) -> list[Fit]:
-    """Return the fit of every channel."""
+def _fit_channels(layer: _Layer) -> tuple[Floor, int]:
+    """Return the layer's requantization, and how many levels of how many sums float32 moves in ONNX Runtime."""
     flat = layer.weight.reshape(len(layer.weight), -1)
     low = np.minimum(flat, 0).sum(axis=1) * LEVEL_MAX + layer.bias
     high = np.maximum(flat, 0).sum(axis=1) * LEVEL_MAX + layer.bias
-    require(constraint_steps_fit, layer if layer.chain.holds(low, high) else None)
-    fits = []
-    for steps, largest in zip(staircases(layer.chain.levels, low, high), np.abs(flat).max(axis=1), strict=True):
-        limit = min(_FACTOR_MAX, COPIES_MAX * _WEIGHT_MAX // max(int(largest), 1))
-        found = fit(steps, range(1, limit + 1))
-        if found is None:
-            found = fit(steps, range(limit + 1, _FACTOR_MAX + 1))
-            require(constraint_few_copies, found is None)
-        fits.append(present(constraint_steps_fit, found))
-    return fits
+    chain = layer.chain
+    require(constraint_steps_fit, layer if chain.holds(low, high) else None)
+    least, greatest = chain.bounds
+    computed = staircases(lambda acc: chain.levels(acc) - least, low, high, greatest - least)
+    lines = [fit(steps) for steps in computed]
+    moved = 0
+    if None in lines and chain.is_integer:
+        exact = staircases(lambda acc: chain.exact_levels(acc) - least, low, high, greatest - least)
+        for channel in (channel for channel, line in enumerate(lines) if line is None):
+            lines[channel] = fit(exact[channel])
+            moved += _difference(computed[channel], exact[channel])
+    found: list[Line] = [present(constraint_steps_fit, line) for line in lines]
+    floor = Floor(
+        multiplier=np.array([line.multiplier for line in found], np.int64),
+        offset=np.array([line.offset + (least << line.shift) for line in found], np.int64),
+        shift=np.array([line.shift for line in found], np.int64),
+    )
+    return floor, moved
+
+
+def _difference(a: Staircase, b: Staircase) -> int:
+    """Return by how many levels two staircases over the same arguments differ, over all arguments."""
+    ends = [
+        np.concatenate([[s.low] * s.base, s.thresholds, [s.high + 1] * (s.most - s.top)]).astype(np.int64)
+        for s in (a, b)
+    ]
+    return int(np.abs(ends[0] - ends[1]).sum())
 
 
 class _Writer:
@@ -188,29 +203,16 @@ class _Writer:
         """Return the nodes that make a layer's output; add those that make its input."""
         node, outputs = layer.node, len(layer.weight)
         is_conv = node.op_type == "Conv"
-        groups = attribute(node, "group", 1) if is_conv else 1
-        fits = _fit_channels(layer)
-        factor = np.array([each.factor for each in fits])
-        weight = layer.weight * factor.reshape(-1, *(1,) * (layer.weight.ndim - 1))
-        copies = max(-(-int(np.abs(weight).max()) // _WEIGHT_MAX), 1)
-        require(constraint_undivided_copies, groups, copies)
-        edges = np.arange(copies + 1).reshape(-1, *(1,) * weight.ndim)
-        spread = np.diff(weight * edges // copies, axis=0)  # rounded parts that add up to the weight
-        bias = layer.bias * factor + [each.bias for each in fits]
+        dtype = present(constraint_short_weights, _weight_dtype(layer.weight))
+        floor, moved = _fit_channels(layer)
         name = node_name(node)
         constants = [
-            self._constant(f"{name}/weight", np.concatenate(spread, axis=1).astype(np.int8)),
-            self._constant(f"{name}/multiplier", np.array([each.multiplier for each in fits], np.float32)),
-            self._constant(f"{name}/weight_zero_point", np.int8(0) if is_conv else np.zeros(outputs, np.int8)),
+            self._constant(f"{name}/weight", layer.weight.astype(dtype)),
+            self._constant(f"{name}/weight_scale", np.ones(outputs, np.float32)),
+            self._constant(f"{name}/weight_zero_point", dtype(0) if is_conv else np.zeros(outputs, dtype)),
         ]
-        bias_name = self._constant(f"{name}/bias", bias.astype(np.int32))
+        bias_name = self._constant(f"{name}/bias", layer.bias.astype(np.int32))
         x = self._input(node.input[0])
-        if copies > 1:
-            shape, dtype = self.source.types[x]
-            axis = 1 if is_conv else len(shape) - 1
-            wide = self._tensor(f"{name}/copies", (*shape[:axis], shape[axis] * copies, *shape[axis + 1 :]), dtype)
-            self.nodes.append(helper.make_node("Concat", [x] * copies, [wide], name=wide, axis=axis))
-            x = wide
         y = self._levels(layer.output)
         if is_conv:
             inputs = [x, *self.unit, *constants, *self.unit, bias_name]
@@ -220,7 +222,8 @@ class _Writer:
             inputs = [x, *self.unit, *constants, bias_name, *self.unit]
             made = helper.make_node("QGemm", inputs, [y], name=name, domain="com.microsoft", transB=1)
         self.source.opset.setdefault(made.domain, 1)
-        self.result.rewrites.append(_line(name, len(layer.chain.nodes), copies))
+        self.result.floors[y] = floor, layer.chain.bounds
+        self.result.rewrites.append(_line(name, len(layer.chain.nodes), moved))
         return [made, helper.make_node("DequantizeLinear", [y, *self.unit], [layer.output], name=f"{name}/floats")]
 
     def carry(self, node: onnx.NodeProto) -> None:
@@ -264,6 +267,14 @@ class _Writer:
         return name
 
 
-def _line(name: str, steps: int, copies: int) -> str:
-    work = f", its input taken {copies} times" if copies > 1 else ""
-    return f"{name}: {steps} nodes that floor and clip its integer sums taken as one requantization, proved equal{work}"
+def _weight_dtype(weight: Array) -> type[np.int8] | type[np.uint8] | None:
+    """Return the 8-bit type that holds `weight`, None if neither does."""
+    for dtype in (np.int8, np.uint8):
+        if np.iinfo(dtype).min <= weight.min() and weight.max() <= np.iinfo(dtype).max:
+            return dtype
+    return None
+
+
+def _line(name: str, steps: int, moved: int) -> str:
+    but = f" but for {moved} sums, which float32 moves to the next level in ONNX Runtime" if moved else ""
+    return f"{name}: {steps} nodes that floor and clip its integer sums taken as one requantization, proved equal{but}"

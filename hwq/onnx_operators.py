@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from hwq.ir import Add, Array, AveragePool, Concat, Conv, Gemm, Op, Tensor
+from hwq.ir import Add, Array, AveragePool, Concat, Conv, Gemm, Mul, Op, Pair, Reshape, Sub, Tensor
 from hwq.onnx_carriers import node_name, pad_op, pad_value
 from hwq.onnx_constraints import (
     constraint_bias_in_range,
@@ -22,19 +22,21 @@ from hwq.onnx_constraints import (
     constraint_constant_parameters,
     constraint_constant_weight,
     constraint_equal_parameters,
+    constraint_image_mean,
     constraint_matching_parameters,
     constraint_matrix_weight,
+    constraint_one_divisor,
     constraint_one_signedness,
     constraint_plain_gemm,
     constraint_quantized_input,
     constraint_undilated_average,
-    constraint_unpadded_average,
     constraint_usable_parameters,
     constraint_weight_scale_per_output,
     present,
     require,
 )
 from hwq.onnx_tables import requantize
+from hwq.onnx_transposed import build_transposed
 from hwq.onnx_values import QDTYPES, Params, Quantized, Values, attribute, operand
 from hwq.onnx_windows import Window, as_image, read_window
 
@@ -168,6 +170,7 @@ def _build_conv(
     if weight[0, 0].size != math.prod(window.kernel):
         raise values.source.error(f"its kernel_shape isn't that of its weight, {weight.shape[2:]}", node)
     kernel = weight.reshape(*weight.shape[:2], *window.kernel)
+    floor, (lo, hi) = values.floors.get(y.name, (None, clamp))
 
     def build(x_image: Tensor, y_image: Tensor) -> Op:
         return Conv(
@@ -182,11 +185,20 @@ def _build_conv(
             pads=window.pads,
             dilations=window.dilations,
             groups=groups,
-            lo=clamp[0],
-            hi=clamp[1],
+            lo=lo,
+            hi=hi,
+            floor=floor,
         )
 
     return as_image(values, node_name(node), x, y, build)
+
+
+def _qdq_conv_transpose(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
+    x, weight = _input(values, node.input[0]), _qdq_weight(values, node.input[1])
+    require(constraint_one_signedness, x, y)
+    scale, zero_point = _per_output(weight, 1)
+    bias = _qdq_bias(values, node, operand(node, 2), np.float32(x.scale) * scale)
+    return build_transposed(values, node, x, weight.values, scale, zero_point, bias, y, clamp)
 
 
 # Matrix product -------------------------------------------------------------------------------------------------------
@@ -271,6 +283,7 @@ def _build_gemm(
     require(constraint_one_signedness, x, y)
     if y.shape != (*x.shape[:-1], weight.shape[1]) or weight.shape[0] != x.shape[-1]:
         raise values.source.error(f"a weight of shape {weight.shape} doesn't take {x.shape} to {y.shape}", node)
+    floor, (lo, hi) = values.floors.get(y.name, (None, clamp))
     return [
         Gemm(
             name=node_name(node),
@@ -281,13 +294,14 @@ def _build_gemm(
             weight_scale=scale,
             bias=bias,
             alpha=float(alpha),
-            lo=clamp[0],
-            hi=clamp[1],
+            lo=lo,
+            hi=hi,
+            floor=floor,
         )
     ]
 
 
-# Addition -------------------------------------------------------------------------------------------------------------
+# Functions of two tensors ---------------------------------------------------------------------------------------------
 
 
 def _qdq_add(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
@@ -308,7 +322,25 @@ def _build_add(node: onnx.NodeProto, a: Tensor, b: Tensor, y: Tensor, clamp: Cla
     require(constraint_one_signedness, a, b, y)
     if _is_constant_along_rows(a, y):
         a, b = b, a
-    return [Add(name=node_name(node), inputs=(a.name, b.name), outputs=(y.name,), lo=clamp[0], hi=clamp[1])]
+    return [_pair(Add, node, a, b, y, clamp)]
+
+
+def _qdq_pair(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
+    a, b = (_input(values, name) for name in node.input)
+    require(constraint_one_signedness, a, b, y)
+    return [_pair(_PAIRS[node.op_type], node, a, b, y, clamp)]
+
+
+def _qlinear_mul(values: Values, node: onnx.NodeProto) -> list[Op]:
+    y = _operator_output(values, node)
+    return [_pair(Mul, node, _operator_input(values, node, 0), _operator_input(values, node, 3), y, y.range)]
+
+
+def _pair(kind: type[Pair], node: onnx.NodeProto, a: Tensor, b: Tensor, y: Tensor, clamp: Clamp) -> Pair:
+    return kind(name=node_name(node), inputs=(a.name, b.name), outputs=(y.name,), lo=clamp[0], hi=clamp[1])
+
+
+_PAIRS: dict[str, type[Pair]] = {"Mul": Mul, "Sub": Sub}
 
 
 def _is_constant_along_rows(a: Tensor, y: Tensor) -> bool:
@@ -352,7 +384,8 @@ def _build_average(
 ) -> list[Op]:
     require(constraint_one_signedness, x, y)
     require(constraint_undilated_average, window.dilations)
-    require(constraint_unpadded_average, window.pads, any(window.overhang))
+    counted = bool(attribute(node, "count_include_pad", 0))
+    require(constraint_one_divisor, window.pads, counted, any(window.overhang))
 
     def build(x_image: Tensor, y_image: Tensor) -> Op:
         return AveragePool(
@@ -361,6 +394,7 @@ def _build_average(
             outputs=(y_image.name,),
             kernel=window.kernel,
             strides=window.strides,
+            pads=window.pads,
             lo=clamp[0],
             hi=clamp[1],
         )
@@ -371,6 +405,23 @@ def _build_average(
         values.rewrites.append(
             f"{node_name(node)}: average of {count} values taken as one integer sum, requantized once"
         )
+    return ops
+
+
+def _qdq_mean(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
+    """Return the global average pool that a ReduceMean over an image is, and a view where it drops the axes."""
+    x = _input(values, node.input[0])
+    axes = attribute(node, "axes", None)
+    if axes is None and operand(node, 1):
+        axes = values.source.constants.get(operand(node, 1))
+    rank = len(x.shape)
+    whole = axes is not None and sorted(int(axis) % rank for axis in axes) == list(range(2, rank))
+    present(constraint_image_mean, axes if whole else None)
+    pooled = (*x.shape[:2], *[1] * (rank - 2))
+    core = y if y.shape == pooled else values.fresh(f"{y.name}/pooled", y, pooled)
+    ops = _build_average(values, node, x, core, clamp, read_window(node, x, core, x.shape[2:]))
+    if core is not y:
+        ops.append(Reshape(name=f"{node_name(node)}/squeeze", inputs=(core.name,), outputs=(y.name,)))
     return ops
 
 
@@ -410,13 +461,20 @@ def _build_concat(values: Values, node: onnx.NodeProto, inputs: list[Tensor], y:
     return [*ops, Concat(name=node_name(node), inputs=tuple(names), outputs=(y.name,), axis=axis)]
 
 
+FUNCTIONS_FIRST = ("Mul", "Sub", "QLinearMul")
+"""Operators read as a function of one tensor where they are one (x * Sigmoid(x)), else by their rule below."""
+
 QDQ_RULES: dict[str, QdqRule] = {
     "Conv": _qdq_conv,
+    "ConvTranspose": _qdq_conv_transpose,
     "Gemm": _qdq_gemm,
     "MatMul": _qdq_matmul,
     "Add": _qdq_add,
+    "Mul": _qdq_pair,
+    "Sub": _qdq_pair,
     "AveragePool": _qdq_average,
     "GlobalAveragePool": _qdq_global_average,
+    "ReduceMean": _qdq_mean,
     "Pad": _qdq_pad,
     "Concat": _qdq_concat,
 }
@@ -427,6 +485,7 @@ OPERATOR_RULES: dict[tuple[str, str], OperatorRule] = {
     ("", "QLinearMatMul"): _qlinear_matmul,
     ("com.microsoft", "QGemm"): _qgemm,
     ("com.microsoft", "QLinearAdd"): _qlinear_add,
+    ("com.microsoft", "QLinearMul"): _qlinear_mul,
     ("com.microsoft", "QLinearAveragePool"): _qlinear_average,
     ("com.microsoft", "QLinearGlobalAveragePool"): _qlinear_global_average,
     ("com.microsoft", "QLinearConcat"): _qlinear_concat,

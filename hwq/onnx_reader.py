@@ -31,7 +31,8 @@ from hwq.onnx_constraints import (
 )
 from hwq.onnx_integer import rewrite_integer_layers
 from hwq.onnx_load import Source, load_model, node_inputs, open_source
-from hwq.onnx_operators import OPERATOR_RULES, QDQ_RULES
+from hwq.onnx_operators import FUNCTIONS_FIRST, OPERATOR_RULES, QDQ_RULES
+from hwq.onnx_split import replace_splits
 from hwq.onnx_tables import read_table
 from hwq.onnx_values import QDTYPES, Params, Values, operand
 
@@ -69,9 +70,11 @@ def read(model: str | Path | onnx.ModelProto, name: str | None = None, *, extern
 class _Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
+        replace_splits(source)
         integer_layers = rewrite_integer_layers(source)
         self.values = Values(source)
         self.values.rewrites += integer_layers.rewrites
+        self.values.floors = integer_layers.floors
         self.aliases: dict[str, str] = {}
         self.collapsed: set[str] = set()
         self.carried: dict[str, list[Op]] = {}
@@ -217,7 +220,8 @@ class _Reader:
                 return self._quantize(node)
             rule = OPERATOR_RULES.get((node.domain, node.op_type))
             if rule is not None:
-                return rule(values, node)
+                function = self._function(node, values.tensors[output])
+                return [function] if function else rule(values, node)
             if is_carrier(node) and values.tensors[output].dtype in QDTYPES:
                 inputs = [values.tensors[name] for name in data_inputs(node)]
                 for tensor in inputs:
@@ -235,6 +239,16 @@ class _Reader:
             return read_table(self.values, self.aliases, node, y, positions=self.positions)
         except StaysOnHost as broken:
             self.reasons.setdefault(node.output[0] if node.op_type != "QuantizeLinear" else node.input[0], str(broken))
+            return None
+
+    def _function(self, node: onnx.NodeProto, y: Tensor) -> Op | None:
+        """Return the Table of a Mul or Sub, or of its QuantizeLinear, whose operands are functions of one tensor."""
+        inner = self.values.producer(node.input[0]) if node.op_type == "QuantizeLinear" else node
+        if inner is None or inner.op_type not in FUNCTIONS_FIRST or not y.is_quantized:
+            return None
+        try:
+            return read_table(self.values, self.aliases, node, y, positions=self.positions)
+        except StaysOnHost:
             return None
 
     def _reason(self, node: onnx.NodeProto) -> str:
@@ -259,6 +273,10 @@ class _Reader:
         rule = QDQ_RULES.get(inner.op_type) if inner is not None and not inner.domain else None
         if inner is not None and rule is not None:
             core, ops = self._before_views(views, inner.output[0], y)
+            # bounds at the ends of the type: whatever else lies between changes nothing
+            quantizer = _quantizer(node, inner.output[0], core)
+            if (lo, hi) == y.range and (function := self._function(quantizer, core)):
+                return [function, *ops]
             try:
                 require(constraint_clamp_order, lo, hi)
                 return [*rule(self.values, inner, core, (lo, hi)), *ops]
@@ -323,9 +341,7 @@ class _Reader:
             views.append(inner)
             name = inner.input[0]
         core, ops = self._before_views(views, name, y)
-        quantizer = onnx.NodeProto()
-        quantizer.CopyFrom(node)
-        quantizer.input[0], quantizer.output[0] = name, core.name
+        quantizer = _quantizer(node, name, core)
         return [self._table(quantizer, core) or self._host(quantizer, EDGE), *ops]
 
     def _host(self, node: onnx.NodeProto, reason: str) -> HostNode:
@@ -362,6 +378,14 @@ class _Reader:
             opset=dict(source.opset),
             rewrites=list(dict.fromkeys(self.values.rewrites)),
         )
+
+
+def _quantizer(node: onnx.NodeProto, x: str, y: Tensor) -> onnx.NodeProto:
+    """Return the QuantizeLinear `node`, reading `x` and making `y`."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[0], copy.output[0] = x, y.name
+    return copy
 
 
 def _with_unique_names(ops: list[Op]) -> list[Op]:

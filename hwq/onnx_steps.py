@@ -101,6 +101,31 @@ class StepChain:
             value = step(value)
         return value.astype(np.int64)
 
+    def exact_levels(self, acc: Array) -> Array:
+        """Return the results without float32's roundings, of a chain that `is_integer`."""
+        value = acc.astype(np.int64)
+        for step in self.steps:
+            if step.op_type not in ("Cast", "Floor"):
+                constant = None if step.constant is None else step.constant.astype(np.int64)
+                value = Step(step.op_type, constant, "int64")(value)
+        return value
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the chain only holds integers, which float32 may carry: its constants are, and it divides as such."""
+        return all(
+            (step.constant is None or bool(np.all(step.constant == np.rint(step.constant))))
+            and (step.op_type, step.dtype) != ("Div", "float32")
+            for step in self.steps
+        )
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The Clip's integers, where the chain `makes_levels`."""
+        assert self.steps[-1].constant is not None
+        low, high = self.steps[-1].constant
+        return int(low), int(high)
+
     def makes_levels(self, most: int) -> bool:
         """Whether the chain rounds, and its result is an integer of 0 to `most` whatever the accumulator."""
         whole, rounds = True, False

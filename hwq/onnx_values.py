@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from hwq.ir import Array, Tensor
+from hwq.ir import Array, Floor, Tensor
 from hwq.onnx_load import Source
 
 QDTYPES = ("int8", "uint8")
@@ -88,12 +88,15 @@ class Values:
         Every tensor, with quantization parameters where the graph states them; grows by `fresh`.
     twins : dict of str to str
         Float tensor to the integer tensor that holds its value.
+    floors : dict of str to (Floor, (int, int))
+        Integer tensor to what rounds in its operator, and its bounds, where it is rounded down.
     rewrites : list of str
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.twins: dict[str, str] = {}
+        self.floors: dict[str, tuple[Floor, tuple[int, int]]] = {}
         self.rewrites: list[str] = []
         self.tensors: dict[str, Tensor] = {}
         for name, (shape, dtype) in source.types.items():

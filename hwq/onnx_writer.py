@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hwq.ir import (
     Add,
@@ -21,14 +21,19 @@ from hwq.ir import (
     AveragePool,
     Concat,
     Conv,
+    Expand,
+    Floor,
     Gemm,
     Graph,
     HostNode,
     MaxPool,
+    Mul,
     Op,
     Pad,
+    Pair,
     Reshape,
     Slice,
+    Sub,
     Table,
     Tensor,
     Transpose,
@@ -40,6 +45,9 @@ IR_VERSION = 10
 """The newest that every supported ONNX Runtime reads."""
 
 _MICROSOFT = "com.microsoft"
+
+_ABOVE_SUMS = 1 << 60
+"""More than the magnitude of a Floor's dividends, and a multiple of its divisors."""
 
 
 def write(graph: Graph) -> onnx.ModelProto:
@@ -123,12 +131,12 @@ class _Writer:
     ) -> None:
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, domain=domain, **attributes))
 
-    def _clamp(self, op: Conv | Gemm | Add | AveragePool) -> str:
+    def _clamp(self, op: Conv | Gemm | Pair | AveragePool) -> str:
         """Return the tensor the operator's node writes, after which `_clip` makes the output."""
         y = self._ends(op)[1]
         return y.name if (op.lo, op.hi) == y.range else self._name(f"{y.name}/unclamped")
 
-    def _clip(self, op: Conv | Gemm | Add | AveragePool, raw: str) -> None:
+    def _clip(self, op: Conv | Gemm | Pair | AveragePool, raw: str) -> None:
         y = self._ends(op)[1]
         if raw != y.name:
             lo = self._constant(f"{y.name}/lo", np.array(op.lo, y.dtype))
@@ -147,6 +155,9 @@ class _Writer:
     def _(self, op: Conv) -> None:
         x, y = self._ends(op)
         weight, zero_point = _kernel_type(x, *_common_zero_point(op))
+        if op.floor is not None:
+            self._floor(op, op.floor, "ConvInteger", weight, zero_point, **_window_attributes(op))
+            return
         inputs = [
             x.name,
             *self._params(x),
@@ -157,23 +168,16 @@ class _Writer:
             self._constant(f"{op.name}/bias", op.bias),
         ]
         raw = self._clamp(op)
-        self._node(
-            op.name,
-            "QLinearConv",
-            inputs,
-            raw,
-            dilations=op.dilations,
-            group=op.groups,
-            kernel_shape=op.weight.shape[2:],
-            pads=op.pads,
-            strides=op.strides,
-        )
+        self._node(op.name, "QLinearConv", inputs, raw, **_window_attributes(op))
         self._clip(op, raw)
 
     @_write.register
     def _(self, op: Gemm) -> None:
         x, y = self._ends(op)
         weight, zero_point = _kernel_type(x, op.weight, op.weight_zero_point)
+        if op.floor is not None:
+            self._floor(op, op.floor, "MatMulInteger", weight, zero_point)
+            return
         left, result, raw = x.name, y.name, self._clamp(op)
         if len(x.shape) != 2:  # QGemm takes matrices only
             left, result = self._name(f"{x.name}/matrix"), self._name(f"{y.name}/matrix")
@@ -192,6 +196,45 @@ class _Writer:
             self._node(f"{op.name}/from_matrix", "Reshape", [result, self._shape(op, y.shape)], raw)
         self._clip(op, raw)
 
+    def _floor(
+        self, op: Conv | Gemm, floor: Floor, op_type: str, weight: Array, zero_point: Array, **attributes: Any
+    ) -> None:
+        """Write a product and its Floor with 64-bit integers: dividing rounds down once all dividends are positive.
+
+        The clamp is done on doubles: ONNX Runtime's Max of int64 compares their low halves only (1.31, AVX-512).
+        """
+        x, y = self._ends(op)
+        inputs = [
+            x.name,
+            self._constant(f"{op.name}/weight", weight),
+            self._constant(f"{x.name}/zero_point", np.array(x.zero_point, x.dtype)),
+            self._constant(f"{op.name}/weight_zero_point", zero_point[0] if zero_point.size == 1 else zero_point),
+        ]
+        rank = len(y.shape) - 1 if op_type == "ConvInteger" else 1
+        raised = np.full_like(floor.offset, _ABOVE_SUMS)
+        steps: list[tuple[str, str, Any]] = [
+            ("Add", "bias", op.bias.astype(np.int32)),
+            ("Cast", "wide", TensorProto.INT64),
+            ("Mul", "multiplier", floor.multiplier),
+            ("Add", "offset", floor.offset + raised),
+            ("Div", "divisor", np.int64(1) << floor.shift),
+            ("Sub", "raised", (raised >> floor.shift) - y.zero_point),
+            ("Cast", "double", TensorProto.DOUBLE),
+            ("Max", "lo", np.array(op.lo, np.float64)),
+            ("Min", "hi", np.array(op.hi, np.float64)),
+            ("Cast", "narrow", helper.np_dtype_to_tensor_dtype(np.dtype(y.dtype))),
+        ]
+        name = self._name(f"{op.name}/sum")
+        self._node(op.name, op_type, inputs, name, **attributes)
+        for position, (step, label, value) in enumerate(steps):
+            output = self._name(f"{op.name}/after_{label}") if position < len(steps) - 1 else y.name
+            if step == "Cast":
+                self._node(f"{op.name}/{label}", step, [name], output, to=value)
+            else:
+                constant = self._constant(f"{op.name}/{label}", value.reshape(-1, *(1,) * (rank - 1)))
+                self._node(f"{op.name}/{label}", step, [name, constant], output)
+            name = output
+
     @_write.register
     def _(self, op: Add) -> None:
         a, b, y = (self.graph.tensors[name] for name in (*op.inputs, *op.outputs))
@@ -203,10 +246,30 @@ class _Writer:
         self._clip(op, raw)
 
     @_write.register
+    def _(self, op: Mul) -> None:
+        a, b, y = (self.graph.tensors[name] for name in (*op.inputs, *op.outputs))
+        raw = self._clamp(op)
+        inputs = [a.name, *self._params(a), b.name, *self._params(b), *self._params(y)]
+        self._node(op.name, "QLinearMul", inputs, raw, _MICROSOFT)
+        self._clip(op, raw)
+
+    @_write.register
+    def _(self, op: Sub) -> None:
+        y = self.graph.tensors[op.outputs[0]]
+        raw = self._clamp(op)
+        floats = [self._name(f"{op.name}/operand") for _ in op.inputs]
+        for name, value in zip(op.inputs, floats, strict=True):
+            self._node(value, "DequantizeLinear", [name, *self._params(self.graph.tensors[name])], value)
+        difference = self._name(f"{op.name}/difference")
+        self._node(op.name, "Sub", floats, difference)
+        self._node(f"{op.name}/quantize", "QuantizeLinear", [difference, *self._params(y)], raw)
+        self._clip(op, raw)
+
+    @_write.register
     def _(self, op: AveragePool) -> None:
         x, y = self._ends(op)
         raw = self._clamp(op)
-        if op.kernel == x.shape[2:]:
+        if op.kernel == x.shape[2:] and not any(op.pads):
             inputs = [x.name, *self._params(x), *self._params(y)]
             self._node(op.name, "QLinearGlobalAveragePool", inputs, raw, _MICROSOFT)
         else:
@@ -267,6 +330,24 @@ class _Writer:
         self._node(op.name, "Pad", [x.name, amounts, value], op.outputs[0])
 
     @_write.register
+    def _(self, op: Slice) -> None:
+        _, y = self._ends(op)
+        ends = [begin + step * size for begin, step, size in zip(op.begin, op.steps, y.shape, strict=True)]
+        before_all = np.iinfo(np.int64).min + 1  # a negative end would count from the back
+        bounds = [op.begin, [end if end >= 0 else before_all for end in ends], range(len(y.shape)), op.steps]
+        names = ("starts", "ends", "axes", "steps")
+        operands = [
+            self._constant(f"{op.name}/{name}", np.array(value, np.int64))
+            for name, value in zip(names, bounds, strict=True)
+        ]
+        self._node(op.name, "Slice", [op.inputs[0], *operands], y.name)
+
+    @_write.register
+    def _(self, op: Expand) -> None:
+        _, y = self._ends(op)
+        self._node(op.name, "Expand", [op.inputs[0], self._shape(op, y.shape)], y.name)
+
+    @_write.register
     def _(self, op: Reshape) -> None:
         _, y = self._ends(op)
         self._node(op.name, "Reshape", [op.inputs[0], self._shape(op, y.shape)], y.name)
@@ -275,20 +356,22 @@ class _Writer:
     def _(self, op: Transpose) -> None:
         self._node(op.name, "Transpose", op.inputs, op.outputs[0], perm=op.perm)
 
-    @_write.register
-    def _(self, op: Slice) -> None:
-        bounds = [
-            self._constant(f"{op.name}/{what}", np.array([value], np.int64))
-            for what, value in (("start", op.start), ("end", op.start + op.size), ("axis", op.axis))
-        ]
-        self._node(op.name, "Slice", [op.inputs[0], *bounds], op.outputs[0])
-
     def _shape(self, op: Op, shape: tuple[int, ...]) -> str:
         return self._constant(f"{op.name}/shape", np.array(shape, np.int64))
 
 
+def _window_attributes(op: Conv) -> dict[str, Any]:
+    return {
+        "dilations": op.dilations,
+        "group": op.groups,
+        "kernel_shape": op.weight.shape[2:],
+        "pads": op.pads,
+        "strides": op.strides,
+    }
+
+
 def _sum_attributes(op: AveragePool, x: Tensor) -> dict[str, Any]:
-    return {"group": x.shape[1], "kernel_shape": op.kernel, "strides": op.strides}
+    return {"group": x.shape[1], "kernel_shape": op.kernel, "pads": op.pads, "strides": op.strides}
 
 
 def _common_zero_point(op: Conv) -> tuple[Array, Array]:

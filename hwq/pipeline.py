@@ -49,14 +49,20 @@ WRITE_BACK = 1 + POST_LATENCY + WRITE_LATENCY
 RESIDUAL_BUFFERS = 4
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
 
-BACK_CHANGE = 2
-"""From a layer's last byte being written to the first last step of a CONV that began early."""
+BACK_CHANGE = 1
+"""Cycles without a read of the mesh between the last result of a layer and the first of one that began early."""
 
 EARLY_LAUNCH = 3
-"""From a CONV's last step to the first read of the one after it, at the earliest."""
+"""From a layer's last step to the first read of one that begins early."""
 
 DESCRIPTOR_LOAD = 26
 """From one descriptor's start to the next one being ready: a word a cycle, the memory's latency, the decode."""
+
+BUS_WRITE = 2
+"""From one word written over the bus to the next."""
+
+BUS_READ = READ_LATENCY + 3
+"""From one word read over the bus to the next."""
 
 
 def drain_skew(config: ArrayConfig) -> int:
@@ -73,11 +79,29 @@ def strip_skew(config: ArrayConfig) -> int:
     return max(0, config.strip_columns - 1) * (STRIP_STEPS - 2)
 
 
-def overwrite_margin(config: ArrayConfig) -> int:
-    """Cycles a tile's last group lags behind the column wave that overwrites it."""
-    return max(0, (config.groups - 1) * (config.rows - config.lanes))
+def overwrite_margin(config: ArrayConfig, paired: bool = False) -> int:
+    """Cycles a tile's last group lags behind the column wave that overwrites it.
+
+    Of a `paired` block (see `hwq.weights`) all columns are read twice, so each group lags by one round of them more.
+    """
+    return max(0, (config.groups - 1) * (config.rows - config.lanes)) + (config.rows * config.groups if paired else 0)
+
+
+def overwrite_slack(config: ArrayConfig, paired: bool = False) -> int:
+    """Cycles from the first read of a tile's results to the earliest last step that may overwrite them."""
+    return overwrite_margin(config, paired) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1
 
 
 def first_read(config: ArrayConfig) -> int:
     """Cycles from issuing a tile's last step to the first read of its results."""
     return ISSUE_TO_EDGE + EDGE_TO_SHADOW + drain_skew(config)
+
+
+def latest_read(config: ArrayConfig) -> int:
+    """Cycles from issuing any tile's last step to the first read of its results, at most, except in strips.
+
+    A last step is issued once the tile before is being read, `overwrite_slack` cycles from that tile's first read. A
+    paired block's tiles take one round of the columns longer and have as much more slack.
+    """
+    wait = config.rows * config.groups - overwrite_slack(config) + BACK_CHANGE
+    return max(first_read(config), wait)

@@ -1,10 +1,9 @@
 """Plan of an array part: which steps run in which order, and where every tensor lies.
 
-Views cost nothing: a Reshape, Transpose or Slice names the same bytes with other strides. Where strides can't say it,
-or a consumer needs another arrangement or halo, a Copy step is planned. Pieces of a tensor are written where the Concat
-that makes it whole would put them. An Add whose operand comes from a convolution or
-matrix product of its own runs in that layer's output path, and so does a Table whose operand a layer makes for it
-alone.
+Views cost nothing: a Reshape, Transpose, Slice or Expand names the same bytes with other strides. Where strides can't
+say it, the host reads the result, or a consumer needs another arrangement or halo, a copy is planned. An Add or Sub
+whose operand comes from a convolution or matrix product of its own runs in that layer's output path, and so does a
+Table whose operand a layer makes for it alone. Layers write what is concatenated into its place (`hwq.nesting`).
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import numpy as np
 from hwq import ir
 from hwq.images import Images
 from hwq.layout import View, ViewChain
+from hwq.nesting import Place, along_channels, nested_tensors, union
 from hwq.passes.partition import ArrayPart
 from hwq.tables import carries_table
 from hwq.tiling import Buffer, image_shape, tensor_view
@@ -35,7 +35,7 @@ class Step:
     op: ir.Op
     reads: tuple[str, ...]
     writes: str
-    add: ir.Add | None = None
+    add: ir.Pair | None = None
     table: ir.Table | None = None
 
     @property
@@ -100,6 +100,20 @@ def is_depthwise(op: ir.Op) -> TypeGuard[ir.Conv]:
     return isinstance(op, ir.Conv) and op.groups > 1 and op.weight.shape[:2] == (op.groups, 1)
 
 
+def aliased(op: ir.Op, view: View, shape: Sequence[int]) -> View | None:
+    """Return where the elements of a view's result of `shape` lie within its input's `view`; None if it is no view."""
+    if isinstance(op, ir.Transpose):
+        return view.transpose(op.perm)
+    if isinstance(op, ir.Reshape):
+        return view.reshape(shape)
+    if isinstance(op, ir.Expand):
+        return view.broadcast(shape)
+    assert isinstance(op, ir.Slice)
+    for axis, (begin, step, size) in enumerate(zip(op.begin, op.steps, shape, strict=True)):
+        view = view.slice(axis, begin, size, step)
+    return view
+
+
 def make_plan(graph: ir.Graph, part: ArrayPart, images: Images) -> Plan:
     """Order the part's operators into steps, give their tensors buffers, and put constants into `images`.
 
@@ -128,7 +142,12 @@ def make_plan(graph: ir.Graph, part: ArrayPart, images: Images) -> Plan:
 
 
 def _is_view(op: ir.Op) -> bool:
-    return isinstance(op, ir.Reshape | ir.Transpose | ir.Slice)
+    return isinstance(op, ir.Reshape | ir.Transpose)
+
+
+def is_cut(op: ir.Op) -> TypeGuard[ir.Slice]:
+    """Whether `op` takes consecutive elements along every axis, so that the host can write its result alone."""
+    return isinstance(op, ir.Slice) and set(op.steps) == {1}
 
 
 def _chain(graph: ir.Graph, views: Sequence[ir.Op]) -> ViewChain:
@@ -138,7 +157,9 @@ def _chain(graph: ir.Graph, views: Sequence[ir.Op]) -> ViewChain:
         if isinstance(op, ir.Transpose):
             links.append(("transpose", op.perm))
         elif isinstance(op, ir.Slice):
-            links.append(("slice", (op.axis, op.start, op.size)))
+            shape, y = graph.tensors[op.inputs[0]].shape, graph.tensors[op.outputs[0]].shape
+            cut = [axis for axis, size in enumerate(shape) if size != y[axis]]
+            links += [("slice", (axis, op.begin[axis], y[axis])) for axis in cut]
         else:
             links.append(("reshape", graph.tensors[op.outputs[0]].shape))
     return tuple(links)
@@ -149,7 +170,7 @@ def _leading_views(name: str, ops: Sequence[ir.Op], kept: Sequence[str]) -> list
     views: list[ir.Op] = []
     while name not in kept:
         readers = [op for op in ops if name in op.inputs]
-        if len(readers) != 1 or not _is_view(readers[0]):
+        if len(readers) != 1 or not (_is_view(readers[0]) or is_cut(readers[0])):
             break
         views.append(readers[0])
         name = readers[0].outputs[0]
@@ -179,12 +200,12 @@ def _without_idle_views(ops: Sequence[ir.Op], wanted: set[str]) -> list[ir.Op]:
 
 
 def _fused(graph: ir.Graph, ops: Sequence[ir.Op], wanted: set[str]) -> list[Step]:
-    """Return one step an operator, an Add and the mesh layer that feeds only it being one step in the Add's place."""
+    """Return one step an operator, a sum and the mesh layer that feeds only it being one step in the sum's place."""
     writer = {op.outputs[0]: op for op in ops}
     steps: list[Step] = []
     taken: set[ir.Op] = set()
     for add in ops:
-        if not isinstance(add, ir.Add) or add.inputs[0] == add.inputs[1]:
+        if not isinstance(add, ir.Add | ir.Sub) or add.inputs[0] == add.inputs[1]:
             continue
         for own, other in (add.inputs, add.inputs[::-1])[::-1]:
             op = writer.get(own)
@@ -228,7 +249,8 @@ def _channels_match(graph: ir.Graph, op: ir.Conv | ir.Gemm, other: str) -> bool:
     shape = graph.tensors[other].shape
     if isinstance(op, ir.Conv):
         return len(shape) == 4 and shape[1] == op.weight.shape[0]
-    return 1 <= len(shape) <= 3 and shape[-1] == op.weight.shape[1]
+    rows = graph.tensors[op.outputs[0]].shape
+    return 1 <= len(shape) <= 3 and shape[-1] == op.weight.shape[1] and (shape == rows or set(shape[:-1]) <= {1})
 
 
 class _Planner:
@@ -238,87 +260,71 @@ class _Planner:
         self._plan = plan
         self._images = images
         self._halos: dict[str, tuple[Pads, int]] = {}
-        self._margins: dict[str, Pads] = {}  # of a halo, what a tensor that isn't its buffer's first can use of it
-        self._gathered: dict[str, tuple[ir.Concat, int]] = {}  # pieces, the Concat they are for, and where they begin
+        self._margins: dict[str, Pads] = {}  # of its buffer's halo, what lies at the edges of a slice
+        self._places: dict[str, Place] = {}
 
     def run(self, steps: Sequence[Step]) -> None:
         plan = self._plan
-        steps = self._without_gathers(steps)
-        sources = {step.writes: step.reads[0] for step in steps if isinstance(step.op, ir.Slice)}
+        fixed = {port.stored for port in (*plan.inputs, *plan.outputs)}
+        slices = {step.writes: step for step in steps if isinstance(step.op, ir.Slice) and step.writes not in fixed}
         for step in steps:
             needed = _needed_halo(step.op, plan.tensors)
             name = step.reads[0]
-            while name in sources:
-                name = sources[name]
             if needed is None:
                 continue
+            while name in slices and self._at_edges(slices[name], needed[0]):
+                name = slices[name].reads[0]
             pads, fill = self._halos.get(name, ((0, 0, 0, 0), needed[1]))
             if fill == needed[1]:
-                self._halos[name] = (_union(pads, needed[0]), fill)
+                self._halos[name] = (union(pads, needed[0]), fill)
+        self._places = nested_tensors(steps, plan.tensors, self._halos, fixed)
         self._unify_halos()
         for port in plan.inputs:
             self._store(port.stored, first=-1)
         for step in steps:
             reads = tuple(self._readable(name, step, position) for position, name in enumerate(step.reads))
-            if _is_view(step.op):
+            partial = isinstance(step.op, ir.Slice | ir.Expand)
+            if _is_view(step.op) or (partial and step.writes not in {port.stored for port in plan.outputs}):
                 self._alias(step)
                 continue
-            self._append(dataclasses.replace(step, reads=reads))
+            outside = [name for name in reads if name not in self._places or self._places[name].within != step.writes]
+            if outside or not isinstance(step.op, ir.Concat):
+                self._append(dataclasses.replace(step, reads=reads))
         for port in plan.outputs:
             plan.buffer(port.stored).last = len(plan.steps)
+
+    def _at_edges(self, step: Step, pads: Pads) -> bool:
+        """Whether the halo `pads` around a slice is one around what the Slice `step` reads."""
+        shapes = [self._plan.tensors[name].shape for name in (*step.reads, step.writes)]
+        assert isinstance(step.op, ir.Slice)
+        return _margin(pads, step.op, shapes[0], shapes[1]) == pads
 
     def _unify_halos(self) -> None:
         """Give tensors of one shape and fill one halo, so that they can share a place."""
         united: dict[tuple[tuple[int, ...], int], Pads] = {}
         for name, (pads, fill) in self._halos.items():
             key = self._plan.tensors[name].shape, fill
-            united[key] = _union(united.get(key, pads), pads)
+            united[key] = union(united.get(key, pads), pads)
         for name, (_, fill) in self._halos.items():
             self._halos[name] = united[self._plan.tensors[name].shape, fill], fill
-
-    def _without_gathers(self, steps: Sequence[Step]) -> list[Step]:
-        """Return `steps` less every Concat of all pieces of a tensor that layers of this part make for it."""
-        pieces = self._plan.graph.pieces
-        made = {step.writes for step in steps if not _is_view(step.op)}
-        left: list[Step] = []
-        for step in steps:
-            whole = isinstance(step.op, ir.Concat) and all(
-                name in made and name in pieces and pieces[name].whole.name == step.writes for name in step.reads
-            )
-            if isinstance(step.op, ir.Concat) and whole:
-                start = 0
-                for name in step.reads:
-                    self._gathered[name] = step.op, start
-                    start += pieces[name].size
-            else:
-                left.append(step)
-        return left
 
     def _append(self, step: Step) -> None:
         index = len(self._plan.steps)
         self._plan.steps.append(step)
         for name in step.reads:
             self._plan.buffer(name).last = index
-        if step.writes in self._gathered:
-            self._gather(step.writes, index)
-        elif step.writes not in self._plan._where:
+        if step.writes not in self._plan._where:
             self._store(step.writes, first=index)
 
-    def _gather(self, name: str, index: int) -> None:
-        """Give the piece `name` its place in the tensor it is a piece of."""
-        plan, (op, start) = self._plan, self._gathered[name]
-        whole = op.outputs[0]
-        if whole in self._gathered and whole not in plan._where:
-            self._gather(whole, index)
-        elif whole not in plan._where:
-            self._store(whole, first=index)
-        buffer, view = plan._where[whole]
-        buffer.last = index
-        plan._where[name] = buffer, view.slice(op.axis, start, plan.tensors[name].shape[op.axis])
-
     def _store(self, name: str, first: int) -> None:
-        """Give `name` a buffer of its own, as an image with the halo its readers need."""
-        tensor = self._plan.tensors[name]
+        """Give `name` its place in another tensor, or a buffer of its own: an image with the halo its readers need."""
+        plan, tensor = self._plan, self._plan.tensors[name]
+        if place := self._places.get(name):
+            if place.within not in plan._where:
+                self._store(place.within, first)
+            buffer, view = plan._where[place.within]
+            plan._where[name] = (buffer, view.slice(place.axis, place.start, tensor.shape[place.axis]))
+            return
         pads, fill = self._halos.get(name, ((0, 0, 0, 0), None))
         self._keep(name, Buffer(name, image_shape(tensor), pads, fill, first, first))
 
@@ -346,6 +352,11 @@ class _Planner:
         if name not in plan._where:
             self._constant(name)
         op = step.op
+        if position and step.add is not None:
+            view = plan._where[name][1]
+            axis = 1 if isinstance(op, ir.Conv) else -1
+            together = view.strides[axis] == 1 or view.shape[axis] == 1
+            return name if together else self._copied(name, f"{name}#{step.name}")
         if position or not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool | ir.Gemm):
             return name
         buffer, view = plan._where[name]
@@ -355,56 +366,64 @@ class _Planner:
                 return name
         else:
             needed = _needed_halo(op, plan.tensors)
-            there = buffer.pads if name == buffer.name else self._margins.get(name, (0, 0, 0, 0))
-            pads_fit = needed is None or (buffer.fill == needed[1] and _union(there, needed[0]) == there)
+            pads_fit = needed is None or (
+                buffer.fill == needed[1] and union(self._own_pads(name), needed[0]) == self._own_pads(name)
+            )
             if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
                 return name
         copy = f"{name}#{op.name}"
-        plan.tensors[copy] = dataclasses.replace(plan.tensors[name], name=copy)
         if (needed := _needed_halo(op, plan.tensors)) is not None:
             self._halos[copy] = needed
+        return self._copied(name, copy)
+
+    def _own_pads(self, name: str) -> Pads:
+        """Return what of its buffer's halo lies around tensor `name`."""
+        buffer, place = self._plan.buffer(name), self._places.get(name)
+        if name == buffer.name or (place is not None and along_channels(place, self._places)):
+            return buffer.pads
+        return self._margins.get(name, (0, 0, 0, 0))
+
+    def _copied(self, name: str, copy: str) -> str:
+        """Copy the tensor `name` into an image, the tensor `copy`; return that name."""
+        plan = self._plan
+        plan.tensors[copy] = dataclasses.replace(plan.tensors[name], name=copy)
         self._append(Step(ir.Copy(name=copy, inputs=(name,), outputs=(copy,)), (name,), copy))
         return copy
 
     def _alias(self, step: Step) -> None:
-        """Name the bytes of a view's input anew, or copy them into row-major order where strides can't say it."""
-        plan, op, source = self._plan, step.op, step.reads[0]
+        """Name the bytes of a view's input anew, or copy them where strides can't say it: to an image, or row-major."""
+        plan, source = self._plan, step.reads[0]
         buffer, view = plan._where[source]
-        shape = plan.tensors[step.writes].shape
-        if isinstance(op, ir.Slice):
-            there = buffer.pads if source == buffer.name else self._margins.get(source, (0, 0, 0, 0))
-            self._margins[step.writes] = _margin(there, op, view.shape)
-            plan._where[step.writes] = (buffer, view.slice(op.axis, op.start, op.size))
-            return
-        alias = view.transpose(op.perm) if isinstance(op, ir.Transpose) else view.reshape(shape)
+        tensor = plan.tensors[step.writes]
+        if isinstance(step.op, ir.Slice):
+            self._margins[step.writes] = _margin(self._own_pads(source), step.op, view.shape, tensor.shape)
+        alias = aliased(step.op, view, tensor.shape)
         if alias is not None:
             plan._where[step.writes] = (buffer, alias)
+            return
+        if tensor_view(Buffer("", image_shape(tensor)).view(), tensor).reshape(view.shape) is not None:
+            self._append(step)
             return
         dense = Buffer(step.writes, (1, 1, 1, plan.tensors[step.writes].size), first=len(plan.steps))
         dense.address = 0
         plan.buffers.append(dense)
-        plan._where[step.writes] = (dense, View.dense(0, shape))
-        self._append(Step(op, (source,), step.writes))
+        plan._where[step.writes] = (dense, View.dense(0, tensor.shape))
+        self._append(step)
 
 
-def _margin(pads: Pads, op: ir.Slice, shape: tuple[int, ...]) -> Pads:
-    """Return what of the halo `pads` around an image of `shape` lies at the edges of its slice."""
+def _margin(pads: Pads, op: ir.Slice, whole: tuple[int, ...], part: tuple[int, ...]) -> Pads:
+    """Return what of the halo `pads` around an image of shape `whole` lies at the edges of its slice `part`."""
+    if len(whole) != 4:
+        return (0, 0, 0, 0)
     top, left, bottom, right = pads
-    first, last = op.start == 0, op.start + op.size == shape[op.axis]
-    if op.axis == 2:
-        return (top if first else 0, left, bottom if last else 0, right)
-    if op.axis == 3:
-        return (top, left if first else 0, bottom, right if last else 0)
-    return pads
-
-
-def _union(a: Pads, b: Pads) -> Pads:
-    return (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+    first = [op.steps[axis] == 1 and op.begin[axis] == 0 for axis in (2, 3)]
+    last = [op.steps[axis] == 1 and op.begin[axis] + part[axis] == whole[axis] for axis in (2, 3)]
+    return (top * first[0], left * first[1], bottom * last[0], right * last[1])
 
 
 def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[Pads, int] | None:
     """Return the padding `op` reads around its input and the signed byte it holds, None without padding."""
-    if not isinstance(op, ir.Conv | ir.MaxPool) or not any(op.pads):
+    if not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool) or not any(op.pads):
         return None
-    fill = stored_zero_point(tensors[op.inputs[0]]) if isinstance(op, ir.Conv) else -128
+    fill = -128 if isinstance(op, ir.MaxPool) else stored_zero_point(tensors[op.inputs[0]])
     return op.pads, fill

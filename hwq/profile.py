@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hwq import isa, pipeline, timing
 from hwq.compiler import Model, compile, load, random_feeds
 from hwq.costs import Estimate, estimate, measured
 from hwq.errors import HwqError
 from hwq.program import Program
 from hwq.runtime import Accelerator, open_backend
+from hwq.trace import chrome_trace
 
 COUNTERS = {
     "cycles_mesh": "the mesh took a step",
@@ -32,36 +32,8 @@ class Profile:
     slots: dict[int, int] = field(default_factory=dict)
 
     def chrome_trace(self) -> dict[str, Any]:
-        """Return the run as a Chrome trace (chrome://tracing, Perfetto), a microsecond standing for a cycle.
-
-        There is a track a unit: mesh and vector path from the end of the descriptor before to the last byte of their
-        own in memory; setup while a descriptor is read, which overlaps the one before.
-        """
-        tracks = {"mesh": 1, "vector": 2, "setup": 3}
-        process = {
-            "ph": "M",
-            "pid": 1,
-            "name": "process_name",
-            "args": {"name": f"{self.costs.model}, {self.costs.arch}"},
-        }
-        events = [process]
-        for name, tid in tracks.items():
-            events.append({"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}})
-        origin = 0
-        for step in self.program.array_steps:
-            names = {slot: item.name for item in step.layers for slot in range(item.first_slot, item.end_slot)}
-            descriptors = self.program.descriptors(step.slot)
-            predicted = timing.predict(descriptors, self.program.config, step.slot)
-            read, go, end = 0, pipeline.DESCRIPTOR_LOAD, 0
-            for item, descriptor in zip(predicted.layers, descriptors, strict=False):
-                name = names.get(item.slot, f"slot {item.slot}")
-                arguments = {"slot": item.slot, "macs": item.macs, "bound": item.bound}
-                events.append(_event(f"read {name}", tracks["setup"], origin + read, go - read, {"slot": item.slot}))
-                end += self.slots.get(item.slot, item.cycles)
-                unit = "vector" if descriptor["opcode"] == isa.Opcode.VECTOR else "mesh"
-                events.append(_event(name, tracks[unit], origin + go, end - go, arguments))
-                read, go = go, max(end + 1, go + pipeline.DESCRIPTOR_LOAD)
-            origin += go
+        """Return the run as a Chrome trace, its counters included; see `hwq.trace`."""
+        events = chrome_trace(self.program, self.slots)
         return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": self.costs.counters}
 
 
@@ -84,7 +56,3 @@ def profile(model: Model, arch: Any, *, target: str = "verilator", seed: int = 0
         accelerator.close()
     costs = measured(estimate(program), program.config, accelerator.counters, accelerator.profile)
     return Profile(program, costs, accelerator.profile)
-
-
-def _event(name: str, track: int, start: int, cycles: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"ph": "X", "pid": 1, "tid": track, "name": name, "ts": start, "dur": cycles, "args": arguments}

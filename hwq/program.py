@@ -104,6 +104,7 @@ class LayerInfo:
     name, op : str
     first_slot, end_slot : int
     output : PortImage
+    macs : int
     part : tuple of (axis, start, size)
         Of the tensor `output` names, what the layer writes: one slice of it after another; all of it where empty.
     """
@@ -113,6 +114,7 @@ class LayerInfo:
     first_slot: int
     end_slot: int
     output: PortImage
+    macs: int
     part: tuple[tuple[int, int, int], ...] = ()
 
 
@@ -372,6 +374,7 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
             layers = tuple(_layer(layer, config) for layer in entry["layers"])
             first, end = next((a, b) for a, b in bounds if a <= entry["slot"] < b)
             _require(all(first <= i.first_slot <= i.end_slot <= end for i in layers), "layer slots")
+            _require(all(i.macs >= 0 for i in layers), "layer MACs")
             steps.append(ArrayStep(entry["slot"], **ports, layers=layers))
         else:
             model = tensors[f"host.{index}"]
@@ -399,10 +402,10 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
 
 
 def _layer(entry: dict[str, Any], config: ArrayConfig) -> LayerInfo:
-    text, slots = _strings(entry, "name", "op"), _ints(entry, "first_slot", "end_slot")
+    text, slots = _strings(entry, "name", "op"), _ints(entry, "first_slot", "end_slot", "macs")
     output = _port(entry["output"], config, inward=False)
     part = tuple(_triple(values) for values in entry.get("part", []))
-    return LayerInfo(text["name"], text["op"], slots["first_slot"], slots["end_slot"], output, part)
+    return LayerInfo(text["name"], text["op"], slots["first_slot"], slots["end_slot"], output, slots["macs"], part)
 
 
 def _triple(values: list[int]) -> tuple[int, int, int]:

@@ -17,20 +17,21 @@ from itertools import groupby
 import numpy as np
 
 from hwq.errors import InputError, ModelError
-from hwq.fixed import encode_multiplier, requantize
+from hwq.fixed import encode_multiplier, requantize, requantize_floor
 from hwq.host import run_model
 from hwq.ir import (
-    Add,
     Array,
     AveragePool,
     Concat,
     Conv,
+    Expand,
     Gemm,
     Graph,
     HostNode,
     MaxPool,
     Op,
     Pad,
+    Pair,
     Reshape,
     Slice,
     Table,
@@ -40,7 +41,7 @@ from hwq.ir import (
 from hwq.kernels import columns, exact_matmul, exact_pieces, pad_image, window_taps
 from hwq.multipliers import multipliers
 from hwq.onnx_writer import boundary, write_subgraph
-from hwq.residual import qlinear_add_table
+from hwq.pairs import pair_table
 
 _BLOCK_ELEMENTS = 1 << 19
 """Elements of the largest intermediate of a block of samples: 2 MiB of float32, which stays in a core's cache."""
@@ -188,7 +189,6 @@ def _compute(op: Op, graph: Graph, inputs: list[Array]) -> Array:
 def _(op: Conv, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
     channels, kernel = len(op.weight), (op.weight.shape[2], op.weight.shape[3])
-    mantissa, shift = (part.reshape(-1, 1) for part in encode_multiplier(multipliers(graph, op)))
     weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32).reshape(-1, 1, 1, 1)
     pieces = exact_pieces(weight.reshape(channels, -1).T, _reach(x))
     matrices = weight.reshape(op.groups, channels // op.groups, -1).astype(np.float32)
@@ -203,9 +203,19 @@ def _(op: Conv, graph: Graph, inputs: list[Array]) -> Array:
             windows = columns(image, kernel, op.strides, op.dilations)
             acc = exact_matmul(matrices, windows.reshape(op.groups, matrices.shape[2], -1), pieces)
         acc = acc.reshape(channels, -1) + op.bias[:, np.newaxis]
-        quantized = requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi)
+        quantized = _requantize(op, graph, acc.T).T
         result[block] = quantized.reshape(channels, -1, *y.shape[2:]).transpose(1, 0, 2, 3)
     return result.reshape(len(inputs[0]), *y.shape)
+
+
+def _requantize(op: Conv | Gemm, graph: Graph, acc: Array) -> Array:
+    """Return the results of accumulators (n, channels)."""
+    zero_point = graph.tensors[op.outputs[0]].zero_point
+    if op.floor is not None:
+        multiplier, offset, shift = op.floor.multiplier, op.floor.offset, op.floor.shift
+        return requantize_floor(acc, multiplier, offset, shift, zero_point, op.lo, op.hi)
+    mantissa, shift = encode_multiplier(multipliers(graph, op))
+    return requantize(acc, mantissa, shift, zero_point, op.lo, op.hi)
 
 
 def _reach(x: Tensor) -> int:
@@ -227,41 +237,31 @@ def _depthwise(image: Array, weight: Array, op: Conv) -> Array:
 @_compute.register
 def _(op: Gemm, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
-    mantissa, shift = encode_multiplier(multipliers(graph, op))
     weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32)
     pieces = exact_pieces(weight, _reach(x))
     rows = inputs[0].reshape(-1, x.shape[-1]).astype(np.float32) - np.float32(x.zero_point)
     acc = exact_matmul(rows, weight.astype(np.float32), pieces)
     acc += op.bias
-    result = requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi)
+    result = _requantize(op, graph, acc)
     return result.astype(y.dtype).reshape(len(inputs[0]), *y.shape)
 
 
 @_compute.register
-def _(op: Add, graph: Graph, inputs: list[Array]) -> Array:
+def _(op: Pair, graph: Graph, inputs: list[Array]) -> Array:
     a, b, y = (graph.tensors[name] for name in (*op.inputs, *op.outputs))
     first, second = (_aligned(value, len(y.shape)).view(np.uint8) for value in inputs)
-    return _add_table(a, b, y, op.lo, op.hi)[first.astype(np.intp) << 8 | second]
+    return _pair_table(op.kind, a, b, y, op.lo, op.hi)[first.astype(np.intp) << 8 | second]
 
 
 @functools.lru_cache(maxsize=64)
-def _add_table(a: Tensor, b: Tensor, y: Tensor, lo: int, hi: int) -> Array:
-    """Return the clamped sums of every pair of operands, taken by the pair's bytes."""
+def _pair_table(kind: str, a: Tensor, b: Tensor, y: Tensor, lo: int, hi: int) -> Array:
+    """Return the clamped results of every pair of operands, taken by the pair's bytes."""
     label = 128 if y.dtype == "uint8" else 0
-    table = qlinear_add_table(
-        np.float32(a.scale),
-        a.zero_point - label,
-        np.float32(b.scale),
-        b.zero_point - label,
-        np.float32(y.scale),
-        y.zero_point - label,
-        unsigned=y.dtype == "uint8",
-    )
-    sums = np.clip(table.astype(np.int16) + label, lo, hi).astype(y.dtype)
+    results = np.clip(pair_table(kind, a, b, y).astype(np.int16) + label, lo, hi).astype(y.dtype)
     if y.dtype == "int8":  # rows and columns run from -128; as bytes, from 0
-        sums = np.roll(sums, 128, axis=(0, 1))
-    sums.setflags(write=False)
-    return sums.reshape(-1)
+        results = np.roll(results, 128, axis=(0, 1))
+    results.setflags(write=False)
+    return results.reshape(-1)
 
 
 def _aligned(value: Array, rank: int) -> Array:
@@ -273,7 +273,7 @@ def _aligned(value: Array, rank: int) -> Array:
 def _(op: AveragePool, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
     mantissa, shift = encode_multiplier(multipliers(graph, op))
-    image = inputs[0].astype(np.int32) - x.zero_point
+    image = pad_image(inputs[0].astype(np.int32) - x.zero_point, op.pads, 0)
     acc = sum(window_taps(image, op.kernel, op.strides, (1, 1)), np.zeros((), np.int32))
     return requantize(acc, mantissa, shift, y.zero_point, op.lo, op.hi).astype(y.dtype)
 
@@ -308,6 +308,21 @@ def _(op: Pad, graph: Graph, inputs: list[Array]) -> Array:
 
 
 @_compute.register
+def _(op: Slice, graph: Graph, inputs: list[Array]) -> Array:
+    y = _ends(graph, op)[1]
+    result = inputs[0]
+    for axis, (begin, step, size) in enumerate(zip(op.begin, op.steps, y.shape, strict=True), 1):
+        result = result.take(begin + step * np.arange(size), axis)
+    return result
+
+
+@_compute.register
+def _(op: Expand, graph: Graph, inputs: list[Array]) -> Array:
+    y = _ends(graph, op)[1]
+    return np.broadcast_to(_aligned(inputs[0], len(y.shape)), (len(inputs[0]), *y.shape))
+
+
+@_compute.register
 def _(op: Reshape, graph: Graph, inputs: list[Array]) -> Array:
     return inputs[0].reshape(len(inputs[0]), *_ends(graph, op)[1].shape)
 
@@ -315,8 +330,3 @@ def _(op: Reshape, graph: Graph, inputs: list[Array]) -> Array:
 @_compute.register
 def _(op: Transpose, graph: Graph, inputs: list[Array]) -> Array:
     return inputs[0].transpose(0, *(axis + 1 for axis in op.perm))
-
-
-@_compute.register
-def _(op: Slice, graph: Graph, inputs: list[Array]) -> Array:
-    return inputs[0].take(range(op.start, op.start + op.size), op.axis + 1)

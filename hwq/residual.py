@@ -9,7 +9,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from hwq.fixed import requantize_add, saturate
 
-__all__ = ["FACTOR_BITS", "OFFSET_BITS", "SHIFT_DEFAULT", "AddParameters", "fit_add", "qlinear_add_table"]
+__all__ = [
+    "FACTOR_BITS",
+    "OFFSET_BITS",
+    "OPERAND",
+    "SHIFT_DEFAULT",
+    "AddParameters",
+    "fit_add",
+    "fit_sum",
+    "preimage",
+    "qlinear_add_table",
+]
 
 FACTOR_BITS = 26
 """Bits of a signed factor."""
@@ -20,9 +30,11 @@ OFFSET_BITS = 40
 SHIFT_DEFAULT = 24
 """Shift tried first: a factor below 2 then fills its 26 bits."""
 
+OPERAND = np.arange(-128, 128, dtype=np.int64)
+"""Every stored byte."""
+
 _SEARCH_RADIUS = 8
 _SEARCH_WORK = 1 << 20  # pairs looked at before a repair is given up, some 10 ms
-_OPERAND = np.arange(-128, 128, dtype=np.int64)
 _UNBOUNDED = 1 << 60
 
 
@@ -37,7 +49,7 @@ class AddParameters:
     offset : int
         Signed 40 bits.
     shift : int
-        0 to 24.
+        0 to 31.
     """
 
     factor_a: int
@@ -104,7 +116,7 @@ def qlinear_add_table(
     ratio_b = np.float32(b_scale) / np.float32(c_scale)
     b_part = ratio_b * np.float32(b_zero_point + label)
     k = np.float32(c_zero_point + label) - _fma(np.int64(a_zero_point + label), ratio_a, b_part)
-    operand = _OPERAND + label
+    operand = OPERAND + label
     c = np.rint(_fma(operand[:, np.newaxis], ratio_a, _fma(operand, ratio_b, k)))
     return (saturate(c, label - 128, label + 127) - label).astype(np.int8)
 
@@ -153,6 +165,30 @@ def fit_add(
     if not max(ratio_a, ratio_b) < 1 << (FACTOR_BITS - 1):
         return None
     table = qlinear_add_table(a_scale, a_zero_point, b_scale, b_zero_point, c_scale, c_zero_point, unsigned=unsigned)
+    return fit_sum(table, ratio_a, a_zero_point, ratio_b, b_zero_point, c_zero_point, lo, hi)
+
+
+def fit_sum(
+    table: NDArray[np.int8],
+    ratio_a: float,
+    a_zero_point: int,
+    ratio_b: float,
+    b_zero_point: int,
+    c_zero_point: int,
+    lo: int,
+    hi: int,
+) -> AddParameters | None:
+    """Find integers that make the adder equal `table`, which is nearly linear, on all pairs; see `fit_add`.
+
+    Parameters
+    ----------
+    table : int8 array (256, 256)
+        Close to ``ratio_a * (a - a_zero_point) + ratio_b * (b - b_zero_point) + c_zero_point``.
+    lo, hi : int
+        Bounds of the result.
+    """
+    if not max(abs(ratio_a), abs(ratio_b)) < 1 << (FACTOR_BITS - 1):
+        return None
     target = saturate(table.astype(np.int64), lo, hi)
     constant = c_zero_point - ratio_a * a_zero_point - ratio_b * b_zero_point
     for shift in range(SHIFT_DEFAULT, 0, -1):
@@ -179,11 +215,11 @@ def _fits(p: AddParameters) -> bool:
 
 
 def _equals(p: AddParameters, target: NDArray[np.int64], lo: int, hi: int) -> bool:
-    result = requantize_add(_OPERAND[:, np.newaxis], _OPERAND, p.factor_a, p.factor_b, p.offset, p.shift, lo, hi)
+    result = requantize_add(OPERAND[:, np.newaxis], OPERAND, p.factor_a, p.factor_b, p.offset, p.shift, lo, hi)
     return np.array_equal(result, target)
 
 
-def _preimage(c: NDArray[np.int64], shift: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def preimage(c: NDArray[np.int64], shift: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the least and the greatest sum that the adder rounds to `c`, -128 to 127, at `shift`.
 
     A magnitude rounds to n up to ``n + 1/2 + h`` if n is even and below ``n + 1/2 - h`` if n is odd, h being the
@@ -207,15 +243,15 @@ def _repair(start: AddParameters, target: NDArray[np.int64], lo: int, hi: int) -
     Each result bounds its sum from both sides, or from one if it is saturated. Only pairs whose sum is within reach
     of a bound can bind.
     """
-    a, b = _OPERAND[:, np.newaxis], _OPERAND
+    a, b = OPERAND[:, np.newaxis], OPERAND
     total = a * start.factor_a + b * start.factor_b + start.offset
-    least, most = _preimage(target, start.shift)
+    least, most = preimage(target, start.shift)
     room_down = np.where(target > lo, least - total, -_UNBOUNDED)
     room_up = np.where(target < hi, most - total, _UNBOUNDED)
 
     reach = 4 * 128 * 2 * _SEARCH_RADIUS
     rows = np.nonzero((room_down > -reach) | (room_up < reach))
-    a, b, room_down, room_up = _OPERAND[rows[0]], _OPERAND[rows[1]], room_down[rows], room_up[rows]
+    a, b, room_down, room_up = OPERAND[rows[0]], OPERAND[rows[1]], room_down[rows], room_up[rows]
     span = range(-_SEARCH_RADIUS, _SEARCH_RADIUS + 1)
     steps = sorted(product(span, span), key=lambda step: (abs(step[0]) + abs(step[1]), step))
     for step_a, step_b in steps[: _SEARCH_WORK // max(a.size, 1)]:

@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 BUSES = {
     "verilator": "sim.verilator_bus",
     "amaranth": "sim.amaranth_bus",
+    "pins": "sim.pins_bus",
     "serial": "boards.link.serial_bus",
 }
 """Target to the module whose ``open_bus(config, ...)`` returns its `hwq.driver.Bus`."""
@@ -32,7 +33,7 @@ BUSES = {
 _BATCH = 32
 """Samples that pass through a step before the next step's page is loaded."""
 
-TARGETS = ("reference", "machine", "amaranth", "verilator", "serial:PORT")
+TARGETS = ("reference", "machine", "amaranth", "verilator", "pins", "serial:PORT")
 """What `InferenceSession` runs on."""
 
 
@@ -116,7 +117,7 @@ class MachineBackend:
 
 
 def open_backend(target: str, config: ArrayConfig) -> Backend:
-    """Return the accelerator `target` names: ``machine``, ``amaranth``, ``verilator`` or ``serial:PORT``.
+    """Return the accelerator `target` names: ``machine``, ``amaranth``, ``verilator``, ``pins`` or ``serial:PORT``.
 
     Raises
     ------
@@ -130,7 +131,7 @@ def open_backend(target: str, config: ArrayConfig) -> Backend:
     kind, _, argument = target.partition(":")
     if kind not in BUSES or (kind == "serial") != bool(argument):
         raise HwqError(f"No target {target!r}; the targets are {', '.join(TARGETS)}")
-    extra = "boards" if kind == "serial" else "sim"
+    extra = "boards" if kind == "serial" else "sim,boards" if kind == "pins" else "sim"
     try:
         module = importlib.import_module(BUSES[kind])
     except ModuleNotFoundError as error:

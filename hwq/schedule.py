@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hwq import ir, isa
+from hwq.channel_order import channel_order, hand_on, may_reorder
 from hwq.config import ArrayConfig
-from hwq.depthwise_layer import average_window, depthwise_descriptors, depthwise_fields, depthwise_window
+from hwq.depthwise_layer import average_window, depthwise_descriptors, depthwise_fields, depthwise_windows
 from hwq.images import Images
 from hwq.layout import View
-from hwq.mesh_layer import conv_descriptors
+from hwq.mesh_layer import conv_descriptors, conv_runs, cost, run_descriptors
 from hwq.overlap import mark_early
 from hwq.passes.partition import ArrayPart
-from hwq.plan import Plan, Step, is_depthwise, make_plan
+from hwq.plan import Plan, Step, aliased, make_plan
 from hwq.tables import clamp_bounds, table_entries
 from hwq.tiling import allocate
 from hwq.timing import cycles
-from hwq.vector_layer import add_descriptors, copy_descriptors, fill_descriptors, pool_descriptors
+from hwq.vector_layer import copy_descriptors, fill_descriptors, pair_descriptors, pool_descriptors
 
 Fields = dict[str, int]
 
@@ -38,6 +40,8 @@ class Layer:
         What it writes.
     view : View
         Where.
+    macs : int
+        Multiply-accumulates the operator asks for.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Layer:
     end_slot: int
     tensor: str
     view: View
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,23 @@ def _part(plan: Plan, images: Images) -> Schedule:
             images.add_descriptor(fields, step.name)
         kind = "+".join(op.kind for op in step.ops)
         view = plan.view(step.writes)
-        layers.append(Layer(step.name, kind, first, len(images.descriptors), step.writes, view))
+        macs = _macs(step.op, view)
+        layers.append(Layer(step.name, kind, first, len(images.descriptors), step.writes, view, macs))
     mark_early(images.descriptors[slot:], images.config)
     images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
     return Schedule(slot, tuple(layers), plan)
 
 
+def _macs(op: ir.Op, y: View) -> int:
+    """Return the multiply-accumulates behind the elements `y` of a convolution or matrix product, 0 for others."""
+    if isinstance(op, ir.Conv):
+        return y.size * op.weight[0].size
+    return y.size * len(op.weight) if isinstance(op, ir.Gemm) else 0
+
+
 def _step_descriptors(plan: Plan, step: Step, index: int, images: Images) -> Iterator[Fields]:
     """Yield the step's descriptors, first those that fill the halo of the buffer it begins."""
+    hand_on(plan, step)
     buffer = plan.buffer(step.writes)
     if buffer.first == index and buffer.fill is not None and not buffer.kept:
         for rectangle in buffer.halo():
@@ -113,7 +127,11 @@ def _table_fields(graph: ir.Graph, op: ir.Table, fields: Fields, images: Images)
 
 def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     source, target = plan.view(step.reads[0]), plan.view(step.writes)
-    if isinstance(step.op, ir.Reshape):  # the target is row-major, so it can take the source's shape
+    if isinstance(step.op, ir.Slice | ir.Expand):
+        part = aliased(step.op, source, target.shape)
+        assert part is not None, step
+        source = part
+    if isinstance(step.op, ir.Reshape):  # the target was chosen so that it can take the source's shape
         reshaped = target.reshape(source.shape)
         assert reshaped is not None, step
         target = reshaped
@@ -121,9 +139,25 @@ def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
 
 
 def _conv(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
-    if is_depthwise(step.op):
-        return depthwise_descriptors(plan, step, depthwise_window(step.op), images)
-    return conv_descriptors(plan, step, images)
+    """Convolve as DEPTHWISE, where that can be, or as CONV, whichever is faster."""
+    op, config = step.op, images.config
+    assert isinstance(op, ir.Conv)
+    outputs = len(op.weight) // op.groups
+    may_be_depthwise = op.groups > 1 and op.weight.shape[1] == 1 and step.add is None
+    if not may_be_depthwise or (outputs > 1 and not may_reorder(plan, step.writes)):
+        return conv_descriptors(plan, step, images)
+    windows = depthwise_windows(op, channel_order(plan, step.reads[0]))
+    passes = cost([depthwise_fields(plan, step, window, config)[0] for window in windows], images)
+    in_order = plan.buffer(step.reads[0]).multiplier == 1
+    tiles = -(-plan.view(step.writes).size // len(op.weight) // config.rows)
+    steps = tiles * op.groups * op.weight.shape[2]  # CONV takes a step for every channel and kernel row at least
+    if in_order and (images.compact or steps < passes):
+        runs = conv_runs(plan, step, images)
+        if cost([run.fields for run in runs], images) < passes:
+            return run_descriptors(runs, plan, step, images)
+    if outputs > 1:
+        plan.buffer(step.writes).multiplier = outputs
+    return itertools.chain.from_iterable(depthwise_descriptors(plan, step, window, images) for window in windows)
 
 
 def _average(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
@@ -144,7 +178,9 @@ def _concat(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     axis, start = step.op.axis % len(target.shape), 0
     for name in step.reads:
         source = plan.view(name)
-        yield from copy_descriptors(source, target.slice(axis, start, source.shape[axis]), images)
+        place = target.slice(axis, start, source.shape[axis])
+        if source != place:
+            yield from copy_descriptors(source, place, images)
         start += source.shape[axis]
 
 
@@ -167,11 +203,15 @@ _EMITTERS: dict[type[ir.Op], Callable[[Plan, Step, Images], Iterator[Fields]]] =
     ir.Gemm: conv_descriptors,
     ir.MaxPool: pool_descriptors,
     ir.AveragePool: _average,
-    ir.Add: add_descriptors,
+    ir.Add: pair_descriptors,
+    ir.Sub: pair_descriptors,
+    ir.Mul: pair_descriptors,
     ir.Table: _copy,
     ir.Concat: _concat,
     ir.Pad: _pad,
     ir.Reshape: _copy,
     ir.Transpose: _copy,
+    ir.Slice: _copy,
+    ir.Expand: _copy,
     ir.Copy: _copy,
 }

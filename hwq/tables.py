@@ -42,4 +42,4 @@ def tables_by_use(graph: ir.Graph) -> list[bytes]:
 
 def carries_table(op: ir.Op) -> bool:
     """Whether the layer of `op` can map its output through a table on the way to memory."""
-    return isinstance(op, ir.Conv | ir.Gemm | ir.Add | ir.MaxPool | ir.AveragePool)
+    return isinstance(op, ir.Conv | ir.Gemm | ir.Pair | ir.MaxPool | ir.AveragePool)

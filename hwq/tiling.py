@@ -37,6 +37,8 @@ class Buffer:
         Steps of the part between which the buffer is in use; the host fills one with `first` -1.
     address : int
         Set by `allocate`.
+    multiplier : int
+        Channel c * multiplier + j lies at j * (channels / multiplier) + c; see `hwq.channel_order`.
     kept : bool
         Set by `allocate`: the halo is written once and for all, since nothing else ever uses its bytes.
     """
@@ -48,6 +50,7 @@ class Buffer:
     first: int = 0
     last: int = 0
     address: int = -1
+    multiplier: int = 1
     kept: bool = False
 
     @property
@@ -86,9 +89,13 @@ class Buffer:
         gap = pitch - line
         end = self.origin + (rows - 1) * pitch + line
         image = (self.image_bytes, 1)
+        before, after = self.origin, self.image_bytes - end
+        if before == after:
+            around = [View(base, (images, 2, before), (self.image_bytes, end, 1))]
+        else:
+            around = [View(base, (images, before), image), View(base + end, (images, after), image)]
         spans = [
-            View(base, (images, self.origin), image),
-            View(base + end, (images, self.image_bytes - end), image),
+            *around,
             View(base + self.origin + line, (images, rows - 1, gap), (self.image_bytes, pitch, 1)),
         ]
         return [span for span in spans if all(span.shape)]

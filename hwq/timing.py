@@ -7,10 +7,10 @@ once two neighbouring tiles end in the same relative state the rest of the block
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hwq import isa, pipeline
+from hwq import isa, pipeline, weights
 from hwq.config import ArrayConfig
 
 
@@ -26,13 +26,17 @@ class LayerTiming:
     macs : int
         Multiply-accumulates the mesh did for existing pixels and channels, 0 for VECTOR.
     bound : str
-        ``mac``, ``fetch``, ``output`` or ``vector``: what sets the tile period.
+        ``mac``, ``weight``, ``fetch``, ``output`` or ``vector``: what sets the tile period; see `bound`.
+    first_cycle, end_cycle : int
+        The cycles since the program's start in which its mesh steps or vector reads are issued, the end excluded.
     """
 
     slot: int
     cycles: int
     macs: int
     bound: str
+    first_cycle: int
+    end_cycle: int
 
 
 @dataclass(frozen=True)
@@ -47,27 +51,28 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
     """Return the cycles of `descriptors` (decoded, up to and including HALT) on `config`, from start to done."""
     layers = []
     go = pipeline.DESCRIPTOR_LOAD
-    ended = loaded = 0
-    before: _Walk | None = None  # the CONV ahead, in cycles since the program's start
+    ended = ended_before = loaded = 0
+    before: _Walk | None = None  # the layer of the mesh ahead, in cycles since the program's start
     for slot, d in enumerate(descriptors, first_slot):
         if d["opcode"] == isa.Opcode.HALT:
             break
-        if d["opcode"] == isa.Opcode.CONV:
-            walk, start = _Walk(config, _parts(d, config)), go + 1
+        start = go + 1
+        if d["opcode"] == isa.Opcode.VECTOR:
+            issued = start + 1 + vector_reads(d)
+            end, before = start + _vector_cycles(d, config), None
+        else:
+            walk = _Walk(config, d)
             if before is not None and d["early"]:
-                early = max(before.last_step + 1, before.launch, loaded)
+                early = max(before.next_step, before.launch, loaded, ended_before + 1)
                 if early < ended:
                     go, start = early, early + 1
-                    walk.hold = max(before.hold, ended + pipeline.BACK_CHANGE) - start
-                    walk.free = before.free - start
-            _walk_conv(walk, d, config)
+                    walk.follow(before, start)
+            walk.layer()
             walk.shift(start)
-            end, before = walk.free - 1 + pipeline.WRITE_BACK, walk
-        else:
-            end, before = go + 1 + _CYCLES[isa.Opcode(d["opcode"])](d, config), None
+            issued, end, before = walk.next_step, walk.end, walk
         macs = pixels(d) * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
-        layers.append(LayerTiming(slot, end - ended, macs, bound(d, config)))
-        ended = end
+        layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), start + 1, issued))
+        ended_before, ended = ended, end
         loaded = go + pipeline.DESCRIPTOR_LOAD
         go = max(end + 1, loaded)
     return Timing(tuple(layers), go)
@@ -76,7 +81,11 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
 def cycles(fields: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the cycles of one descriptor from its start to its end, with fields that aren't named 0."""
     d = isa.complete(fields)
-    return _CYCLES[isa.Opcode(d["opcode"])](d, config)
+    if d["opcode"] == isa.Opcode.VECTOR:
+        return _vector_cycles(d, config)
+    walk = _Walk(config, d)
+    walk.layer()
+    return walk.end
 
 
 def pixels(d: Mapping[str, int]) -> int:
@@ -85,17 +94,22 @@ def pixels(d: Mapping[str, int]) -> int:
 
 
 def weight_words(d: Mapping[str, int]) -> int:
-    """Return K, the weights of one output: the weight words of a block of a CONV or DEPTHWISE descriptor."""
+    """Return K, the weights of one output of a CONV or DEPTHWISE descriptor: the steps of a tile that have one."""
     inner = d["taps_x"] * d["span"]
     if d["opcode"] == isa.Opcode.DEPTHWISE:
-        return sum(_runs(d))
+        return sum(run_spans(d))
     return d["taps_y"] * inner
 
 
 def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the output channels of a descriptor."""
-    width = {isa.Opcode.CONV: config.cols, isa.Opcode.DEPTHWISE: config.depthwise_cols}
-    return (d["blocks"] - 1) * width.get(isa.Opcode(d["opcode"]), config.lanes) + d["last_channels"]
+    return (d["blocks"] - 1) * config.block_channels(d) + d["last_channels"]
+
+
+def has_pairs(d: Mapping[str, int], config: ArrayConfig) -> bool:
+    """Return whether a layer's first block has two channels on every column."""
+    first = config.block_channels(d) if d["blocks"] > 1 else d["last_channels"]
+    return bool(d["int4"]) and weights.is_paired(first, config.cols)
 
 
 def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
@@ -110,33 +124,50 @@ def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
     rows, rest = divmod(d["pixels"], d["row_pixels"])
     lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
     tiles = sum(-(-length // config.rows) for length in lengths)
-    return d["blocks"] * sum(d["pixels"] + tiles * (span - 1) for span in _runs(d))
+    return d["blocks"] * sum(d["pixels"] + tiles * (span - 1) for span in run_spans(d))
+
+
+def vector_reads(d: Mapping[str, int]) -> int:
+    """Return the reads of a VECTOR layer, one a cycle."""
+    return d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
+
+
+def drain_cycles(pixels: int, channels: int, config: ArrayConfig) -> int:
+    """Return the cycles the output path takes to read a tile out of the mesh."""
+    return config.rows * (-(-channels // config.lanes) - 1) + pixels
 
 
 def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     """Return the lower bounds of a tile's period by cause; the largest one rules."""
-    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config) + 1
-    output = max(config.rows * config.groups, wave)
+    width, paired = config.block_channels(d), has_pairs(d, config)
+    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config, paired) + 1
+    output = max(config.rows * config.groups << paired, wave)
     if d["opcode"] == isa.Opcode.DEPTHWISE:
         if d["strips"]:
             return {"mac": weight_words(d), "fetch": config.strip_columns * pipeline.STRIP_STEPS, "output": output}
         neighbours = min(config.rows, d["row_pixels"])
-        fetch = sum(neighbours + span - 1 for span in _runs(d))
+        fetch = sum(neighbours + span - 1 for span in run_spans(d))
         return {"mac": weight_words(d), "fetch": fetch, "output": output}
     parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
-    passes = parts + (config.residual_passes if d["residual"] else 0)
+    passes = parts + (-(-width // config.fetch_bytes) if d["residual"] else 0)
     return {"mac": weight_words(d), "fetch": passes * config.rows, "output": output}
 
 
 def bound(d: Mapping[str, int], config: ArrayConfig) -> str:
-    """Return what sets the tile period: ``mac``, ``fetch``, ``output``, or ``vector``."""
+    """Return what sets the tile period: ``mac``, ``weight``, ``fetch``, ``output``, or ``vector``.
+
+    It is ``weight`` where the mesh steps do, but a CONV has fewer pixels than the mesh has rows: then the weights come
+    as fast as they can, and each is used only so often.
+    """
     if d["opcode"] == isa.Opcode.VECTOR:
         return "vector"
     periods = tile_period(d, config)
-    return max(periods, key=lambda cause: periods[cause])
+    cause = max(periods, key=lambda cause: periods[cause])
+    few = d["opcode"] == isa.Opcode.CONV and d["pixels"] < config.rows
+    return "weight" if cause == "mac" and few else cause
 
 
-def _runs(d: Mapping[str, int]) -> list[int]:
+def run_spans(d: Mapping[str, int]) -> list[int]:
     """Return the spans of a DEPTHWISE tile's runs."""
     inner = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"]) for _ in range(d["repeats"] + 1)]
     return inner * d["taps_y"]
@@ -144,16 +175,8 @@ def _runs(d: Mapping[str, int]) -> list[int]:
 
 def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
-    reads = d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
-    last_tap = reads - d["residual"]
+    last_tap = vector_reads(d) - d["residual"]
     return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
-
-
-def _conv_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a CONV layer that waits for the one before."""
-    walk = _Walk(config, _parts(d, config))
-    _walk_conv(walk, d, config)
-    return walk.free - 1 + pipeline.WRITE_BACK
 
 
 def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:
@@ -163,85 +186,14 @@ def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:
     return tap * (d["taps_y"] * d["taps_x"])
 
 
-def _walk_conv(walk: _Walk, d: Mapping[str, int], config: ArrayConfig) -> None:
-    """Walk all tiles of a CONV layer."""
-    rows = config.rows
-    tiles = -(-d["pixels"] // rows)
-    for block in range(d["blocks"]):
-        channels = d["last_channels"] if block == d["blocks"] - 1 else config.cols
-        slices = -(-channels // config.fetch_bytes) if d["residual"] else 0
-        drain_cycles = rows * -(-channels // config.lanes)
-        previous: tuple[int, ...] | None = None
-        left = tiles
-        while left:
-            before = walk.last_step
-            walk.tile(slices, drain_cycles)
-            left -= 1
-            state = walk.relative()
-            if state == previous:
-                walk.shift(left * (walk.last_step - before))
-                left = 0
-            previous = state
-
-
-def _strip_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a DEPTHWISE layer in strips."""
-    columns = d["pixels"] // 2
-    steps = (columns + d["span"] - 1) * pipeline.STRIP_STEPS
-    lead = d["span"] * pipeline.STRIP_STEPS - 1
-    walk = _Walk(config, [], pipeline.strip_skew(config))
-    for block in range(d["blocks"]):
-        block_channels = d["last_channels"] if block == d["blocks"] - 1 else config.depthwise_cols
-        drain_cycles = config.rows * -(-block_channels // config.lanes)
-        for _ in range(d["strips"]):
-            walk.strip(steps, lead, -(-columns // config.strip_columns), drain_cycles)
-    return max(walk.free - 1, 0) + pipeline.WRITE_BACK
-
-
-def _depthwise_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
-    """Cycles from the start pulse to the end of a DEPTHWISE layer."""
-    if d["strips"]:
-        return _strip_cycles(d, config)
-    runs = _runs(d)
-    rows, rest = divmod(d["pixels"], d["row_pixels"])
-    lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
-    walk = _Walk(config, [])
-    for block in range(d["blocks"]):
-        block_channels = d["last_channels"] if block == d["blocks"] - 1 else config.depthwise_cols
-        drain_cycles = config.rows * -(-block_channels // config.lanes)
-        previous: tuple[int, ...] | None = None
-        left = len(lengths)
-        while left:
-            before = walk.last_step
-            length = lengths[len(lengths) - left]
-            for first in range(0, length, config.rows):
-                walk.depthwise_tile(min(config.rows, length - first), runs, drain_cycles)
-            left -= 1
-            state = walk.relative()
-            same = left - bool(rest)
-            if state == previous and same > 0:
-                walk.shift(same * (walk.last_step - before))
-                left -= same
-            previous = state
-    return walk.free - 1 + pipeline.WRITE_BACK
-
-
-_CYCLES = {
-    isa.Opcode.CONV: _conv_cycles,
-    isa.Opcode.DEPTHWISE: _depthwise_cycles,
-    isa.Opcode.VECTOR: _vector_cycles,
-}
-
-
 class _Walk:
-    """Event times of fetch, issue and drain, relative to the start pulse."""
+    """Event times of fetch, issue and drain of a layer of the mesh, relative to the start pulse."""
 
-    def __init__(self, config: ArrayConfig, parts: list[int], skew: int = 0):
-        self._rows = config.rows
-        self._strip_steps = config.strip_columns * pipeline.STRIP_STEPS
-        self._parts = parts
-        self._first_read = pipeline.first_read(config) + skew
-        self._slack = self._first_read_slack(config)
+    def __init__(self, config: ArrayConfig, d: Mapping[str, int]):
+        self._config, self._d = config, d
+        self._parts = _parts(d, config) if d["opcode"] == isa.Opcode.CONV else []
+        self._first_read = pipeline.first_read(config) + (pipeline.strip_skew(config) if d["strips"] else 0)
+        self._paired = False  # the block has two channels on every column
         self.launch = 1  # earliest next pass
         self.taken = 1  # when the waiting half was last taken
         self.next_step = 1  # earliest next step
@@ -250,21 +202,86 @@ class _Walk:
         self.free = 0  # when the drain has read everything
         self.drained = [0] * pipeline.RESIDUAL_BUFFERS  # when the last tiles' buffers came free
 
-    @staticmethod
-    def _first_read_slack(config: ArrayConfig) -> int:
-        return pipeline.overwrite_margin(config) - pipeline.ISSUE_TO_EDGE - pipeline.EDGE_TO_SHADOW + 1
+    @property
+    def end(self) -> int:
+        """When the last result is in memory."""
+        return self.free - 1 + pipeline.WRITE_BACK
 
-    def tile(self, slices: int, drain_cycles: int) -> None:
+    def follow(self, before: _Walk, start: int) -> None:
+        """Begin at `start` while the output path still works for the layer `before`."""
+        self.hold = before.hold - start
+        self.free = before.free + pipeline.BACK_CHANGE - start
+
+    def layer(self) -> None:
+        """Walk all tiles."""
+        d, width = self._d, self._config.block_channels(self._d)
+        for block in range(d["blocks"]):
+            channels = d["last_channels"] if block == d["blocks"] - 1 else width
+            self._paired = bool(d["int4"]) and weights.is_paired(channels, self._config.cols)
+            if d["opcode"] == isa.Opcode.CONV:
+                self._conv_block(channels)
+            elif d["strips"]:
+                self._strips_block(channels)
+            else:
+                self._rows_block(channels)
+
+    def _conv_block(self, channels: int) -> None:
+        slices = -(-channels // self._config.fetch_bytes) if self._d["residual"] else 0
+        previous: tuple[int, ...] | None = None
+        left, rest = divmod(self._d["pixels"], self._config.rows)
+        drain = drain_cycles(self._config.rows, channels, self._config)
+        while left:
+            before = self.last_step
+            self._tile(slices, drain)
+            left -= 1
+            state = self._relative()
+            if state == previous:
+                self.shift(left * (self.last_step - before))
+                left = 0
+            previous = state
+        if rest:
+            self._tile(slices, drain_cycles(rest, channels, self._config))
+
+    def _strips_block(self, channels: int) -> None:
+        columns, span = self._d["pixels"] // 2, self._d["span"]
+        steps = (columns + span - 1) * pipeline.STRIP_STEPS
+        full, rest = divmod(columns, self._config.strip_columns)
+        tiles = [self._config.strip_columns] * full + ([rest] if rest else [])
+        drains = [drain_cycles(2 * width, channels, self._config) for width in tiles]
+        for _ in range(self._d["strips"]):
+            self._strip(steps, span * pipeline.STRIP_STEPS - 1, drains)
+
+    def _rows_block(self, channels: int) -> None:
+        d, runs = self._d, run_spans(self._d)
+        rows, rest = divmod(d["pixels"], d["row_pixels"])
+        lengths = [d["row_pixels"]] * rows + ([rest] if rest else [])
+        previous: tuple[int, ...] | None = None
+        left = len(lengths)
+        while left:
+            before = self.last_step
+            length = lengths[len(lengths) - left]
+            for first in range(0, length, self._config.rows):
+                pixels = min(self._config.rows, length - first)
+                self._row_tile(pixels, runs, drain_cycles(pixels, channels, self._config))
+            left -= 1
+            state = self._relative()
+            same = left - bool(rest)
+            if state == previous and same > 0:
+                self.shift(same * (self.last_step - before))
+                left -= same
+            previous = state
+
+    def _tile(self, slices: int, drain: int) -> None:
         """Advance by one tile with `slices` passes of second operands."""
         ready = 0
         for _ in range(slices):
             launch = max(self.launch, self.drained[0])
-            self.launch = launch + self._rows
-            ready = launch + self._rows + pipeline.READ_LATENCY
+            self.launch = launch + self._config.rows
+            ready = launch + self._config.rows + pipeline.READ_LATENCY
         final = len(self._parts) - 1
         for index, count in enumerate(self._parts):
             launch = max(self.launch, self.taken)
-            self.launch = launch + self._rows
+            self.launch = launch + self._config.rows
             take = max(launch + pipeline.PART_LATENCY, self.next_step)
             if index == final:
                 step = max(take + count - 1, self.hold, ready)
@@ -273,32 +290,33 @@ class _Walk:
             else:
                 self.taken = take
                 self.next_step = take + count
-        self._end_tile(step, drain_cycles)
+        self._end_tile(step, drain)
 
-    def depthwise_tile(self, pixels: int, runs: list[int], drain_cycles: int) -> None:
+    def _row_tile(self, pixels: int, runs: list[int], drain: int) -> None:
         """Advance by one tile of `pixels` pixels of a DEPTHWISE layer; its last run begins once it can end."""
         last = pixels + runs[-1] - 1
         begin = self.next_step + sum(pixels + span - 1 for span in runs[:-1])
         step = max(begin, self.hold - (last - 1)) + last - 1
         self.next_step = step + 1
-        self._end_tile(step, drain_cycles)
+        self._end_tile(step, drain)
 
-    def strip(self, steps: int, lead: int, tiles: int, drain_cycles: int) -> None:
+    def _strip(self, steps: int, lead: int, drains: Sequence[int]) -> None:
         """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
         begin = max(self.next_step, self.hold - lead, self.free - self._first_read - lead)
-        for tile in range(tiles):
-            self._end_tile(begin + lead + tile * self._strip_steps, drain_cycles)
+        for tile, drain in enumerate(drains):
+            period = self._config.strip_columns * pipeline.STRIP_STEPS
+            self._end_tile(begin + lead + tile * period, drain)
         self.next_step = begin + steps
 
-    def _end_tile(self, step: int, drain_cycles: int) -> None:
+    def _end_tile(self, step: int, drain: int) -> None:
         """Let the tile's last step be at `step`."""
         self.last_step = step
         start_in = max(self._first_read, self.free - step)
-        self.hold = step + start_in + self._slack
-        self.free = step + start_in + drain_cycles
+        self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired)
+        self.free = step + start_in + drain
         self.drained = [*self.drained[1:], self.free]
 
-    def relative(self) -> tuple[int, ...]:
+    def _relative(self) -> tuple[int, ...]:
         """Return all that later tiles depend on, relative to the last step."""
         events = (self.launch, self.taken, self.next_step, self.hold, self.free, *self.drained)
         return tuple(event - self.last_step for event in events)

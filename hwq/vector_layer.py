@@ -1,4 +1,4 @@
-"""Pooling, element-wise addition, copies and fills as VECTOR descriptors."""
+"""Pooling, element-wise functions of two tensors, copies and fills as VECTOR descriptors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from hwq import ir, isa
-from hwq.images import Images
+from hwq.images import Images, rounding_params
 from hwq.layout import Nest, View, nests
 from hwq.mesh_layer import output_fields
 from hwq.multipliers import multipliers
@@ -25,8 +25,8 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     assert isinstance(op, ir.MaxPool | ir.AveragePool)
     x, y = plan.view(step.reads[0]), plan.view(step.writes)
     average = isinstance(op, ir.AveragePool)
-    pads, dilations = (op.pads, op.dilations) if isinstance(op, ir.MaxPool) else ((0, 0, 0, 0), (1, 1))
-    top, left = pads[:2]
+    dilations = op.dilations if isinstance(op, ir.MaxPool) else (1, 1)
+    top, left = op.pads[:2]
     (kernel_rows, kernel_columns), strides = op.kernel, op.strides
     by_image, _, by_row, by_column = x.strides
     param = 0
@@ -34,7 +34,7 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
         count = kernel_rows * kernel_columns
         bias = np.full(images.config.lanes, -stored_zero_point(plan.tensors[op.inputs[0]]) * count, np.int32)
         multiplier = np.broadcast_to(multipliers(plan.graph, op), bias.shape)
-        param = images.add_lane_params(bias, multiplier, step.name)
+        param = images.add_lane_params(rounding_params(bias, multiplier), step.name)
     tap_x_step = dilations[1] * by_column
     x_step = strides[1] * by_column
     columns, rows = y.shape[3], y.shape[2]
@@ -61,12 +61,15 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
         }
 
 
-def add_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
-    """Yield the descriptors of an Add step."""
-    assert isinstance(step.op, ir.Add)
+def pair_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
+    """Yield the descriptors of an Add, Sub or Mul step."""
+    assert isinstance(step.op, ir.Pair)
     y = plan.view(step.writes)
     operands = [plan.view(name).broadcast(y.shape) for name in step.reads]
     fields = output_fields(plan, Step(step.op, step.reads, step.writes, step.op))
+    if isinstance(step.op, ir.Mul):
+        zero_points = [stored_zero_point(plan.tensors[name]) for name in step.reads]
+        fields |= {"product": 1, "ifm_zero_point": zero_points[0], "res_zero_point": zero_points[1]}
     for nest in _nests([*operands, y], images):
         yield {**_elementwise(nest, ("ifm", "res", "ofm"), images), **fields}
 

@@ -15,7 +15,7 @@ class StepSource(wiring.Signature):
     Members
     -------
     step : the offered step is taken
-    last : it is its tile's last
+    last, pixels : it is its tile's last; pixels of the tile, counted over all rows of the mesh it takes
     block_end, last_block : its tile is its block's last; its block is the layer's last
     zero : its weights are zero
     first : it is its tile's first
@@ -24,11 +24,12 @@ class StepSource(wiring.Signature):
     end : it is the layer's last
     """
 
-    def __init__(self):
+    def __init__(self, config: ArrayConfig):
         super().__init__(
             {
                 "step": In(1),
                 "last": Out(1),
+                "pixels": Out(range(config.rows + 1)),
                 "block_end": Out(1),
                 "last_block": Out(1),
                 "zero": Out(1),
@@ -66,7 +67,7 @@ class Depthwise(wiring.Component):
             {
                 "i_start": In(1),
                 "i_descriptor": In(descriptor_layout),
-                "steps": Out(StepSource()),
+                "steps": Out(StepSource(config)),
                 "o_read": Out(1),
                 "o_address": Out(address_shape),
                 "o_count": Out(range(config.cols + 1)),
@@ -105,6 +106,7 @@ class Depthwise(wiring.Component):
             self.o_address.eq(Mux(tile_begin, ifm.address, cursor)),
             self.o_count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
             steps.lead.eq(length - 1),
+            steps.pixels.eq(pixels),
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final & steps.last_block),
             steps.zero.eq(position >= span),

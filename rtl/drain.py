@@ -19,15 +19,19 @@ class Drain(wiring.Component):
     The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
     was issued and the next tile may follow as soon as the read has ended.
 
-    Latency: `o_read` comes `first_read` cycles after `i_last`, or right after the previous tile's last. Throughput:
-    one (group, row) a cycle, ``rows * groups`` cycles a tile. Backpressure: none; the issuer keeps the distance.
+    Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the
+    previous tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle,
+    ``rows * groups`` cycles a tile of `rows` pixels; the last group ends with the last pixel. Backpressure: none; the
+    issuer keeps the distance.
 
     Members
     -------
     i_start : begin with `i_descriptor`
     i_clear : stop
-    i_last : a tile's last step is being issued
-    o_read : row `o_row`, group `o_group` is being read
+    i_last, i_strips : a tile's last step is being issued, in strips; it may be of the layer after `i_descriptor`
+    o_read : row `o_row`, group `o_group` of the block is being read
+    o_columns, o_pairs, o_high : its columns, the `lanes` from ``lanes * o_columns`` on; they hold two channels each;
+        the high one is meant
     o_valid : the row holds a pixel
     o_final : the layer's last read
     o_param : parameter word of the group
@@ -44,9 +48,13 @@ class Drain(wiring.Component):
                 "i_clear": In(1),
                 "i_descriptor": In(descriptor_layout),
                 "i_last": In(1),
+                "i_strips": In(1),
                 "o_read": Out(1),
                 "o_row": Out(range(config.rows)),
-                "o_group": Out(range(config.groups)),
+                "o_group": Out(range(config.widest_block // config.lanes)),
+                "o_columns": Out(range(config.groups)),
+                "o_pairs": Out(1),
+                "o_high": Out(1),
                 "o_valid": Out(1),
                 "o_final": Out(1),
                 "o_param": Out(address_shape),
@@ -65,39 +73,47 @@ class Drain(wiring.Component):
         rows, lanes, cols = config.rows, config.lanes, config.cols
 
         strips = d.strips != 0
-        first_read = pipeline.first_read(config)
-        chain = Signal(first_read + pipeline.strip_skew(config))
-        m.d.sync += chain.eq((chain << 1) | self.i_last)
+        skew = pipeline.strip_skew(config)
+        chain = Signal(pipeline.first_read(config) + skew)
+        entry = Mux(self.i_strips, self.i_last, self.i_last << skew)
+        m.d.sync += chain.eq((chain << 1) | entry)
         due, waiting, running = Signal(), Signal(), Signal()
-        m.d.comb += [due.eq(Mux(strips, chain[-1], chain[first_read - 1])), self.o_read.eq(running | due | waiting)]
+        m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | ((due | waiting) & ~self.i_start))]
 
         blocks_left, param_block = Signal(16), Signal(address_shape)
         block_base = Signal(address_shape)
-        channels_left = Signal(range(cols + 1))
-        offset = Signal(range(cols))
+        channels_left = Signal(range(config.widest_block + 1))
+        offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
-        depthwise, in_tile, hidden = Signal(), Signal(), Signal()
+        depthwise, exists, hidden = Signal(), Signal(), Signal()
         strips_left, map_end, last_strip = Signal(16), Signal(), Signal()
         strip_base = Signal(address_shape)
-        tile_rows = Signal(16)
-        block_cols = Mux(depthwise, config.depthwise_cols, cols)
-        with m.If(self.o_read & (self.o_row == 0)):
-            m.d.sync += tile_rows.eq(self.ofm.row_left)
+        int4, columns_end = d.int4 & int(config.int4), Signal()
+        block_channels = Mux(depthwise, config.depthwise_cols, cols << int4)
+        pixels, kept_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
+        in_row = Mux(depthwise & ~strips & (self.ofm.row_left < rows), self.ofm.row_left, rows)
+        with m.If(self.o_row == 0):
+            m.d.comb += pixels.eq(Mux(self.ofm.left < in_row, self.ofm.left, in_row))
+            m.d.sync += kept_pixels.eq(pixels)
+        with m.Else():
+            m.d.comb += pixels.eq(kept_pixels)
         m.d.comb += [
             depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
             last_block.eq(blocks_left == 1),
             offset.eq(self.o_group * lanes),
-            channels_left.eq(Mux(last_block, d.last_channels, block_cols) - offset),
+            channels_left.eq(Mux(last_block, d.last_channels, block_channels) - offset),
             group_end.eq(channels_left <= lanes),
-            row_end.eq(self.o_row == rows - 1),
+            columns_end.eq(self.o_columns == config.groups - 1),
+            self.o_pairs.eq(int4 & ~depthwise & (~last_block | (d.last_channels > cols))),
+            row_end.eq(self.o_row == Mux(group_end, pixels - 1, rows - 1)),
             tile_end.eq(self.o_read & row_end & group_end),
-            in_tile.eq(~depthwise | strips | (self.o_row == 0) | (self.o_row < tile_rows)),
-            map_end.eq(tile_end & Mux(in_tile, self.ofm.final, ~self.ofm.valid)),
+            exists.eq(self.o_row < pixels),
+            map_end.eq(tile_end & self.ofm.final),
             last_strip.eq(strips_left <= 1),
             hidden.eq(d.short_strip & last_strip & self.o_row[:1].any()),
             block_end.eq(map_end & last_strip),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
-            self.o_valid.eq(self.ofm.valid & in_tile & ~hidden),
+            self.o_valid.eq(exists & ~hidden),
             self.o_final.eq(block_end & last_block),
             self.o_param.eq(param_block + self.o_group),
             self.o_address.eq(self.ofm.address + offset),
@@ -107,10 +123,10 @@ class Drain(wiring.Component):
                 Mux(
                     self.i_start,
                     d.ofm_base,
-                    Mux(last_strip, (block_base + block_cols)[: isa.ADDRESS_BITS], strip_base + d.res_x_step),
+                    Mux(last_strip, (block_base + block_channels)[: isa.ADDRESS_BITS], strip_base + d.res_x_step),
                 )
             ),
-            self.ofm.step.eq(self.o_read & in_tile),
+            self.ofm.step.eq(self.o_read & exists),
             self.ofm.rewind.eq(self.o_read & row_end & ~group_end),
             self.ofm.commit.eq(tile_end),
         ]
@@ -122,10 +138,14 @@ class Drain(wiring.Component):
         with m.If(self.o_read):
             m.d.sync += [running.eq(~tile_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]
             with m.If(row_end):
-                m.d.sync += self.o_group.eq(Mux(group_end, 0, self.o_group + 1))
-        with m.If(due & (running | waiting)):
+                m.d.sync += [
+                    self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
+                    self.o_columns.eq(Mux(group_end | columns_end, 0, self.o_columns + 1)),
+                    self.o_high.eq(~group_end & (self.o_high | columns_end)),
+                ]
+        with m.If(due & (running | waiting | self.i_start)):
             m.d.sync += waiting.eq(1)
-        with m.Elif(waiting & ~running):
+        with m.Elif(waiting & ~running & ~self.i_start):
             m.d.sync += waiting.eq(0)
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
@@ -136,13 +156,12 @@ class Drain(wiring.Component):
             m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
-                chain.eq(0),
-                running.eq(0),
-                waiting.eq(0),
                 blocks_left.eq(d.blocks),
                 param_block.eq(d.param_base),
                 self.o_row.eq(0),
                 self.o_group.eq(0),
+                self.o_columns.eq(0),
+                self.o_high.eq(0),
                 self.o_buffer.eq(0),
             ]
         return m

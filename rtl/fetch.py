@@ -14,11 +14,12 @@ RESIDUAL_BUFFERS = pipeline.RESIDUAL_BUFFERS
 
 
 def part_layout(config: ArrayConfig) -> data.StructLayout:
-    """Return what the issuer must know of a part: bytes, last of its tile, the tile's place in the layer."""
+    """Return what the issuer must know of a part: bytes, last of its tile, the tile's pixels and place in the layer."""
     return data.StructLayout(
         {
             "count": unsigned(ceil_log2(config.fetch_bytes) + 1),
             "tile_end": 1,
+            "pixels": range(config.rows + 1),
             "block_end": 1,
             "last_block": 1,
         }
@@ -83,7 +84,8 @@ class Fetch(wiring.Component):
         """Return the module."""
         m = Module()
         config, d = self._config, self.i_descriptor
-        rows, fetch, cols = config.rows, config.fetch_bytes, config.cols
+        rows, fetch = config.rows, config.fetch_bytes
+        width = config.cols << (d.int4 & int(config.int4))  # of a block
 
         running, residual_phase = self.o_running, Signal()
         row = Signal(range(rows))
@@ -98,7 +100,7 @@ class Fetch(wiring.Component):
         # the pass about to be launched or under way
         span_end, tap_row_end, tile_end, last_block = Signal(), Signal(), Signal(), Signal()
         slice_offset = Signal(range(config.residual_passes * fetch))
-        slice_left = Signal(range(cols + 1))
+        slice_left = Signal(range(config.widest_block + 1))
         slices_end, go, row_end = Signal(), Signal(), Signal()
         m.d.comb += [
             span_end.eq(span_left <= fetch),
@@ -106,7 +108,7 @@ class Fetch(wiring.Component):
             tile_end.eq(tap_row_end & (taps_y_left == 1)),
             last_block.eq(blocks_left == 1),
             slice_offset.eq(slices * fetch),
-            slice_left.eq(Mux(last_block, d.last_channels, cols) - slice_offset),
+            slice_left.eq(Mux(last_block, d.last_channels, width) - slice_offset),
             slices_end.eq(slice_left <= fetch),
             go.eq(running & ((row != 0) | Mux(residual_phase, credits != 0, self.i_free))),
             row_end.eq(row == rows - 1),
@@ -118,6 +120,7 @@ class Fetch(wiring.Component):
             self.o_launch.eq(go & (row == 0) & ~residual_phase),
             self.o_part.count.eq(Mux(span_end, span_left, fetch)),
             self.o_part.tile_end.eq(tile_end),
+            self.o_part.pixels.eq(Mux(self.ifm.left < rows, self.ifm.left, rows)),
             self.o_part.block_end.eq(self.ifm.left <= rows),
             self.o_part.last_block.eq(last_block),
         ]
@@ -145,7 +148,7 @@ class Fetch(wiring.Component):
             self.ifm.rewind.eq(ifm_pass & row_end & ~tile_end),
             res_reload.eq(res_pass & row_end & slices_end & self.res.final),
             self.res.start.eq(self.i_start | res_reload),
-            self.res.base.eq(Mux(self.i_start, d.res_base, res_base + cols)),
+            self.res.base.eq(Mux(self.i_start, d.res_base, (res_base + width)[: len(res_base)])),
             self.res.step.eq(res_pass),
             self.res.commit.eq(res_pass & row_end & slices_end),
             self.res.rewind.eq(res_pass & row_end & ~slices_end),

@@ -16,7 +16,7 @@ class Issue(wiring.Component):
 
     The other rows follow p cycles later by themselves. A tile's last step waits until the shadow registers it will
     overwrite are free: the output path reads a tile at a known time, so two down-counters tell, and nothing else can
-    hold the mesh but missing activations and missing second operands.
+    hold the mesh but missing activations and missing second operands. They run on from layer to layer.
 
     Latency: operands reach the mesh's edge `ISSUE_TO_EDGE` cycles after `o_step`. Throughput: one step a cycle.
 
@@ -27,10 +27,10 @@ class Issue(wiring.Component):
     i_launch, i_part : a part is on its way to the serializers; it can be taken `PART_LATENCY` cycles later
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
-    i_block : no tile may end: the output path still works for the layer before
     o_free : the serializers' waiting half is free, or is being taken in this cycle
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its tile's first, last
     o_weight, o_zero : address of the step's weight word; the weights are zero instead
+    o_pairs, o_steps, o_odd : the word has the weights of two channels, of two steps, of which the later is meant
     o_running : steps remain
     o_wait_output : no step although its operands are there: the output path isn't ready
     """
@@ -45,8 +45,7 @@ class Issue(wiring.Component):
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
                 "i_residual_ready": In(1),
-                "i_block": In(1),
-                "depthwise": In(StepSource()),
+                "depthwise": In(StepSource(config)),
                 "o_free": Out(1),
                 "o_step": Out(1),
                 "o_take": Out(1),
@@ -54,6 +53,9 @@ class Issue(wiring.Component):
                 "o_last": Out(1),
                 "o_weight": Out(address_shape),
                 "o_zero": Out(1),
+                "o_pairs": Out(1),
+                "o_steps": Out(1),
+                "o_odd": Out(1),
                 "o_running": Out(1),
                 "o_wait_output": Out(1),
             }
@@ -74,6 +76,7 @@ class Issue(wiring.Component):
         fresh, head_last, head_block_end, head_last_block = Signal(), Signal(), Signal(), Signal()
         available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
         head_first, head_end = Signal(), Signal()
+        head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
         m.d.comb += [
             depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
@@ -84,6 +87,7 @@ class Issue(wiring.Component):
                 available.eq(1),
                 head_last.eq(steps.last),
                 head_first.eq(steps.first),
+                head_pixels.eq(steps.pixels),
                 head_end.eq(steps.end),
                 head_block_end.eq(steps.block_end),
                 head_last_block.eq(steps.last_block),
@@ -94,23 +98,30 @@ class Issue(wiring.Component):
             m.d.comb += [
                 available.eq(~fresh | full),
                 head_last.eq(Mux(fresh, waiting.tile_end & first_byte, active.tile_end & next_byte)),
+                head_pixels.eq(Mux(fresh, waiting.pixels, active.pixels)),
                 head_block_end.eq(Mux(fresh, waiting.block_end, active.block_end)),
                 head_last_block.eq(Mux(fresh, waiting.last_block, active.last_block)),
                 head_first.eq(tile_begin),
                 head_end.eq(head_last & head_block_end & head_last_block),
             ]
 
+        int4, wide = d.int4 & int(config.int4), Signal()
+        m.d.comb += [
+            wide.eq(~head_last_block | (d.last_channels > config.cols)),
+            self.o_pairs.eq(int4 & ~depthwise & wide),
+            self.o_steps.eq(int4 & ~self.o_pairs),
+        ]
+
         # output path: cycles until a last step may come again, until the drain is free
         hold, busy = Signal(16), Signal(16)
-        margin = pipeline.overwrite_margin(config)
         first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
-        full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups)
+        full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << int4)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
         start_in, drain_cycles, may_begin, may_end = Signal(16), Signal(16), Signal(), Signal()
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
-            drain_cycles.eq(config.rows * Mux(head_last_block, last_groups, full_groups)),
-            may_end.eq(~self.i_block & (hold == 0) & (~d.residual | (residuals != 0))),
+            drain_cycles.eq(config.rows * (Mux(head_last_block, last_groups, full_groups) - 1) + head_pixels),
+            may_end.eq((hold == 0) & (~d.residual | (residuals != 0))),
             may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
             self.o_first.eq(head_first),
@@ -125,12 +136,13 @@ class Issue(wiring.Component):
             hold.eq(Mux(hold == 0, 0, hold - 1)),
             busy.eq(Mux(busy == 0, 0, busy - 1)),
         ]
-        slack = margin - (pipeline.ISSUE_TO_EDGE + pipeline.EDGE_TO_SHADOW)
+        layer_last = head_block_end & head_last_block
+        slack, paired_slack = (pipeline.overwrite_slack(config, paired) for paired in (False, True))
         with m.If(self.o_last):
-            # this tile's read starts in start_in cycles; the next last step may come slack + 1 cycles later
+            # this tile's read starts in start_in cycles
             m.d.sync += [
-                hold.eq(start_in + slack),
-                busy.eq(start_in + drain_cycles - 1),
+                hold.eq(start_in + Mux(self.o_pairs, paired_slack, slack) - 1),
+                busy.eq(start_in + drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, 0)),
             ]
 
         assert (
@@ -143,15 +155,20 @@ class Issue(wiring.Component):
         with m.If(self.i_launch):
             m.d.sync += [full.eq(1), waiting.eq(self.i_part)]
 
-        next_weight = Signal(address_shape)
-        m.d.comb += next_weight.eq(Mux(self.o_zero, self.o_weight, self.o_weight + 1))
+        next_weight, next_odd, next_block = Signal(address_shape), Signal(), Signal(address_shape)
+        m.d.comb += [
+            next_odd.eq(self.o_steps & (self.o_odd ^ ~self.o_zero)),
+            next_weight.eq(self.o_weight + (~self.o_zero & (self.o_odd | ~self.o_steps))),
+            next_block.eq(next_weight + next_odd),
+        ]
         with m.If(self.o_step):
-            m.d.sync += [tile_begin.eq(head_last), self.o_weight.eq(next_weight)]
+            m.d.sync += [tile_begin.eq(head_last), self.o_weight.eq(next_weight), self.o_odd.eq(next_odd)]
             with m.If(head_end):
                 m.d.sync += self.o_running.eq(0)
         with m.If(self.o_last):
+            m.d.sync += self.o_odd.eq(0)
             with m.If(head_block_end):
-                m.d.sync += weight_block.eq(next_weight)
+                m.d.sync += [weight_block.eq(next_block), self.o_weight.eq(next_block)]
             with m.Else():
                 m.d.sync += self.o_weight.eq(weight_block)
 
@@ -167,6 +184,7 @@ class Issue(wiring.Component):
                 self.o_running.eq(1),
                 tile_begin.eq(1),
                 self.o_weight.eq(d.weight_base),
+                self.o_odd.eq(0),
                 weight_block.eq(d.weight_base),
                 full.eq(0),
                 active.count.eq(0),

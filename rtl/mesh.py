@@ -1,15 +1,28 @@
 """The systolic mesh: `rows` by `cols` multiply-accumulators that keep their own sums."""
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Shape, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq import pipeline
+from rtl import paired
 from rtl.pipeline import delayed
+
+
+def weight_shape(int4: bool) -> Shape:
+    """Return the shape of a weight on its way down: a byte, or an operand of `rtl.paired`."""
+    return Shape(paired.OPERAND_BITS) if int4 else signed(8)
+
+
+def shadow_shape(int4: bool) -> Shape | data.StructLayout:
+    """Return the shape of a finished accumulator."""
+    return paired.sums_layout if int4 else signed(32)
 
 
 class PE(wiring.Component):
     """One multiply-accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at 32 bits.
+
+    With `int4` it also computes two channels at once, each wrapping at 24 bits; `rtl.paired` has the operands.
 
     `i_a` and `i_w` go on to the right and downward one cycle later. The control bits come with the product, two
     register stages after the operands; the mesh delays them.
@@ -24,35 +37,46 @@ class PE(wiring.Component):
     o_a, o_w : the operands one cycle later
     i_enable : add the product
     i_first : start from zero
+    i_pairs : the product is two channels'
     i_capture : copy the accumulator to the shadow register
-    o_shadow : the last tile's sum, until the next capture
+    o_shadow : the last tile's sum, or both, until the next capture
     """
 
-    i_a: In(signed(8))
-    i_column: In(signed(8))
-    i_broadcast: In(1)
-    i_w: In(signed(8))
-    o_a: Out(signed(8))
-    o_w: Out(signed(8))
-    i_enable: In(1)
-    i_first: In(1)
-    i_capture: In(1)
-    o_shadow: Out(signed(32))
+    def __init__(self, *, int4: bool = False):
+        self._int4 = int4
+        weight, sums = weight_shape(int4), shadow_shape(int4)
+        super().__init__(
+            {
+                "i_a": In(signed(8)),
+                "i_column": In(signed(8)),
+                "i_broadcast": In(1),
+                "i_w": In(weight),
+                "o_a": Out(signed(8)),
+                "o_w": Out(weight),
+                "i_enable": In(1),
+                "i_first": In(1),
+                "i_pairs": In(1),
+                "i_capture": In(1),
+                "o_shadow": Out(sums),
+            }
+        )
 
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        product = Signal(signed(16), reset_less=True)
-        product_2 = Signal(signed(16), reset_less=True)
-        acc = Signal(signed(32), reset_less=True)
-        m.d.sync += [
-            self.o_a.eq(Mux(self.i_broadcast, self.i_column, self.i_a)),
-            self.o_w.eq(self.i_w),
-            product.eq(self.o_a * self.o_w),
-            product_2.eq(product),
-        ]
+        acc = Signal.like(self.o_shadow, reset_less=True)
+        m.d.sync += [self.o_a.eq(Mux(self.i_broadcast, self.i_column, self.i_a)), self.o_w.eq(self.i_w)]
+        if self._int4:
+            m.submodules.multiplier = multiplier = paired.Multiplier()
+            m.d.comb += [multiplier.i_a.eq(self.o_a), multiplier.i_w.eq(self.o_w)]
+            total = paired.accumulate(acc, multiplier.o, self.i_pairs, self.i_first)
+        else:
+            product = Signal(signed(16), reset_less=True)
+            product_2 = Signal(signed(16), reset_less=True)
+            m.d.sync += [product.eq(self.o_a * self.o_w), product_2.eq(product)]
+            total = Mux(self.i_first, 0, acc) + product_2
         with m.If(self.i_enable):
-            m.d.sync += acc.eq(Mux(self.i_first, 0, acc) + product_2)
+            m.d.sync += acc.eq(total)
         with m.If(self.i_capture):
             m.d.sync += self.o_shadow.eq(acc)
         return m
@@ -76,25 +100,29 @@ class Mesh(wiring.Component):
     i_column : one byte for each column, all at once
     i_broadcast : every row of a column gets the column's byte, instead of its row's from the left
     i_strips : weights take `STRIP_STEPS` cycles from one pair of rows to the next, and so do the control bits
-    i_w : one byte for each column
+        Both come with row 0's operands and hold for the bubbles too; a PE changes over when the first operands of the
+        new kind can reach it. No step of a strip may still matter to a row below when they change.
+    i_w : one weight for each column
+    i_pairs : with `int4`, the weights are two channels'
     i_valid : row 0's operands are a step
     i_first, i_last : the step is the tile's first, last
-    o_shadow : sum of PE (p, c) at index p * cols + c
+    o_shadow : sum of PE (p, c) at index p * cols + c, with `int4` as `rtl.paired` has them
     """
 
-    def __init__(self, *, rows: int, cols: int, strips: bool = False):
-        self._rows, self._cols, self._strips = rows, cols, strips
+    def __init__(self, *, rows: int, cols: int, strips: bool = False, int4: bool = False):
+        self._rows, self._cols, self._strips, self._int4 = rows, cols, strips, int4
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
                 "i_column": In(data.ArrayLayout(signed(8), cols)),
                 "i_broadcast": In(1),
                 "i_strips": In(1),
-                "i_w": In(data.ArrayLayout(signed(8), cols)),
+                "i_w": In(data.ArrayLayout(weight_shape(int4), cols)),
+                "i_pairs": In(1),
                 "i_valid": In(1),
                 "i_first": In(1),
                 "i_last": In(1),
-                "o_shadow": Out(data.ArrayLayout(signed(32), rows * cols)),
+                "o_shadow": Out(data.ArrayLayout(shadow_shape(int4), rows * cols)),
             }
         )
 
@@ -106,18 +134,27 @@ class Mesh(wiring.Component):
         # cycles by which a pair of rows lags more in strips
         lag = [(p // 2) * (pipeline.STRIP_STEPS - 2) if self._strips else 0 for p in range(rows)]
         depth = operand_stages + rows + cols + lag[-1]
-        enable, first, last = Signal(depth), Signal(depth), Signal(depth)
-        m.d.sync += [
-            enable.eq((enable << 1) | self.i_valid),
-            first.eq((first << 1) | self.i_first),
-            last.eq((last << 1) | (self.i_valid & self.i_last)),
-        ]
-        pes = [[PE() for _ in range(cols)] for _ in range(rows)]
+        # a strip's control bits have a chain of their own, so that the longer way down shows none of other layers' bits
+        kinds = (0, 1) if self._strips else (0,)
+        names = ("enable", "first", "last", "pairs")
+        chains = [[Signal(depth, name=f"{name}_{kind}") for name in names] for kind in kinds]
+        for kind, (enable, first, last, pairs) in zip(kinds, chains, strict=True):
+            valid = self.i_valid & (self.i_strips == kind) if self._strips else self.i_valid
+            m.d.sync += [
+                enable.eq((enable << 1) | valid),
+                first.eq((first << 1) | self.i_first),
+                last.eq((last << 1) | (valid & self.i_last)),
+            ]
+            if self._int4 and not kind:
+                m.d.sync += pairs.eq((pairs << 1) | self.i_pairs)
+        modes = [Cat(bit, _history(m, bit, operand_stages + rows + cols)) for bit in (self.i_broadcast, self.i_strips)]
+        broadcast, strips = modes
+        pes = [[PE(int4=self._int4) for _ in range(cols)] for _ in range(rows)]
         for c in range(cols):
             m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], c))
             column = delayed(m, self.i_column[c], c)
             for p in range(rows):
-                m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(self.i_broadcast)]
+                m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(broadcast[p + c])]
         for p in range(rows):
             m.d.comb += pes[p][0].i_a.eq(self.i_a[p])
             for c in range(cols):
@@ -126,20 +163,29 @@ class Mesh(wiring.Component):
                 # chain[k] holds the control of the step that was on the edge k + 1 cycles ago
                 position = operand_stages - 1 + p + c
 
-                def tap(chain, at, late=lag[p]):
-                    return Mux(self.i_strips, chain[at + late], chain[at]) if late else chain[at]
+                def tap(index, at, late=lag[p]):
+                    plain = chains[0][index][at]
+                    return Mux(strips[at + 1], chains[1][index][at + late], plain) if self._strips else plain
 
                 m.d.comb += [
-                    pe.i_enable.eq(tap(enable, position)),
-                    pe.i_first.eq(tap(first, position)),
-                    pe.i_capture.eq(tap(last, position + 1)),
+                    pe.i_enable.eq(tap(0, position)),
+                    pe.i_first.eq(tap(1, position)),
+                    pe.i_pairs.eq(tap(3, position)),
+                    pe.i_capture.eq(tap(2, position + 1)),
                     self.o_shadow[p * cols + c].eq(pe.o_shadow),
                 ]
                 if p:
                     above = pes[p - 1][c].o_w
                     if late := lag[p] - lag[p - 1]:
-                        above = Mux(self.i_strips, delayed(m, above, late), above)
+                        above = Mux(strips[p + c], delayed(m, above, late), above)
                     m.d.comb += pe.i_w.eq(above)
                 if c:
                     m.d.comb += pe.i_a.eq(pes[p][c - 1].o_a)
         return m
+
+
+def _history(m, bit, depth: int):
+    """Return `bit` as it was 1 to `depth` cycles ago."""
+    chain = Signal(depth)
+    m.d.sync += chain.eq((chain << 1) | bit)
+    return chain

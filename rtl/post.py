@@ -1,12 +1,14 @@
 """Output path: from 32-bit sums to bytes on activation memory's write port."""
 
-from amaranth import Module, Signal, signed
+from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout, param_layout
+from rtl.pipeline import delayed
+from rtl.product import Product
 from rtl.requantize import Requantizer
 from rtl.residual_add import ResidualAdd
 from rtl.tables import Tables
@@ -16,14 +18,16 @@ class Post(wiring.Component):
     """`lanes` requantizers, each followed by an adder for a second operand and a table.
 
     ``o = clamp(RNE((a * factor_a + b * factor_b + offset) / 2**add_shift))`` with ``a`` the requantized sum and ``b``
-    the second operand; without one the descriptor holds factors 1 and 0, offset 0 and shift 0, so there is no bypass.
+    the second operand, or its product with the unrequantized sum (`rtl.product`); without a second operand the
+    descriptor holds factors 1 and 0, offset 0 and shift 0, so there is no bypass.
     `rtl.tables.Tables` then maps ``o``.
 
     Latency: `POST_LATENCY`. Throughput: `lanes` results a cycle. Nothing pushes back.
 
     Members
     -------
-    i_descriptor : constants of the layer, stable from before the first result to after the last
+    i_descriptor, i_start : constants of a layer, from `i_start` on, which comes one cycle or more after the result
+        before and two cycles or more before the layer's first, and at least `POST_LATENCY` after the last `i_start`
     i_valid : write the result
     i_acc, i_param, i_residual : one sum, parameter set and second operand for each lane
     i_address, i_count : where the result goes, and how many lanes of it
@@ -39,6 +43,7 @@ class Post(wiring.Component):
         super().__init__(
             {
                 "i_descriptor": In(descriptor_layout),
+                "i_start": In(1),
                 "i_clear": In(1),
                 "i_valid": In(1),
                 "i_acc": In(data.ArrayLayout(signed(32), lanes)),
@@ -64,11 +69,12 @@ class Post(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        d, lanes = self.i_descriptor, self._lanes
+        lanes = self._lanes
         m.submodules.tables = tables = Tables(self._config)
+        table = Signal.like(tables.i_table)
         assert tables.LATENCY == pipeline.TABLE_LATENCY, tables.LATENCY
         m.d.comb += [
-            tables.i_table.eq(d.table),
+            tables.i_table.eq(table),
             tables.i_window_address.eq(self.i_window_address),
             tables.i_window_read.eq(self.i_window_read),
             tables.i_window_write.eq(self.i_window_write),
@@ -76,12 +82,34 @@ class Post(wiring.Component):
             tables.i_window_data.eq(self.i_window_data),
             self.o_window.eq(tables.o_window),
         ]
-        residual = self.i_residual.as_value()
-        for stage in range(pipeline.REQUANTIZE_LATENCY):
-            later = Signal(8 * lanes, name=f"residual_{stage}", reset_less=True)
-            m.d.sync += later.eq(residual)
-            residual = later
+        d = self.i_descriptor
+        started = Signal(pipeline.POST_LATENCY)
+        m.d.sync += started.eq((started << 1) | self.i_start)
+
+        def constant(field, stage: int):
+            """Return what `field` is for the results that entered `stage` cycles ago."""
+            held = Signal(field.shape(), reset_less=True)
+            with m.If(started[stage]):
+                m.d.sync += held.eq(field)
+            return held
+
+        requantized = pipeline.REQUANTIZE_LATENCY
+        added = requantized + pipeline.ADD_LATENCY
+        truncate = constant(d.truncate, 0)
+        zero_point, lo, hi = (constant(field, requantized - 2) for field in (d.zero_point, d.lo, d.hi))
+        factor_a, factor_b = (constant(field, requantized) for field in (d.factor_a, d.factor_b))
+        offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 2)
+        add_shift = constant(d.add_shift, requantized + 5)
+        add_lo, add_hi = (constant(field, added - 1) for field in (d.add_lo, d.add_hi))
+        m.d.comb += table.eq(constant(d.table, added))
+        product_constants = tuple(constant(field, 0) for field in (d.product, d.ifm_zero_point, d.res_zero_point))
         for lane in range(lanes):
+            m.submodules[f"product_{lane}"] = product = Product()
+            m.d.comb += [
+                Cat(product.i_product, product.i_a_zero, product.i_b_zero).eq(Cat(product_constants)),
+                product.i_a.eq(self.i_acc[lane]),
+                product.i_b.eq(self.i_residual[lane]),
+            ]
             requantizer, adder = Requantizer(), ResidualAdd()
             assert requantizer.LATENCY == pipeline.REQUANTIZE_LATENCY, requantizer.LATENCY
             assert adder.LATENCY == pipeline.ADD_LATENCY, adder.LATENCY
@@ -90,19 +118,21 @@ class Post(wiring.Component):
             m.d.comb += [
                 requantizer.i_acc.eq(self.i_acc[lane]),
                 requantizer.i_bias.eq(self.i_param[lane].bias),
+                requantizer.i_offset_high.eq(self.i_param[lane].offset_high),
                 requantizer.i_mantissa.eq(self.i_param[lane].mantissa),
                 requantizer.i_shift.eq(self.i_param[lane].shift),
-                requantizer.i_zero_point.eq(d.zero_point),
-                requantizer.i_lo.eq(d.lo),
-                requantizer.i_hi.eq(d.hi),
+                requantizer.i_truncate.eq(truncate),
+                requantizer.i_zero_point.eq(zero_point),
+                requantizer.i_lo.eq(lo),
+                requantizer.i_hi.eq(hi),
                 adder.i_a.eq(requantizer.o),
-                adder.i_b.eq(residual[8 * lane : 8 * lane + 8].as_signed()),
-                adder.i_factor_a.eq(d.factor_a),
-                adder.i_factor_b.eq(d.factor_b),
-                adder.i_offset.eq((d.offset_high << 32) | d.offset_low),
-                adder.i_shift.eq(d.add_shift),
-                adder.i_lo.eq(d.add_lo),
-                adder.i_hi.eq(d.add_hi),
+                adder.i_b.eq(delayed(m, product.o, pipeline.REQUANTIZE_LATENCY - product.LATENCY)),
+                adder.i_factor_a.eq(factor_a),
+                adder.i_factor_b.eq(factor_b),
+                adder.i_offset.eq(offset),
+                adder.i_shift.eq(add_shift),
+                adder.i_lo.eq(add_lo),
+                adder.i_hi.eq(add_hi),
                 tables.i[lane].eq(adder.o),
                 self.o_data[lane].eq(tables.o[lane]),
             ]

@@ -1,4 +1,4 @@
-"""The residual add: two int8 tensors of different scales to a third."""
+"""The residual add: two tensors of different scales to a third."""
 
 from amaranth.hdl import Module, Mux, signed
 from amaranth.lib import wiring
@@ -7,10 +7,13 @@ from amaranth.lib.wiring import In, Out
 from rtl.pipeline import delayed
 from rtl.rounder import Rounder
 
-__all__ = ["ResidualAdd"]
+__all__ = ["PRODUCT_BITS", "ResidualAdd"]
 
-# |a * factor| <= 2**32, twice, and |offset| <= 2**39 add up to less than 2**40.
-_MAGNITUDE_BITS = 40
+PRODUCT_BITS = 17
+"""Bits of a product of two bytes less their zero points."""
+
+# |a * factor| <= 2**32, |b * factor| <= 2**41 and |offset| <= 2**39 add up to less than 2**42.
+_MAGNITUDE_BITS = 42
 _LOW_BITS = 13
 _SHIFT_MAX = 31
 
@@ -37,8 +40,9 @@ class ResidualAdd(wiring.Component):
 
     Members
     -------
-    i_a, i_b : In(signed(8))
-        Operands.
+    i_a : In(signed(8))
+    i_b : In(signed(17))
+        Operands; the second may be a product.
     i_factor_a, i_factor_b : In(signed(26))
     i_offset : In(signed(40))
     i_shift : In(5)
@@ -52,7 +56,7 @@ class ResidualAdd(wiring.Component):
     LATENCY = 5 + Rounder.LATENCY + 1
 
     i_a: In(signed(8))
-    i_b: In(signed(8))
+    i_b: In(signed(PRODUCT_BITS))
     i_factor_a: In(signed(26))
     i_factor_b: In(signed(26))
     i_offset: In(signed(40))

@@ -18,6 +18,8 @@ class Rounder(wiring.Component):
 
     ``shift = shift_min + i_excess``.
 
+    With `i_truncate` it is rounded down instead: ``o = ±floor(i_magnitude * 2**-shift)``.
+
     The two roundings are one comparison with a tie band around one half, as in ``hwq.fixed._round_near_tie``,
     where it is proved: with i the integer part, of bit length j, and f the fraction, the result is ``i + 1`` where
     ``f > 1/2 + 2**(j - 25)``, or where ``|f - 1/2| <= 2**(j - 25)`` and i is odd; else it is i. Integer parts of
@@ -44,6 +46,8 @@ class Rounder(wiring.Component):
         What is rounded, without its sign.
     i_negative : In(1)
         Its sign.
+    i_truncate : In(1)
+        Round down.
     i_excess : In(bits of shift_max - shift_min)
         Shift less `shift_min`.
     o : Out(signed(11))
@@ -69,6 +73,7 @@ class Rounder(wiring.Component):
             {
                 "i_magnitude": In(width),
                 "i_negative": In(1),
+                "i_truncate": In(1),
                 "i_excess": In(range(shift_max - shift_min + 1)),
                 "o": Out(signed(11)),
             }
@@ -116,7 +121,8 @@ class Rounder(wiring.Component):
         beyond = far.any() | (near & from_band & ~at_band).any()
         past_edge = (near & at_band).any() & ((near & ~from_band).any() | sticky)
         reaches = far.all() & (near | ~from_band).all()
-        round_up = delayed(m, Mux(half, beyond | past_edge | whole[0], reaches & whole[0]), 1)
+        nearest = Mux(half, beyond | past_edge | whole[0], reaches & whole[0])
+        round_up = delayed(m, nearest & ~delayed(m, self.i_truncate, 2), 1)
         whole = delayed(m, whole, 1)
 
         # -(i + up) is ~i + ~up, so one adder serves both signs.

@@ -13,9 +13,9 @@ class Sequencer(wiring.Component):
     """Walk the descriptors of program memory until HALT or an error.
 
     The next descriptor is read and checked while the current one runs; a unit is started when the one before has
-    written its last result. A CONV that may be `early` begins to fetch and to multiply when the one before has issued
-    its last step; the output path changes to its descriptor when that one has written its last result, and the issue
-    unit ends no tile until then. The first error is kept with its slot, every unit is cleared and the program stops.
+    written its last result. A layer of the mesh that may be `early` begins when one ahead of it on the mesh has issued
+    its last step; the drain unit changes to its descriptor when it has read that one's last result. The first error is
+    kept with its slot, every unit is cleared and the program stops.
 
     Latency: `DESCRIPTOR_LOAD` cycles from a descriptor's start until the next one is ready; 2 cycles from a layer's
     last write to the next layer's start, once the next descriptor is ready.
@@ -26,14 +26,14 @@ class Sequencer(wiring.Component):
     i_clear : abort; busy, done and error fall
     i_watchdog, i_progress : cycles without `i_progress` until `ErrorCode.WATCHDOG`; 0 switches it off
     i_act_range, i_weight_range, i_param_range : a unit's address has left its memory
+    i_drained : the last result of the drain unit's layer is being read out of the mesh
     i_layer_done : the running layer's last result has been written
     o_address, i_word : program memory's read port, one cycle of latency
     i_fetching : passes or mesh steps of the last started layer remain
     o_front : the layer that fetches and multiplies
-    o_descriptor : the layer on the output path
+    o_descriptor : the layer whose results enter the output path
     o_conv, o_depthwise, o_vector : start pulses of the units that read
     o_back : start pulse of the output path
-    o_ahead : `o_front` isn't on the output path yet
     o_loading : waiting for a descriptor
     o_layer : a layer is running
     o_retired : with `o_pc`, the layer in that slot has ended
@@ -53,6 +53,7 @@ class Sequencer(wiring.Component):
                 "i_act_range": In(1),
                 "i_weight_range": In(1),
                 "i_param_range": In(1),
+                "i_drained": In(1),
                 "i_layer_done": In(1),
                 "o_address": Out(range(config.slots * isa.SLOT_WORDS)),
                 "i_word": In(32),
@@ -60,7 +61,6 @@ class Sequencer(wiring.Component):
                 "o_front": Out(descriptor_layout),
                 "o_descriptor": Out(descriptor_layout),
                 "o_back": Out(1),
-                "o_ahead": Out(1),
                 "o_conv": Out(1),
                 "o_depthwise": Out(1),
                 "o_vector": Out(1),
@@ -109,8 +109,9 @@ class Sequencer(wiring.Component):
                 m.d.sync += [loading.eq(0), loaded.eq(1)]
 
         # check: the opcode, then the counts
+        int4 = upcoming.int4 & int(config.int4)
         starts = {
-            isa.Opcode.CONV: (self.o_conv, config.cols),
+            isa.Opcode.CONV: (self.o_conv, config.cols << int4),
             isa.Opcode.DEPTHWISE: (self.o_depthwise, config.depthwise_cols),
             isa.Opcode.VECTOR: (self.o_vector, config.lanes),
         }
@@ -120,34 +121,42 @@ class Sequencer(wiring.Component):
                 with m.Case(opcode):
                     m.d.comb += [known.eq(1), too_many.eq(upcoming.last_channels > most)]
         zero = [upcoming[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero]
-        # an inner tap must keep at least one pixel, a depthwise layer has no second operand, a strip's kernel is small
+        # an inner tap must keep at least one pixel, a depthwise layer has no second operand, a strip's kernel is small,
+        # a product is of two bytes
         is_depthwise, striped = upcoming.opcode == isa.Opcode.DEPTHWISE, upcoming.strips != 0
         unfit = (upcoming.span > config.strip_columns) | (upcoming.taps_y > pipeline.STRIP_STEPS - 1)
         uneven = upcoming.pixels[0] | (upcoming.taps_x != 1) | (upcoming.repeats != 0) | (upcoming.short_from != 0)
-        shapeless = (is_depthwise & (((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual)) | (
-            striped & (unfit | uneven | ~is_depthwise)
-        )
+        unary = (upcoming.opcode != isa.Opcode.VECTOR) | ~upcoming.residual | (upcoming.reduce != isa.Reduce.MAX)
+        lost = is_depthwise & (((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual)
+        shapeless = lost | (striped & (unfit | uneven | ~is_depthwise)) | (upcoming.product & unary)
+        narrow = upcoming.int4 & (not config.int4 or upcoming.opcode == isa.Opcode.VECTOR)
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
-        early, ahead, inside = Signal(), Signal(), Signal()
+        early, inside = Signal(), Signal()
+        # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
+        ahead, drained, both = Signal(), Signal(), Signal()
+        change = Signal()
+        on_mesh = (isa.Opcode.CONV, isa.Opcode.DEPTHWISE)
         m.d.comb += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq(~halt & ~known),
-            bad_field.eq(known & (_any(zero) | stray | too_many | shapeless | (upcoming.table > config.tables))),
+            bad_field.eq(
+                known & (_any(zero) | stray | too_many | shapeless | narrow | (upcoming.table > config.tables))
+            ),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
             early.eq(
                 loaded
                 & inside
                 & self.o_layer
-                & ~ahead
+                & ~both
                 & ~self.i_fetching
                 & ~self.i_layer_done
                 & upcoming.early
-                & (self.o_descriptor.opcode == isa.Opcode.CONV)
-                & (upcoming.opcode == isa.Opcode.CONV)
+                & self.o_descriptor.opcode.matches(*on_mesh)
+                & upcoming.opcode.matches(*on_mesh)
                 & ~bad_field
             ),
-            self.o_ahead.eq(ahead | self.o_back),
+            change.eq(ahead & (drained | self.i_drained)),
             self.o_loading.eq(self.o_busy & ~self.o_layer),
         ]
         m.d.sync += [self.o_back.eq(0), *(start.eq(0) for start, _ in starts.values())]
@@ -161,22 +170,21 @@ class Sequencer(wiring.Component):
                 word.eq(0),
                 stray.eq(0),
             ]
+        with m.If(self.i_drained):
+            m.d.sync += drained.eq(1)
         with m.If(early):
-            m.d.sync += ahead.eq(1)
+            m.d.sync += [ahead.eq(1), both.eq(1)]
         with m.If(go):
             m.d.sync += self.o_pc.eq(next_pc)
             with m.If(halt):
                 m.d.sync += [self.o_busy.eq(0), self.o_done.eq(1), loaded.eq(0)]
             with m.Elif(~bad_opcode & ~bad_field):
-                m.d.sync += [self.o_descriptor.eq(upcoming), self.o_back.eq(1), self.o_layer.eq(1)]
+                m.d.sync += [self.o_descriptor.eq(upcoming), self.o_back.eq(1), drained.eq(0), self.o_layer.eq(1)]
+        with m.If(change):
+            m.d.sync += [self.o_descriptor.eq(self.o_front), self.o_back.eq(1), drained.eq(0), ahead.eq(0)]
         m.d.comb += self.o_retired.eq(self.o_layer & self.i_layer_done)
-        with m.If(self.o_retired & ahead):
-            m.d.sync += [
-                self.o_descriptor.eq(self.o_front),
-                self.o_back.eq(1),
-                ahead.eq(0),
-                self.o_pc.eq(self.o_pc + 1),
-            ]
+        with m.If(self.o_retired & both):
+            m.d.sync += [both.eq(0), self.o_pc.eq(self.o_pc + 1)]
         with m.Elif(self.o_retired):
             m.d.sync += self.o_layer.eq(0)
 
@@ -205,6 +213,7 @@ class Sequencer(wiring.Component):
                 self.o_busy.eq(0),
                 self.o_layer.eq(0),
                 ahead.eq(0),
+                both.eq(0),
                 loaded.eq(0),
                 loading.eq(0),
             ]
@@ -217,6 +226,7 @@ class Sequencer(wiring.Component):
                 self.o_error.eq(0),
                 self.o_layer.eq(0),
                 ahead.eq(0),
+                both.eq(0),
                 loading.eq(0),
                 loaded.eq(0),
             ]

@@ -35,7 +35,7 @@ class Strips(wiring.Component):
             {
                 "i_start": In(1),
                 "i_descriptor": In(descriptor_layout),
-                "steps": Out(StepSource()),
+                "steps": Out(StepSource(config)),
                 "o_read": Out(1),
                 "o_address": Out(address_shape),
                 "o_count": Out(range(config.cols + 1)),
@@ -74,6 +74,7 @@ class Strips(wiring.Component):
             steps.zero.eq(flushing | (column >= d.span) | (y >= d.taps_y)),
             steps.first.eq((column == 0) & (y == 0) & ~flushing),
             steps.last.eq(tile_last),
+            steps.pixels.eq(Mux(pixels_left < 2 * width, pixels_left, 2 * width)),
             steps.block_end.eq(last_strip & (pixels_left <= 2 * width)),
             steps.last_block.eq(blocks_left == 1),
             steps.end.eq(block_end & steps.last_block),

@@ -1,6 +1,9 @@
 """The accelerator: memories, mesh, output path, vector path, sequencer and host port."""
 
-from amaranth import Cat, Module, Mux, Signal
+import functools
+import operator
+
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -15,7 +18,8 @@ from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
 from rtl.issue import Issue
-from rtl.mesh import Mesh
+from rtl.mesh import Mesh, shadow_shape
+from rtl.paired import WeightUnpack, chosen_sum
 from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.sequencer import Sequencer
@@ -62,7 +66,9 @@ class Accelerator(wiring.Component):
             m.submodules.strips = strips = Strips(config)
             sources[strips] = use_strips
         m.submodules.issue = issue = Issue(config)
-        m.submodules.mesh = mesh = Mesh(rows=rows, cols=config.cols, strips=bool(config.strip_columns))
+        m.submodules.mesh = mesh = Mesh(
+            rows=rows, cols=config.cols, strips=bool(config.strip_columns), int4=config.int4
+        )
         m.submodules.drain = drain = Drain(config)
         m.submodules.vector = vector = Vector(config)
         m.submodules.post = post = Post(config)
@@ -114,8 +120,9 @@ class Accelerator(wiring.Component):
             fetch.i_start.eq(sequencer.o_conv),
             issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             drain.i_start.eq(sequencer.o_back),
-            issue.i_block.eq(sequencer.o_ahead),
-            sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv),
+            post.i_start.eq(sequencer.o_back),
+            sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv | sequencer.o_depthwise),
+            sequencer.i_drained.eq(drain.o_read & drain.o_final),
             vector.i_start.eq(sequencer.o_vector),
             post.i_clear.eq(abort),
         ]
@@ -130,7 +137,7 @@ class Accelerator(wiring.Component):
                 unit.steps.step.eq(issue.depthwise.step & (use_strips == (unit is not depthwise))),
             ]
             with m.If(chosen):
-                offered = [name for name, member in StepSource().members.items() if member.flow is Out]
+                offered = [name for name, member in StepSource(config).members.items() if member.flow is Out]
                 m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
         use_vector = descriptor.opcode == isa.Opcode.VECTOR
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
@@ -229,18 +236,29 @@ class Accelerator(wiring.Component):
                 serializer.i_take.eq(take),
                 mesh.i_a[row].eq(serializer.o),
             ]
-        control = delayed(m, Cat(issue.o_step & abort_n, issue.o_first, issue.o_last), pipeline.ISSUE_TO_EDGE)
-        weight_word, column_bytes = Signal(8 * config.cols, reset_less=True), Signal(8 * config.cols, reset_less=True)
-        zero = delayed(m, issue.o_zero, pipeline.WEIGHT_DELAY + 1)
-        m.d.sync += [weight_word.eq(Mux(zero, 0, weights.o_word)), column_bytes.eq(act.o_data.as_value())]
+        taken = Cat(issue.o_step & abort_n, issue.o_first, issue.o_last, use_depthwise, use_strips)
+        control = delayed(m, taken, pipeline.ISSUE_TO_EDGE)
+        column_bytes = Signal(8 * config.cols, reset_less=True)
+        m.d.sync += column_bytes.eq(act.o_data.as_value())
+        form = delayed(m, Cat(issue.o_zero, issue.o_pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
+        if config.int4:
+            m.submodules.unpack = unpack = WeightUnpack(cols=config.cols)
+            m.d.comb += [
+                unpack.i_word.eq(weights.o_word),
+                Cat(unpack.i_zero, unpack.i_pairs, unpack.i_steps, unpack.i_odd).eq(form),
+                mesh.i_w.eq(unpack.o),
+                mesh.i_pairs.eq(delayed(m, issue.o_pairs, pipeline.ISSUE_TO_EDGE)),
+            ]
+        else:
+            weight_word = Signal(8 * config.cols, reset_less=True)
+            m.d.sync += weight_word.eq(Mux(form[0], 0, weights.o_word))
+            m.d.comb += mesh.i_w.as_value().eq(weight_word)
         m.d.comb += [
             weights.i_address.eq(delayed(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
-            mesh.i_w.as_value().eq(weight_word),
             mesh.i_column.as_value().eq(column_bytes),
-            mesh.i_broadcast.eq(use_depthwise),
-            mesh.i_strips.eq(use_strips),
-            Cat(mesh.i_valid, mesh.i_first, mesh.i_last).eq(control),
+            Cat(mesh.i_valid, mesh.i_first, mesh.i_last, mesh.i_broadcast, mesh.i_strips).eq(control),
             drain.i_last.eq(issue.o_last),
+            drain.i_strips.eq(use_strips),
         ]
 
         # output path: one result from the mesh or the vector unit
@@ -249,14 +267,19 @@ class Accelerator(wiring.Component):
         group_in_slice = Signal(range(max(2, group_lanes)))
         place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1)}))
         picked_valid, picked_final = Signal(), Signal()
-        with m.Switch(Cat(drain.o_row, drain.o_group)):
-            for row in range(rows):
-                for group in range(config.groups):
-                    with m.Case(row | group << len(drain.o_row)):
-                        m.d.sync += [
-                            picked[lane].eq(mesh.o_shadow[row * config.cols + group * lanes + lane])
-                            for lane in range(lanes)
-                        ]
+        # one-hot selection: a third of a multiplexer's LUTs
+        reading = Signal(rows * config.groups)
+        m.d.comb += [
+            reading[row * config.groups + group].eq((drain.o_row == row) & (drain.o_columns == group))
+            for row in range(rows)
+            for group in range(config.groups)
+        ]
+        for lane in range(lanes):
+            shadow = Signal(shadow_shape(config.int4), name=f"shadow_{lane}")
+            sums = (Value.cast(mesh.o_shadow[lane + lanes * index]) for index in range(len(reading)))
+            masked = (sums & chosen.replicate(len(sums)) for sums, chosen in zip(sums, reading, strict=True))
+            m.d.comb += Value.cast(shadow).eq(functools.reduce(operator.or_, masked))
+            m.d.sync += picked[lane].eq(chosen_sum(shadow, drain.o_pairs, drain.o_high) if config.int4 else shadow)
         m.d.sync += [
             picked_valid.eq(drain.o_read & drain.o_valid & ~abort),
             picked_final.eq(drain.o_read & drain.o_final & ~abort),

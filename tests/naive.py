@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -35,7 +36,7 @@ def run(machine: Machine) -> None:
             return
         conv = d["opcode"] == isa.Opcode.CONV
         depthwise = d["opcode"] == isa.Opcode.DEPTHWISE
-        width = config.cols if conv else config.depthwise_cols if depthwise else config.lanes
+        width = config.cols << d["int4"] if conv else config.depthwise_cols if depthwise else config.lanes
         channels = (d["blocks"] - 1) * width + d["last_channels"]
         walks = {name: _Walk(d, name) for name in ("ifm", "res", "ofm")}
         results = {}
@@ -52,14 +53,14 @@ def run(machine: Machine) -> None:
                         spans = [d["span"] - (0 < d["short_from"] <= x) for x in range(d["taps_x"])]
                         depth = d["taps_y"] * sum(spans) * (d["repeats"] + 1)
                         for i in list(range(spans[tap % d["taps_x"]])) * (d["repeats"] + 1):
-                            weight = int(machine.weights[d["weight_base"] + block * depth + k, column])
+                            weight = _weight(machine, d, depth, block, k, column)
                             total = (total or 0) + int(act[address + i * d["ifm_x_step"] + channel]) * weight
                             k += 1
                         continue
                     if conv:
                         for i in range(d["span"]):
                             depth = d["taps_y"] * d["taps_x"] * d["span"]
-                            weight = int(machine.weights[d["weight_base"] + block * depth + k, column])
+                            weight = _weight(machine, d, depth, block, k, column)
                             total = (total or 0) + int(act[address + i]) * weight
                             k += 1
                     else:
@@ -69,6 +70,8 @@ def run(machine: Machine) -> None:
                         else:
                             total = total + value if d["reduce"] == isa.Reduce.SUM else max(total, value)
                 assert total is not None
+                if conv and d["int4"] and (block < d["blocks"] - 1 or d["last_channels"] > config.cols):
+                    total = (total + (1 << 23)) % (1 << 24) - (1 << 23)
                 word = d["param_base"]
                 if conv or depthwise:
                     word += block * (width // config.lanes) + column // config.lanes
@@ -78,6 +81,8 @@ def run(machine: Machine) -> None:
                 p = isa.decode(isa.PARAM, machine.params[word, 2 * lane : 2 * lane + 2].tolist())
                 a = _scaled(total, p, d)
                 b = int(act[walks["res"].address + channel]) if d["residual"] else 0
+                if d["product"]:
+                    b = (total - d["ifm_zero_point"]) * (b - d["res_zero_point"])
                 offset = (d["offset_high"] << 32) + d["offset_low"]
                 total = a * d["factor_a"] + b * d["factor_b"] + offset
                 rounded = Fraction(float(np.float32(total / 2.0 ** d["add_shift"])))
@@ -89,9 +94,39 @@ def run(machine: Machine) -> None:
             act[address] = value
 
 
+def _truncated(acc: int, mantissa: int, offset: int, shift: int, zero_point: int, lo: int, hi: int) -> int:
+    """Round the magnitude down; beyond 24 bits count in units of the last bit that float32 holds."""
+    held = abs(int(np.float32(acc)))
+    unit = 1 << max(held.bit_length() - 24, 0)
+    whole = math.floor(Fraction((held // unit * mantissa + offset * 4096) * unit, 2**shift))
+    return max(lo, min(hi, (whole if acc >= 0 else -whole) + zero_point))
+
+
 def _scaled(total: int, p: dict[str, int], d: dict[str, int]) -> int:
+    if d["truncate"]:
+        offset, bias = divmod(p["bias"] % (1 << 32), 1 << 22)
+        offset += p["offset_high"] * 1024
+        acc = _wrap(_wrap(total) + (bias ^ 1 << 21) - (1 << 21))
+        return _truncated(acc, p["mantissa"], offset, p["shift"], d["zero_point"], d["lo"], d["hi"])
     acc = _wrap(_wrap(total) + p["bias"])
     return _requantize(acc, p["mantissa"], p["shift"], d["zero_point"], d["lo"], d["hi"])
+
+
+def _weight(machine: Machine, d: dict[str, int], depth: int, block: int, k: int, channel: int) -> int:
+    """Return weight k of a channel of a block of `depth` weights a channel."""
+    cols, base = machine.config.cols, d["weight_base"]
+    if not d["int4"]:
+        return int(machine.weights[base + block * depth + k, channel])
+    conv, last = d["opcode"] == isa.Opcode.CONV, block == d["blocks"] - 1
+    if conv and not (last and d["last_channels"] <= cols):
+        byte = int(machine.weights[base + block * depth + k, channel % cols])
+        high = channel >= cols
+    else:
+        first = block * depth if conv else block * ((depth + 1) // 2)
+        byte = int(machine.weights[base + first + k // 2, channel])
+        high = k % 2 == 1
+    nibble = (byte >> 4 if high else byte) & 15
+    return nibble - 16 if nibble >= 8 else nibble
 
 
 def _strips(machine: Machine, d: dict[str, int], results: dict[int, int]) -> None:
@@ -109,9 +144,8 @@ def _strips(machine: Machine, d: dict[str, int], results: dict[int, int]) -> Non
                     for kx in range(d["span"]):
                         for ky in range(d["taps_y"]):
                             address = d["ifm_base"] + (2 * strip + row + ky) * d["tap_y_step"] + channel
-                            word = d["weight_base"] + (block * d["span"] + kx) * d["taps_y"] + ky
-                            operand = int(machine.act[address + (column + kx) * d["ifm_x_step"]])
-                            total += operand * int(machine.weights[word, lane])
+                            weight = _weight(machine, d, d["span"] * d["taps_y"], block, kx * d["taps_y"] + ky, lane)
+                            total += int(machine.act[address + (column + kx) * d["ifm_x_step"]]) * weight
                     word = d["param_base"] + block * (width // config.lanes) + lane // config.lanes
                     at = 2 * (lane % config.lanes)
                     p = isa.decode(isa.PARAM, machine.params[word, at : at + 2].tolist())

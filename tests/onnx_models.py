@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwq import reference
 from hwq.host import oracle_session
-from hwq.ir import Graph
+from hwq.ir import Graph, Tensor
 from hwq.onnx_load import value_info
 from hwq.onnx_writer import write
 
@@ -117,6 +117,14 @@ def _full_range(graph: Graph, name: str, rng: np.random.Generator, shape: tuple[
                 margin = 0.05 * (high - low)
                 return rng.uniform(low - margin, high + margin, shape)
     return rng.uniform(-3, 3, shape)
+
+
+def as_input(tensor: Tensor, samples: np.ndarray) -> np.ndarray:
+    """Return samples, channels last where they are images, in the layout and type of an input."""
+    _, *shape = tensor.shape
+    if samples.ndim == 4 and shape[0] == samples.shape[3]:
+        samples = samples.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(samples.reshape(-1, *shape)).astype(tensor.dtype)
 
 
 def count_mismatches(graph: Graph, feeds: Mapping[str, np.ndarray]) -> tuple[int, int]:

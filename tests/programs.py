@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 
 from hwq import isa
 from hwq.config import ArrayConfig
 from hwq.machine import Machine
+
+Maker = Callable[[ArrayConfig, np.random.Generator], dict[str, int]]
 
 TINY = {"act_bytes": 4096, "weight_words": 2048, "param_words": 128, "slots": 16, "tables": 3}
 
@@ -17,59 +21,97 @@ def tiny(rows: int, cols: int, fetch_bytes: int, lanes: int, **sizes: int) -> Ar
     return ArrayConfig(name=name, rows=rows, cols=cols, fetch_bytes=fetch_bytes, lanes=lanes, **(TINY | sizes))
 
 
-def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -> Machine:
-    """Return a machine with random memories and a program of `layers` random layers and HALT at slot 0."""
+def random_memories(config: ArrayConfig, rng: np.random.Generator) -> Machine:
+    """Return a machine with random memories and an empty program."""
     machine = Machine(config)
     machine.act[:] = rng.integers(-128, 128, machine.act.shape)
     machine.weights[:] = rng.integers(-128, 128, machine.weights.shape)
     machine.tables[:] = rng.integers(-128, 128, machine.tables.shape)
     for word in machine.params.reshape(-1, isa.PARAM_LANE_WORDS):
         exponent = int(rng.integers(20, 40))
+        offset = int(rng.integers(-511, 512)) if rng.random() < 0.3 else 0  # read by `truncate`
         word[:] = isa.encode(
             isa.PARAM,
             isa.PARAM_LANE_WORDS,
             {
-                "bias": int(rng.integers(-(1 << 15), 1 << 15)),
+                "bias": int(rng.integers(-(1 << 15), 1 << 15)) + (offset << 22),
+                "offset_high": int(rng.integers(0, 4)),
                 "mantissa": int(rng.integers(1 << 23, 1 << 24)),
                 "shift": exponent,
             },
         )
-    before = None
-    for slot in range(layers):
-        makers = [random_conv, random_conv, random_depthwise, random_vector]
-        if config.strip_columns:
-            makers.append(random_strips)
-        make = rng.choice(makers)
-        d = make(config, rng)
-        # what a layer reads must not be what the one before it writes
-        half = config.act_bytes // 2
-        apart = before is not None and (before["ofm_base"] < half) == (d["ofm_base"] < half)
-        if apart and make is random_conv and before["opcode"] == isa.Opcode.CONV and not before["residual"]:
-            d["early"] = int(rng.integers(0, 2))
-        before = d
-        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
-        machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
     return machine
 
 
-def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool) -> dict[str, int]:
+def set_program(machine: Machine, descriptors: Sequence[Mapping[str, int]]) -> None:
+    """Write `descriptors` and HALT at slot 0."""
+    machine.program[:] = 0
+    for slot, d in enumerate(descriptors):
+        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
+        machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
+
+
+def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -> Machine:
+    """Return a machine with random memories and a program of `layers` random layers and HALT at slot 0."""
+    machine = random_memories(config, rng)
+    descriptors: list[dict[str, int]] = []
+    half = config.act_bytes // 2
+    for _ in range(layers):
+        d = rng.choice([*mesh_makers(config), random_conv, random_vector])(config, rng)
+        if descriptors:
+            before = descriptors[-1]
+            # what a layer reads must not be what the one before it writes
+            apart = (before["ofm_base"] < half) == (d["ofm_base"] < half)
+            on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
+            if apart and on_mesh and not before["residual"]:
+                d["early"] = int(rng.integers(0, 2))
+        descriptors.append(d)
+    set_program(machine, descriptors)
+    return machine
+
+
+def random_chain(config: ArrayConfig, rng: np.random.Generator, layers: int) -> list[dict[str, int]]:
+    """Return layers of the mesh, each of which reads the half of activation memory that the one before writes."""
+    descriptors: list[dict[str, int]] = []
+    half = config.act_bytes // 2
+    while len(descriptors) < layers:
+        d = rng.choice(mesh_makers(config))(config, rng)
+        if not descriptors or (descriptors[-1]["ofm_base"] < half) != (d["ofm_base"] < half):
+            descriptors.append(d)
+    return descriptors
+
+
+def mesh_makers(config: ArrayConfig) -> list[Maker]:
+    """Return what makes the layers that run on the mesh."""
+    strips = [random_strips] if config.strip_columns else []
+    return [random_conv, random_depthwise, *strips]
+
+
+def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool, product: bool = False) -> dict[str, int]:
     """Return the fields of the output path."""
     lo, hi = sorted(int(x) for x in rng.integers(-128, 128, 2))
     out = {"zero_point": int(rng.integers(-128, 128)), "lo": min(lo, -20), "hi": max(hi, 20), "residual": int(residual)}
     out |= {"add_lo": -128, "add_hi": 127, "factor_a": 1}
     if residual:
-        shift = int(rng.integers(8, 25))
+        shift = int(rng.integers(8, 32 if product else 25))
         offset = int(rng.integers(-(1 << (shift + 5)), 1 << (shift + 5)))
         out |= {
-            "factor_a": int(rng.integers(-(1 << shift), 1 << shift)),
-            "factor_b": int(rng.integers(-(1 << shift), 1 << shift)),
+            **{name: _factor(rng, shift - 8 * (product and name[-1] == "b")) for name in ("factor_a", "factor_b")},
             "offset_low": offset & 0xFFFFFFFF,
             "offset_high": offset >> 32,
             "add_shift": shift,
         }
+    if rng.random() < 0.3:
+        out["truncate"] = 1
     if rng.random() < 0.5:
         out["table"] = int(rng.integers(0, config.tables + 1))
     return out
+
+
+def _factor(rng: np.random.Generator, bits: int) -> int:
+    """Return a factor of the adder, of at most `bits` bits and a sign."""
+    limit = 1 << min(bits, 25)
+    return int(rng.integers(-limit, limit))
 
 
 def _map(
@@ -105,22 +147,26 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
         pixels = (rows - 1) * columns + last_row
         taps_y, taps_x = int(rng.integers(1, 4)), int(rng.integers(1, 4))
         span = int(rng.integers(1, 3 * config.fetch_bytes))
-        blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, config.cols + 1))
-        channels = (blocks - 1) * config.cols + last
+        int4 = config.weight_bits == 4 and bool(rng.random() < 0.6)
+        width = config.cols * (2 if int4 else 1)
+        blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, width + 1))
+        channels = (blocks - 1) * width + last
         depth = taps_y * taps_x * span
+        words = (blocks - 1) * depth + (-(-depth // 2) if int4 and last <= config.cols else depth)
         tap_x_step, tap_y_step = int(rng.integers(0, 2 * span)), int(rng.integers(0, 40))
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + span
         residual = bool(rng.random() < 0.4)
         ifm = _map(rng, rows, columns, reach, source, 3)
         res = _map(rng, rows, columns, channels, source, 3) if residual else {"base": 0, "x_step": 0, "y_step": 0}
         ofm = _map(rng, rows, columns, channels, target, 3)
-        if ifm is None or res is None or ofm is None or blocks * depth > config.weight_words:
+        params = (blocks - 1) * width // config.lanes + -(-last // config.lanes)
+        if ifm is None or res is None or ofm is None or words > config.weight_words or params > config.param_words:
             continue
         if rng.random() < 0.5:  # overlapping windows, as convolutions have
             ifm["x_step"] = int(rng.integers(0, ifm["x_step"]))
-        params = blocks * config.groups
         return {
             "opcode": isa.Opcode.CONV,
+            "int4": int(int4),
             "row_pixels": columns,
             "pixels": pixels,
             "taps_y": taps_y,
@@ -128,7 +174,7 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
             "span": span,
             "tap_y_step": tap_y_step,
             "tap_x_step": tap_x_step,
-            "weight_base": int(rng.integers(0, config.weight_words - blocks * depth + 1)),
+            "weight_base": int(rng.integers(0, config.weight_words - words + 1)),
             "param_base": int(rng.integers(0, config.param_words - params + 1)),
             "blocks": blocks,
             "last_channels": last,
@@ -156,7 +202,9 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
         ofm = _map(rng, rows, columns, channels, target, 3)
         repeats = int(rng.choice([0, 0, 1, 2]))
         depth = (repeats + 1) * taps_y * taps_x * span
-        if ifm is None or ofm is None or blocks * depth > config.weight_words:
+        int4 = config.weight_bits == 4 and bool(rng.random() < 0.5)
+        words = blocks * (-(-depth // 2) if int4 else depth)
+        if ifm is None or ofm is None or words > config.weight_words:
             continue
         ifm["x_step"] = x_step
         groups = config.depthwise_cols // config.lanes
@@ -171,7 +219,8 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
             "repeats": repeats,
             "tap_y_step": tap_y_step,
             "tap_x_step": tap_x_step,
-            "weight_base": int(rng.integers(0, config.weight_words - blocks * depth + 1)),
+            "int4": int(int4),
+            "weight_base": int(rng.integers(0, config.weight_words - words + 1)),
             "param_base": int(rng.integers(0, config.param_words - blocks * groups + 1)),
             "blocks": blocks,
             "last_channels": last,
@@ -192,7 +241,9 @@ def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         x_step = channels + int(rng.integers(0, 4))
         ifm = _map(rng, rows + taps_y - 1, columns + span - 1, x_step, source, 0)
         ofm = _map(rng, rows, columns, channels, target, 3)
-        if ifm is None or ofm is None or blocks * taps_y * span > config.weight_words:
+        int4 = config.weight_bits == 4 and bool(rng.random() < 0.5)
+        words = blocks * (-(-taps_y * span // 2) if int4 else taps_y * span)
+        if ifm is None or ofm is None or words > config.weight_words:
             continue
         pitch = (columns - 1) * ofm["x_step"] + ofm["y_step"]
         strips = -(-rows // 2)
@@ -206,7 +257,8 @@ def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             "taps_x": 1,
             "span": span,
             "tap_y_step": (columns + span - 2) * ifm["x_step"] + ifm["y_step"],
-            "weight_base": int(rng.integers(0, config.weight_words - blocks * taps_y * span + 1)),
+            "int4": int(int4),
+            "weight_base": int(rng.integers(0, config.weight_words - words + 1)),
             "param_base": int(rng.integers(0, config.param_words - blocks * config.depthwise_cols // config.lanes + 1)),
             "blocks": blocks,
             "last_channels": last,
@@ -237,9 +289,14 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         ofm = _map(rng, rows, columns, channels, target, 3)
         if ifm is None or res is None or ofm is None:
             continue
+        product = {"reduce": int(rng.integers(0, 2))}
+        if residual and rng.random() < 0.5:
+            product = {"reduce": isa.Reduce.MAX, "product": 1}
+        for name in ("ifm_zero_point", "res_zero_point"):  # nobody reads them without a product
+            product[name] = int(rng.choice([*range(-128, 128), *[-128, 127] * 20]))
         return {
             "opcode": isa.Opcode.VECTOR,
-            "reduce": int(rng.integers(0, 2)),
+            **product,
             "param_step": int(rng.integers(0, 2)),
             "row_pixels": columns,
             "pixels": pixels,
@@ -254,7 +311,7 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             **_named("ifm", ifm),
             **_named("res", res),
             **_named("ofm", ofm),
-            **_post(config, rng, residual),
+            **_post(config, rng, residual, "product" in product),
         }
 
 

@@ -192,8 +192,12 @@ def test_profile_and_trace_count_every_page():
         slot for step in result.program.array_steps for slot in range(step.slot, step.layers[-1].end_slot)
     ]
     assert costs.load_bytes == sum(page.size_bytes for page in result.program.pages)
-    events = result.chrome_trace()["traceEvents"]
-    assert max(event["ts"] + event["dur"] for event in events if event["ph"] == "X") <= costs.cycles_predicted
+    events = [event for event in result.chrome_trace()["traceEvents"] if event["ph"] == "X"]
+    bus = [event for event in events if event["cat"] == "bus"]
+    loads = [event["args"]["bytes"] for event in bus if event["name"].startswith("load ")]
+    assert (len(loads), sum(loads)) == (costs.pages, costs.load_bytes)
+    end = max(event["ts"] + event["dur"] for event in events)
+    assert end == costs.cycles_predicted + sum(event["dur"] for event in bus)
 
 
 class Counting(MachineBackend):

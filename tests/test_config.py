@@ -33,6 +33,13 @@ def test_file_without_tables_has_none(tmp_path):
     assert load_arch(tmp_path / "mine.json").tables == 0
 
 
+def test_file_without_weight_bits_has_8(tmp_path):
+    fields = GOOD.to_dict()
+    del fields["weight_bits"]
+    (tmp_path / "mine.json").write_text(json.dumps(fields))
+    assert load_arch(tmp_path / "mine.json").weight_bits == 8
+
+
 def test_digest_changes_with_every_size():
     digests = {GOOD.digest()}
     for field in dataclasses.fields(GOOD):
@@ -61,6 +68,7 @@ def test_digest_changes_with_every_size():
         ("slots", 1, "slots must be in 2..4096, not 1"),
         ("tables", -1, "tables must be in 0..16, not -1"),
         ("tables", 17, "tables must be in 0..16, not 17"),
+        ("weight_bits", 5, "weight_bits must be 4 or 8, not 5"),
         ("name", 3, "name must be a string, not 3"),
     ],
 )

@@ -12,9 +12,10 @@ from tests import naive, programs
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 6, 8, 2), (6, 4, 4, 2), (8, 16, 16, 8)]
 
 
+@pytest.mark.parametrize("weight_bits", [4, 8])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_random_programs_equal_the_naive_model(shape):
-    config = programs.tiny(*shape, act_bytes=1024, weight_words=256, param_words=32)
+def test_random_programs_equal_the_naive_model(shape, weight_bits):
+    config = programs.tiny(*shape, act_bytes=1024, weight_words=256, param_words=32, weight_bits=weight_bits)
     for seed in range(12):
         machine = programs.random_machine(config, np.random.default_rng(seed), 3)
         expected = copy.deepcopy(machine)
@@ -25,15 +26,38 @@ def test_random_programs_equal_the_naive_model(shape):
         assert (machine.act == expected.act).all(), f"seed {seed}"
 
 
-def blank(fields, slots=2):
+def blank(fields, slots=2, **sizes):
     """Machine on a 4x4 array with one descriptor."""
-    machine = Machine(programs.tiny(4, 4, 4, 1, slots=slots))
+    machine = Machine(programs.tiny(4, 4, 4, 1, slots=slots, **sizes))
     machine.program[: isa.DESCRIPTOR_WORDS] = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, fields)
     return machine
 
 
+@pytest.mark.parametrize("last", [1, 3])
+def test_sums_of_paired_channels_wrap_at_24_bits(last):
+    config = programs.tiny(2, 2, 4, 1, act_bytes=1024, weight_words=1 << 15, weight_bits=4)
+    machine = programs.random_machine(config, np.random.default_rng(0), 0)
+    machine.weights[:] = -120  # 1000 1000: both halves -8
+    machine.act[:512] = -128
+    d = {"opcode": isa.Opcode.CONV, "int4": 1, "row_pixels": 1, "pixels": 1, "taps_y": 40, "taps_x": 1, "span": 256}
+    d |= {"blocks": 2, "last_channels": last, "ofm_base": 600, "lo": -128, "hi": 127, "factor_a": 1}
+    d |= {"add_lo": -128, "add_hi": 127}
+    machine.program[: isa.DESCRIPTOR_WORDS] = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
+    identity = {"bias": 0, "mantissa": 1 << 23, "shift": 40}
+    machine.params[:] = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, identity)
+    expected = copy.deepcopy(machine)
+    naive.run(expected)
+    machine.run()
+    assert (machine.act == expected.act).all()
+    total = 40 * 256 * 1024
+    wrapped = round((total - (1 << 24)) / (1 << 17))
+    assert machine.act[600:604].tolist() == [wrapped] * 4
+    assert machine.act[604] == (wrapped if last == 3 else round(total / (1 << 17)))
+
+
 COUNTS = {"row_pixels": 1, "pixels": 1, "taps_y": 1, "taps_x": 1, "span": 1, "blocks": 1, "last_channels": 1}
 LEGAL = {"opcode": isa.Opcode.CONV, **COUNTS}
+PRODUCT = {"opcode": isa.Opcode.VECTOR, "product": 1, "residual": 1}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +69,11 @@ LEGAL = {"opcode": isa.Opcode.CONV, **COUNTS}
         *[({name: 0}, "ILLEGAL_FIELD") for name in COUNTS],
         ({"last_channels": 5}, "ILLEGAL_FIELD"),
         ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
+        ({"int4": 1}, "ILLEGAL_FIELD"),
+        (PRODUCT, "NONE"),
+        (PRODUCT | {"residual": 0}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"reduce": isa.Reduce.SUM}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"opcode": isa.Opcode.CONV}, "ILLEGAL_FIELD"),
         ({"table": 3}, "NONE"),
         ({"table": 4}, "ILLEGAL_FIELD"),
         ({"ifm_base": 4096}, "ACT_RANGE"),
@@ -71,9 +100,29 @@ def test_refusals_name_the_rule_and_write_nothing(changes, error):
         assert (machine.act == before).all()
 
 
+INT4_CASES = [
+    ({"last_channels": 8}, "NONE"),
+    ({"last_channels": 9}, "ILLEGAL_FIELD"),
+    ({"opcode": isa.Opcode.VECTOR}, "ILLEGAL_FIELD"),
+    ({"opcode": isa.Opcode.DEPTHWISE, "last_channels": 4}, "NONE"),
+    ({"opcode": isa.Opcode.DEPTHWISE, "last_channels": 5}, "ILLEGAL_FIELD"),
+    ({"weight_base": 2047, "span": 2}, "NONE"),
+    ({"weight_base": 2047, "span": 3}, "WEIGHT_RANGE"),
+    ({"weight_base": 2047, "span": 2, "last_channels": 5}, "WEIGHT_RANGE"),
+    ({"param_base": 121, "last_channels": 7}, "NONE"),
+    ({"param_base": 121, "last_channels": 8}, "PARAM_RANGE"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error"), INT4_CASES)
+def test_layers_of_4_bit_weights_have_their_own_limits(changes, error):
+    machine = blank(LEGAL | {"int4": 1} | changes, weight_bits=4)
+    assert machine.run().error.name == error
+
+
 def test_bits_outside_every_field_are_refused():
     machine = blank(LEGAL)
-    machine.program[1] |= 1 << 31
+    machine.program[2] |= 1 << 31
     assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
 
 

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from hwq.compiler import load, random_feeds
+from hwq.compiler import compile, load, random_feeds
+from hwq.costs import estimate
 from hwq.ladder import verify
+from hwq.runtime import InferenceSession
+from tests.lowbit_networks import narrowed
+from tests.onnx_models import as_input
 
 pytestmark = pytest.mark.system
 
@@ -49,6 +53,14 @@ CYCLE_LIMITS = {
 """Cycles an inference may take at most on ecp5-8x16."""
 
 
+INT4_RATES = {
+    # at most this share of the cycles the same network takes with 8-bit weights
+    "float/ic_resnet8.ortq_qdq_u8s4w_perch.onnx": (0.75, 98_361),
+    "models/mlperf_ic_resnet8/resnet.onnx": (0.75, 98_361),
+    "models/mlperf_kws_dscnn/kws_ref_model.onnx": (0.70, 25_595),
+}
+
+
 def assert_equal(report):
     assert [(rung.name, rung.mismatches) for rung in report.rungs] == [
         ("reference", 0),
@@ -66,9 +78,7 @@ def test_network_is_equal_on_every_rung(workloads, path, arch):
     golden, key, host = NETWORKS[path]
     graph = load(workloads / path)
     (name,) = graph.inputs
-    tensor = graph.tensors[name]
-    real = np.load(workloads / "goldens" / f"{golden}.npz")[key][: ARCHS[arch]]
-    real = real.reshape(-1, *tensor.shape[1:]).astype(tensor.dtype)
+    real = as_input(graph.tensors[name], np.load(workloads / "goldens" / f"{golden}.npz")[key][: ARCHS[arch]])
     feeds = {name: np.concatenate([real, random_feeds(graph, ARCHS[arch], seed=7)[name]])}
     report = verify(graph, arch, inputs=feeds)
     assert report.samples == 2 * ARCHS[arch]
@@ -76,6 +86,41 @@ def test_network_is_equal_on_every_rung(workloads, path, arch):
     assert {node.op for node in report.host_nodes} == host
     if arch == "ecp5-8x16" and path in CYCLE_LIMITS:
         assert report.cycles_measured <= CYCLE_LIMITS[path]
+
+
+@pytest.mark.parametrize("path", INT4_RATES)
+def test_network_of_4_bit_weights_is_faster_and_half_as_large(workloads, path):
+    whole, of_bytes = INT4_RATES[path]
+    graph = load(workloads / path)
+    graph = graph if "s4w" in path else narrowed(graph)
+    wide = compile(graph, "ecp5-8x16", golden=False, weights="int8")
+    report = verify(graph, "ecp5-8x16", samples=2, seed=4)
+    assert_equal(report)
+    assert report.cycles_measured <= whole * of_bytes
+    rates = []
+    before = {layer.name: layer for layer in estimate(wide).layers}
+    for layer in report.layers:
+        was = before[layer.name]
+        paired = layer.op.startswith("Conv") and layer.weight_bytes * 2 == was.weight_bytes
+        if paired and layer.bound == was.bound == "mac" and was.cycles_predicted > 4000:
+            rates.append(was.cycles_predicted / layer.cycles_measured)
+    assert len(rates) >= 4
+    assert min(rates) >= 1.95
+
+
+@pytest.mark.parametrize("path", INT4_RATES)
+def test_compact_network_of_4_bit_weights_takes_half_the_memory(workloads, path):
+    whole, of_bytes = INT4_RATES[path]
+    graph = load(workloads / path)
+    graph = graph if "s4w" in path else narrowed(graph)
+    wide = compile(graph, "ecp5-8x16", golden=False, weights="int8", compact=True)
+    narrow = compile(graph, "ecp5-8x16", compact=True)
+    assert abs(narrow.weights.size / wide.weights.size - 0.5) <= 0.5 * 0.03
+    assert estimate(narrow).cycles_predicted <= whole * of_bytes
+    outputs = [tensor.name for tensor in narrow.outputs]
+    feeds = {tensor.name: narrow.golden[tensor.name] for tensor in narrow.inputs}
+    for name, value in zip(outputs, InferenceSession(narrow, target="machine").run(outputs, feeds), strict=True):
+        np.testing.assert_array_equal(value, narrow.golden[name])
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -449,8 +449,12 @@ def _read_otherwise(b, x):
     return b.node("Softmax", [b.dequantize("xq", 0.25, 3)])
 
 
-def _product_of_two(b, x):
-    return b.node("Mul", [x, b.dequantize(b.quantize(b.input("z", (1, 4, 6, 6)), 0.25, 3), 0.25, 3)])
+def _quotient_of_two(b, x):
+    return b.node("Div", [x, b.dequantize(b.quantize(b.input("z", (1, 4, 6, 6)), 0.25, 3), 0.25, 3)])
+
+
+def _unquantized_factor(b, x):
+    return b.node("Mul", [x, b.input("f", (1, 4, 6, 6))])
 
 
 def _unquantized_operand(b, x):
@@ -468,7 +472,8 @@ def _per_channel_activation(b, x):
         (_unquantized, "Conv", "quantized_output"),
         (_unquantized, "Softmax", "known_operator"),
         (_read_otherwise, "DequantizeLinear", "no_requantization"),
-        (_product_of_two, "Mul", "one_source"),
+        (_quotient_of_two, "Div", "one_source"),
+        (_unquantized_factor, "Mul", "quantized_input"),
         (_float_weight, "Conv", "constant_weight"),
         (_weight_scale_along_inputs, "Conv", "weight_scale_per_output"),
         (_computed_bias, "Conv", "constant_bias"),
@@ -476,8 +481,8 @@ def _per_channel_activation(b, x):
         (_mixed_types, "Add", "one_signedness"),
         (_volume, "Conv", "image"),
         (_negative_pads, "Pad", "plain_pads"),
-        (_padded_average, "AveragePool", "unpadded_average"),
-        (_overhanging_average, "AveragePool", "unpadded_average"),
+        (_padded_average, "AveragePool", "one_divisor"),
+        (_overhanging_average, "AveragePool", "one_divisor"),
         (_dilated_average, "AveragePool", "undilated_average"),
         (_scaled_bias, "Gemm", "plain_gemm"),
         (_stacked_weight, "MatMul", "matrix_weight"),

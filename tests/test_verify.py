@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hwq import costs, demo, ir, isa, ladder, reference, runtime
+from hwq import costs, demo, ir, isa, ladder, reference, runtime, timing
 from hwq.bisect import first_wrong_layer, locate, memory_fault
 from hwq.compiler import compile, load, random_feeds
 from hwq.cpu import cpu_flags
@@ -186,9 +186,9 @@ def test_wrong_weight_in_the_program_is_found_at_its_layer(monkeypatch, position
 class Faulty(MachineBackend):
     """An accelerator with a clock whose weight memory has one wrong bit."""
 
-    def __init__(self, config, fault=None, cycles=None):
+    def __init__(self, config, fault=None, cycles=None, slots=()):
         super().__init__(config)
-        self.fault, self.cycles, self.programs = fault, cycles, []
+        self.fault, self.cycles, self.slots, self.programs = fault, cycles, list(slots), []
 
     def load_program(self, words):
         super().load_program(words)
@@ -202,6 +202,9 @@ class Faulty(MachineBackend):
     def start(self, slot=0):
         super().start(slot)
         return {} if self.cycles is None else {"cycles": self.cycles}
+
+    def profile(self, count):
+        return self.slots[:count]
 
 
 def open_faulty(monkeypatch, **options):
@@ -254,6 +257,19 @@ def test_wrong_cycle_count_fails_the_check(monkeypatch):
     open_faulty(monkeypatch, cycles=predicted + 1)
     report = verify(network(), SMALL, samples=1, targets=["verilator"])
     assert (report.ok, report.rungs[0].mismatches, report.cycles_measured) == (False, 0, predicted + 1)
+
+
+def test_wrong_cycles_of_layers_that_cancel_fail_the_check(monkeypatch):
+    program = compile(network(), SMALL)
+    (step,) = program.array_steps
+    predicted = timing.predict(program.descriptors(step.slot), SMALL, step.slot)
+    slots = [layer.cycles for layer in predicted.layers]
+    open_faulty(monkeypatch, cycles=predicted.total, slots=slots)
+    assert verify(network(), SMALL, samples=1, targets=["verilator"]).ok
+    slots[0], slots[-1] = slots[0] + 1, slots[-1] - 1
+    open_faulty(monkeypatch, cycles=predicted.total, slots=slots)
+    report = verify(network(), SMALL, samples=1, targets=["verilator"])
+    assert (report.ok, report.cycles_measured) == (False, report.cycles_predicted)
 
 
 def test_wrong_rounding_in_the_reference_is_found(monkeypatch):
@@ -315,7 +331,7 @@ def test_locate_knows_every_byte_a_descriptor_writes(make):
         words = np.array(isa.encode(isa.DESCRIPTOR, isa.SLOT_WORDS, d), np.uint32)
         empty = (np.zeros((0, 1), np.uint32), np.zeros((0, 4), np.int8))
         program = Program("p", config, (), (), (), words, *empty)
-        layer = LayerInfo("l", "Conv", 0, 1, port)
+        layer = LayerInfo("l", "Conv", 0, 1, port, 0)
         width = {random_conv: config.cols, random_depthwise: config.depthwise_cols}.get(make, config.lanes)
         channels = (d["blocks"] - 1) * width + d["last_channels"]
         written, address = {}, d["ofm_base"]
@@ -354,7 +370,7 @@ def test_locate_knows_the_strips_of_a_depthwise_layer():
         d = random_strips(config, rng)
         words = np.array(isa.encode(isa.DESCRIPTOR, isa.SLOT_WORDS, d), np.uint32)
         program = Program("p", config, (), (), (), words, np.zeros((0, 1), np.uint32), np.zeros((0, 4), np.int8))
-        layer = LayerInfo("l", "Conv", 0, 1, PortImage("t", "int8", (1,), (), 0, 1, 0, None))
+        layer = LayerInfo("l", "Conv", 0, 1, PortImage("t", "int8", (1,), (), 0, 1, 0, None), 0)
         strip = int(rng.integers(d["strips"]))
         row = int(rng.integers(1 if d["short_strip"] and strip == d["strips"] - 1 else 2))
         x, channel = int(rng.integers(d["pixels"] // 2)), int(rng.integers(d["last_channels"]))

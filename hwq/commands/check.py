@@ -18,7 +18,7 @@ def check(
     json: JsonFile = None,
 ) -> None:
     """Say for each node whether the array or the host runs it, which rule it breaks and what to do."""
-    from hwq.commands.console import console, table, write_report
+    from hwq.commands.console import console, labels, table, write_report
     from hwq.compiler import compile, host_nodes, load, split
     from hwq.config import load_arch
 
@@ -40,7 +40,9 @@ def check(
     write_report(json, report | {"nodes": nodes, "rewrites": source.rewrites})
     if str(json) != "-":
         out = console()
-        out.print(table(f"Nodes of {graph.name}", ["node", "op", "runs on", "why"], [list(n.values()) for n in nodes]))
+        names = labels([node["name"] for node in nodes])
+        rows = [[name, *list(node.values())[1:]] for name, node in zip(names, nodes, strict=True)]
+        out.print(table(f"Nodes of {graph.name}", ["node", "op", "runs on", "why"], rows))
         on_array = sum(node["where"] == "array" for node in nodes)
         out.print(f"{on_array} of {len(nodes)} nodes run on the array.", markup=False)
         if fits is not None:

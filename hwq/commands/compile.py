@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from hwq.program import Program
 
 
+class Weights(enum.StrEnum):
+    """How weights are stored; see `hwq.compile`."""
+
+    auto = "auto"
+    int8 = "int8"
+
+
 def compile_(
     model: Model,
     arch: Arch,
@@ -20,6 +28,10 @@ def compile_(
         Path,
         typer.Option("--output", "-o", metavar="P.hwq", help="Program file.", show_default=False, callback=writable),
     ],
+    weights: Annotated[
+        Weights, typer.Option(help="auto: of 4 bits where they fit and the architecture has them; int8: as bytes.")
+    ] = Weights.auto,
+    compact: Annotated[bool, typer.Option("--compact", help="Prefer little memory to few cycles.")] = False,
     json: JsonFile = None,
 ) -> None:
     """Compile a model for an architecture into one program file."""
@@ -31,7 +43,7 @@ def compile_(
 
     with progress() as show:
         show(f"Compiling {model}", 0, 0)
-        program = compile(model, arch)
+        program = compile(model, arch, weights=weights.value, compact=compact)
         program.save(output)
     costs = estimate(program)
     memory = memory_use(program)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 160
 """Columns of a table that doesn't go to a terminal."""
 
+_LABEL_WIDTH = 44
+"""Characters of a layer's or node's name in a table."""
+
 _PATIENCE_SECONDS = 1.0
 """What takes longer is announced, where there is no terminal to draw a progress bar on."""
 
@@ -71,6 +74,27 @@ def text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def labels(names: Sequence[str]) -> list[str]:
+    """Return names that fit a column: some exporters join the names of all that a node was fused from.
+
+    Long names lose the path they share, then their middles.
+
+    >>> labels(["x", "net/block/conv_1/Relu;net/block/conv_1/BatchNorm/FusedBatchNormV3;net/block/conv_1/BiasAdd",
+    ...         "net/block/conv_2/Relu;net/block/conv_2/BatchNorm/FusedBatchNormV3;net/block/conv_2/BiasAdd"])
+    ['x', '…conv_1/Relu;net/block/conv_1/BatchN…BiasAdd', '…conv_2/Relu;net/block/conv_2/BatchN…BiasAdd']
+    """
+    paths = {name: name.split("/") for name in names if len(name) > _LABEL_WIDTH}
+    steps = enumerate(zip(*paths.values(), strict=False))
+    shared = next((depth for depth, step in steps if len(set(step)) > 1), 0)
+    cut = {name: "/".join(["…" * bool(shared) + path[shared], *path[shared + 1 :]]) for name, path in paths.items()}
+    return [_shorter(cut[name]) if name in cut else name for name in names]
+
+
+def _shorter(name: str) -> str:
+    head, tail = _LABEL_WIDTH - 8, 7
+    return name if len(name) <= _LABEL_WIDTH else f"{name[:head]}…{name[-tail:]}"
+
+
 def percent(value: float) -> str:
     """Return a fraction in percent.
 
@@ -84,6 +108,16 @@ def bus_traffic(costs: Estimate | Report) -> str:
     """Return a sentence on what crosses the bus for one inference."""
     loaded = f" and loads {costs.load_bytes:,} bytes of {costs.pages} pages" if costs.load_bytes else ""
     return f"For one inference the host moves {costs.host_bytes:,} bytes of activations{loaded}."
+
+
+def bar(value: float, width: int = 32) -> str:
+    """Return a fraction as a bar; `width` characters are 1.
+
+    >>> bar(0.5, 8)
+    '████····'
+    """
+    full = round(min(max(value, 0.0), 1.0) * width)
+    return "█" * full + "·" * (width - full)
 
 
 def write_report(path: Path | None, report: Mapping[str, Any]) -> None:

@@ -23,15 +23,15 @@ def estimate(model: Model, arch: Arch, json: JsonFile = None) -> None:
 
 def print_costs(costs: Estimate) -> None:
     """Print a row a layer and the totals; measured cycles where there are any."""
-    from hwq.commands.console import bus_traffic, console, percent, table
+    from hwq.commands.console import bus_traffic, console, labels, percent, table
 
     measured = costs.cycles_measured is not None
     numbers = ["MACs", "predicted", *(["measured"] if measured else []), "rate", "read", "written", "weights"]
     rows: list[list[Any]] = []
-    for layer in costs.layers:
+    for name, layer in zip(labels([layer.name for layer in costs.layers]), costs.layers, strict=True):
         cycles = [layer.cycles_predicted, *([layer.cycles_measured] if measured else [])]
         moved = [layer.act_read_bytes, layer.act_write_bytes, layer.weight_bytes]
-        rows.append([layer.name, layer.op, layer.macs, *cycles, percent(layer.utilisation), *moved, layer.bound])
+        rows.append([name, layer.op, layer.macs, *cycles, percent(layer.utilisation), *moved, layer.bound])
     title = f"{costs.model} on {costs.arch}: cycles and bytes"
     out = console()
     out.print(table(title, ["layer", "op", *numbers, "bound"], rows, numbers=numbers))

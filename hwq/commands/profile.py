@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hwq.commands.options import Arch, JsonFile, Model, writable
 
+if TYPE_CHECKING:
+    from hwq.costs import Estimate
+
+BOUNDS = {
+    "mac": "the mesh takes a step in every cycle",
+    "weight": "a word of weights a cycle, for fewer pixels than the array has rows",
+    "fetch": "activation memory delivers operands as fast as it can",
+    "output": "results are written as fast as they can be",
+    "vector": "the vector path reads as fast as it can",
+}
+"""What limits a layer, and what that means."""
+
 
 def profile(
     model: Model,
     arch: Arch,
-    target: Annotated[str, typer.Option("--target", "-t", help="verilator, amaranth or serial:PORT.")] = "verilator",
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="verilator, amaranth, pins or serial:PORT.")
+    ] = "verilator",
     trace: Annotated[
         Path | None, typer.Option(metavar="T.json", help="Chrome trace to write.", callback=writable)
     ] = None,
@@ -36,11 +50,33 @@ def profile(
     write_report(json, costs.to_dict())
     if str(json) != "-":
         print_costs(costs)
+        print_roofline(costs)
         total = max(1, costs.counters.get("cycles", 0))
         rows = [
             [why, costs.counters.get(name, 0), percent(costs.counters.get(name, 0) / total)]
             for name, why in COUNTERS.items()
         ]
         console().print(table("Where the cycles went", ["", "cycles", "share"], rows, numbers=["cycles", "share"]))
-    if costs.cycles_measured != costs.cycles_predicted:
+    if not costs.exact:
         raise typer.Exit(1)
+
+
+def print_roofline(costs: Estimate) -> None:
+    """Print how near each layer comes to the array's rate, what holds it, and the cycles each cause has."""
+    from hwq.commands.console import bar, console, labels, percent, table
+
+    rows = []
+    by_bound = dict.fromkeys(BOUNDS, 0)
+    for name, layer in zip(labels([layer.name for layer in costs.layers]), costs.layers, strict=True):
+        cycles = layer.cycles_measured or layer.cycles_predicted
+        moved = layer.act_read_bytes + layer.act_write_bytes + layer.weight_bytes
+        intensity = f"{layer.macs / moved:.1f}" if moved else ""
+        rows.append([name, intensity, bar(layer.utilisation), percent(layer.utilisation), layer.bound])
+        if layer.bound in by_bound:
+            by_bound[layer.bound] += cycles
+    numbers = ["MACs/byte", "of peak"]
+    out = console()
+    out.print(table("Roofline", ["layer", "MACs/byte", "rate", "of peak", "bound"], rows, numbers=numbers))
+    total = max(1, sum(by_bound.values()))
+    held = [[name, BOUNDS[name], cycles, percent(cycles / total)] for name, cycles in by_bound.items() if cycles]
+    out.print(table("What holds the layers", ["bound", "", "cycles", "share"], held, numbers=["cycles", "share"]))

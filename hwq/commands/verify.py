@@ -22,7 +22,7 @@ def verify(
     samples: Annotated[int | None, typer.Option(min=1, help="How many; 4 random ones or all of --inputs.")] = None,
     seed: Seed = 0,
     targets: Annotated[
-        str, typer.Option(metavar="T,T", help="From reference, machine, amaranth, verilator, serial:PORT.")
+        str, typer.Option(metavar="T,T", help="From reference, machine, amaranth, verilator, pins, serial:PORT.")
     ] = "reference,machine,verilator",
     bisect: Annotated[bool, typer.Option("--bisect", help="Find the first wrong layer, tile and element.")] = False,
     json: JsonFile = None,

@@ -42,6 +42,7 @@ def flatten_to_conv(graph: Graph) -> Graph:
                 bias=op.bias,
                 lo=op.lo,
                 hi=op.hi,
+                floor=op.floor,
             )
         )
         ops.append(Reshape(name=f"{op.name}/flatten", inputs=(image.name,), outputs=op.outputs))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hwq.ir import Add, AveragePool, Concat, Conv, Gemm, Graph, MaxPool, Op, Piece, Slice, Table, Tensor
+from hwq.ir import AveragePool, Concat, Conv, Floor, Gemm, Graph, MaxPool, Op, Pair, Piece, Slice, Table, Tensor
 from hwq.passes.edit import fresh_name
 
 CHANNELS, ROWS, COLUMNS = 1, 2, 3
@@ -118,7 +118,9 @@ class _Split:
         if name in self._graph.constants:
             self._out.constants[output] = self._graph.constants[name].take(range(start, start + size), axis)
         else:
-            group.append(Slice(name=output, inputs=(name,), outputs=(output,), axis=axis, start=start, size=size))
+            rank = len(self._graph.tensors[name].shape)
+            begin = tuple(start if index == axis else 0 for index in range(rank))
+            group.append(Slice(name=output, inputs=(name,), outputs=(output,), begin=begin, steps=(1,) * rank))
         return output
 
     def _declare(self, name: str, axis: int, wanted: Range) -> str:
@@ -146,7 +148,7 @@ def _piece(op: Op, graph: Graph, axis: int, wanted: Range) -> tuple[list[Need], 
         if axis == CHANNELS and isinstance(op, Conv):
             return _channels(op, graph, wanted)
         return [(axis, wanted)], {}
-    if isinstance(op, Add | Table) or (isinstance(op, Concat) and op.axis % rank != axis):
+    if isinstance(op, Pair | Table) or (isinstance(op, Concat) and op.axis % rank != axis):
         return [_operand(graph.tensors[name].shape, rank, axis, wanted) for name in op.inputs], {}
     return None
 
@@ -177,7 +179,11 @@ def _channels(op: Conv, graph: Graph, wanted: Range) -> tuple[list[Need], dict[s
 def _per_channel(op: Conv | Gemm, chosen: slice) -> dict[str, Any]:
     count = op.weight.shape[0 if isinstance(op, Conv) else 1]
     names = ("weight_zero_point", "weight_scale", "bias")
-    return {name: np.broadcast_to(getattr(op, name), (count,))[chosen] for name in names}
+    changes: dict[str, Any] = {name: np.broadcast_to(getattr(op, name), (count,))[chosen] for name in names}
+    if op.floor is not None:
+        values = (op.floor.multiplier, op.floor.offset, op.floor.shift)
+        changes["floor"] = Floor(*(np.broadcast_to(value, (count,))[chosen] for value in values))
+    return changes
 
 
 def _window(
@@ -186,13 +192,11 @@ def _window(
     """Return the rows or columns the windows of `wanted` cover, those outside the image as padding."""
     along, (start, size) = axis - ROWS, wanted
     kernel = (op.weight.shape[2:] if isinstance(op, Conv) else op.kernel)[along]
-    pads, dilation = ((0, 0, 0, 0), 1) if isinstance(op, AveragePool) else (op.pads, op.dilations[along])
+    dilation = 1 if isinstance(op, AveragePool) else op.dilations[along]
     stride, there = op.strides[along], graph.tensors[op.inputs[0]].shape[axis]
-    first = start * stride - pads[along]
-    end = (start + size - 1) * stride - pads[along] + (kernel - 1) * dilation + 1
+    first = start * stride - op.pads[along]
+    end = (start + size - 1) * stride - op.pads[along] + (kernel - 1) * dilation + 1
     inside = max(first, 0), min(end, there)
-    if isinstance(op, AveragePool):
-        return [(axis, (inside[0], inside[1] - inside[0]))], {}
-    new = list(pads)
+    new = list(op.pads)
     new[along], new[along + 2] = inside[0] - first, end - inside[1]
     return [(axis, (inside[0], inside[1] - inside[0]))], {"pads": tuple(new)}

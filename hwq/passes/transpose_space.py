@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hwq.ir import Add, AveragePool, Concat, Conv, Graph, HostNode, MaxPool, Op, Pad, Table, Tensor, Transpose
+from hwq.ir import AveragePool, Concat, Conv, Graph, HostNode, MaxPool, Op, Pad, Pair, Table, Tensor, Transpose
 
 SWAP = (0, 1, 3, 2)
 """The permutation of an NCHW tensor's axes."""
@@ -24,8 +24,8 @@ def is_square(graph: Graph) -> bool:
 def transpose_space(graph: Graph) -> Graph:
     """Return the graph with rows and columns exchanged inside, and transposes where it meets anything else.
 
-    Rules: Conv, MaxPool, AveragePool, Pad, and Add, Table and Concat of images take and give exchanged images, their
-    kernels, strides, pads, dilations and axes exchanged likewise; every other operator keeps its own.
+    Rules: Conv, MaxPool, AveragePool, Pad, and Add, Sub, Mul, Table and Concat of images take and give exchanged
+    images, their kernels, strides, pads, dilations and axes exchanged likewise; every other operator keeps its own.
     """
     return _Exchange(graph).run()
 
@@ -70,12 +70,12 @@ class _Exchange:
             changes = {"kernel": op.kernel[::-1], "strides": op.strides[::-1], "dilations": op.dilations[::-1]}
             changes |= {"pads": _swap_pads(op.pads)}
         elif isinstance(op, AveragePool):
-            changes = {"kernel": op.kernel[::-1], "strides": op.strides[::-1]}
+            changes = {"kernel": op.kernel[::-1], "strides": op.strides[::-1], "pads": _swap_pads(op.pads)}
         elif isinstance(op, Pad):
             changes = {"begin": tuple(op.begin[i] for i in SWAP), "end": tuple(op.end[i] for i in SWAP)}
         elif isinstance(op, Concat):
             changes = {"axis": SWAP[op.axis]}
-        elif isinstance(op, Add | Table):
+        elif isinstance(op, Pair | Table):
             changes = {}
         else:
             return None

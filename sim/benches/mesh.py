@@ -1,4 +1,7 @@
-"""The mesh: tiles of random depth with random bubbles, every accumulator against numpy."""
+"""The mesh: tiles of random depth with random bubbles, every accumulator against numpy.
+
+With `HWQ_INT4` the mesh takes tiles of 8-bit weights and of pairs of 4-bit ones in turn.
+"""
 
 from __future__ import annotations
 
@@ -13,56 +16,76 @@ from sim.benches.bench import Bench, signed
 TILES = 12
 
 
+def _joined(values: list[int], bits: int) -> int:
+    """Return `values` one above the other."""
+    return sum((value & ((1 << bits) - 1)) << bits * index for index, value in enumerate(values))
+
+
+def _operand(w: np.ndarray, column: int, cols: int, pairs: bool) -> int:
+    """Return what column `column` gets of a step's weights: bits 0..7, and 12..16 above them, of the multiplicand."""
+    low = int(w[column])
+    number = low + (int(w[column + cols]) << 12 if pairs else 0)
+    return number & 0xFF | (number >> 12 & 0x1F) << 8
+
+
 @cocotb.test
 async def every_sum_is_the_matrix_product(dut) -> None:
     rows, cols = int(os.environ["HWQ_ROWS"]), int(os.environ["HWQ_COLS"])
+    int4 = os.environ["HWQ_INT4"] == "1"
     bench = Bench(dut)
-    await bench.start(i_a=0, i_w=0, i_valid=0, i_first=0, i_last=0)
+    await bench.start(i_a=0, i_w=0, i_valid=0, i_first=0, i_last=0, i_pairs=0)
     draw = bench.random
     rng = np.random.default_rng(draw.getrandbits(32))
     late: list[list[int]] = [[0] * row for row in range(rows)]  # row p's byte comes p cycles after row 0's
     settle = pipeline.EDGE_TO_SHADOW + rows + cols
 
-    async def send(a: np.ndarray, w: np.ndarray, valid: int, first: int, last: int) -> None:
+    async def send(a: np.ndarray, w: list[int], valid: int, first: int, last: int, pairs: int) -> None:
         edge = bytearray()
         for row, queue in enumerate(late):
             queue.append(int(a[row]) & 0xFF)
             edge.append(queue.pop(0))
         bench.set(
-            i_a=int.from_bytes(edge, "little"), i_w=int.from_bytes(w.tobytes(), "little"),
-            i_valid=valid, i_first=first, i_last=last,
+            i_a=int.from_bytes(edge, "little"), i_w=_joined(w, 13 if int4 else 8),
+            i_valid=valid, i_first=first, i_last=last, i_pairs=pairs,
         )  # fmt: skip
         await bench.cycle()
 
     async def bubble() -> None:
-        operands = rng.integers(-128, 128, rows + cols, np.int8)
-        await send(operands[:rows], operands[rows:], 0, draw.randint(0, 1), draw.randint(0, 1))
+        w = [draw.randrange(1 << (13 if int4 else 8)) for _ in range(cols)]
+        bits = [draw.randint(0, 1) for _ in range(3)]
+        await send(rng.integers(-128, 128, rows, np.int8), w, 0, *bits)
 
-    def shadow() -> np.ndarray:
-        word = bench.get("o_shadow")
-        sums = [signed(word >> 32 * index & 0xFFFF_FFFF, 32) for index in range(rows * cols)]
-        return np.array(sums).reshape(rows, cols)
+    def shadow(pairs: bool) -> np.ndarray:
+        word, pitch = bench.get("o_shadow"), 48 if int4 else 32
+        width, places = (24, [0, 24]) if pairs else (32, [0])
+        mask = (1 << width) - 1
+        starts = [[pitch * (p * cols + c) + at for at in places for c in range(cols)] for p in range(rows)]
+        return np.array([[signed(word >> start & mask, width) for start in row] for row in starts])
 
     for tile in range(TILES):
         depth = 1 if tile == 0 else draw.randint(1, 40)
+        pairs = int4 and tile % 2 == 1
+        least = -8 if pairs else -128
         a = rng.integers(-128, 128, (rows, depth), np.int8)
-        w = rng.integers(-128, 128, (depth, cols), np.int8)
+        w = rng.integers(least, -least, (depth, cols << pairs), np.int8)
         if tile == 1:
-            a[:], w[:] = -128, -128
+            a[:], w[:] = -128, least
+        operands = [[_operand(w[k], c, cols, pairs) for c in range(cols)] for k in range(depth)]
         for k in range(depth):
             while draw.random() < 0.3:
                 await bubble()
-            await send(a[:, k], w[k], 1, k == 0, k == depth - 1)
+            await send(a[:, k], operands[k], 1, k == 0, k == depth - 1, pairs)
         for _ in range(settle):
             await bubble()
-        assert np.array_equal(shadow(), a.astype(np.int64) @ w.astype(np.int64)), f"tile {tile}, depth {depth}"
+        assert np.array_equal(shadow(pairs), a.astype(np.int64) @ w.astype(np.int64)), f"tile {tile}, depth {depth}"
 
 
 @cocotb.test
 async def a_tile_follows_without_a_gap(dut) -> None:
     rows, cols = int(os.environ["HWQ_ROWS"]), int(os.environ["HWQ_COLS"])
+    int4 = os.environ["HWQ_INT4"] == "1"
     bench = Bench(dut)
-    await bench.start(i_a=0, i_w=0, i_valid=0, i_first=0, i_last=0)
+    await bench.start(i_a=0, i_w=0, i_valid=0, i_first=0, i_last=0, i_pairs=0)
     depth, tiles = rows + cols, 6
     rng = np.random.default_rng(bench.random.getrandbits(32))
     a = rng.integers(-128, 128, (tiles, rows, depth), np.int8)
@@ -75,9 +98,9 @@ async def a_tile_follows_without_a_gap(dut) -> None:
             if 0 <= tile < tiles:
                 edge[row] = int(a[tile, row, k]) & 0xFF
         tile, k = divmod(cycle, depth)
-        weights = w[tile, k] if tile < tiles else np.zeros(cols, np.int8)
+        weights = [_operand(w[tile, k], c, cols, False) for c in range(cols)] if tile < tiles else []
         bench.set(
-            i_a=int.from_bytes(edge, "little"), i_w=int.from_bytes(weights.tobytes(), "little"),
+            i_a=int.from_bytes(edge, "little"), i_w=_joined(weights, 13 if int4 else 8),
             i_valid=tile < tiles, i_first=k == 0, i_last=k == depth - 1,
         )  # fmt: skip
         await bench.cycle()
@@ -85,6 +108,6 @@ async def a_tile_follows_without_a_gap(dut) -> None:
             for col in range(cols):
                 done, phase = divmod(cycle + 1 - pipeline.EDGE_TO_SHADOW - row - col, depth)
                 if 1 <= done <= tiles and phase == 0:
-                    word = bench.get("o_shadow") >> 32 * (row * cols + col) & 0xFFFF_FFFF
+                    word = bench.get("o_shadow") >> (48 if int4 else 32) * (row * cols + col) & 0xFFFF_FFFF
                     want = int(a[done - 1, row].astype(np.int64) @ w[done - 1, :, col].astype(np.int64))
                     assert signed(word, 32) == want, f"PE ({row}, {col}) of tile {done - 1}"

@@ -20,8 +20,10 @@ struct Vector {
     int8_t zero_point;
     int8_t lo;
     int8_t hi;
+    uint8_t truncate;
+    uint8_t offset_high;
 };
-static_assert(sizeof(Vector) == 16, "the Python side writes 16 bytes a record");
+static_assert(sizeof(Vector) == 20, "the Python side writes 20 bytes a record");
 
 static void clock(Vrequantizer &top) {
     top.clk = 1;
@@ -72,17 +74,20 @@ int main(int argc, char **argv) {
     while (size_t count = std::fread(block.data(), sizeof(Vector), block.size(), vectors)) {
         for (size_t n = 0; n < count; n++) {
             const Vector &v = block[n];
-            if (first || v.zero_point != last.zero_point || v.lo != last.lo || v.hi != last.hi) {
+            if (first || v.zero_point != last.zero_point || v.lo != last.lo || v.hi != last.hi ||
+                v.truncate != last.truncate) {
                 drain();
                 top->i_zero_point = static_cast<uint8_t>(v.zero_point);
                 top->i_lo = static_cast<uint8_t>(v.lo);
                 top->i_hi = static_cast<uint8_t>(v.hi);
+                top->i_truncate = v.truncate;
                 clock(*top);  // the cycle in which the bounds less the zero point are taken
                 first = false;
             }
             last = v;
             top->i_acc = static_cast<uint32_t>(v.acc);
             top->i_bias = static_cast<uint32_t>(v.bias);
+            top->i_offset_high = v.offset_high;
             top->i_mantissa = v.mantissa;
             top->i_shift = v.shift;
             cycle(true);

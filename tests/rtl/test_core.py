@@ -1,12 +1,16 @@
 """The whole core in Verilator against the machine: every byte of activation memory, every cycle, every error."""
 
+import itertools
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 from hwq import isa, timing
 from hwq.errors import DeviceError
+from hwq.overlap import mark_early
 from tests import programs
-from tests.test_machine import LEGAL, blank
+from tests.test_machine import INT4_CASES, LEGAL, PRODUCT, blank
 
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
 """rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
@@ -14,6 +18,9 @@ SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2)
 TABLES = dict(zip(SHAPES, (1, 4, 0, 3, 16, 5, 2), strict=True))
 
 PROGRAMS = 60
+
+ARRAYS = [(shape, 4) for shape in SHAPES] + [(shape, 8) for shape in SHAPES[1:5]]
+"""Shapes, and the width of the narrowest weights."""
 
 
 def load(driver, machine):
@@ -26,10 +33,10 @@ def load(driver, machine):
     driver.write_act(0, machine.act)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "weight_bits"), ARRAYS, ids=str)
 @pytest.mark.xdist_group("verilator")
-def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
-    config = programs.tiny(*shape, tables=TABLES[shape])
+def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits):
+    config = programs.tiny(*shape, tables=TABLES[shape], weight_bits=weight_bits)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
@@ -47,19 +54,45 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
         assert counters["cycles_mesh"] == sum(timing.mesh_steps(d, config) for d in programs.decoded(machine)[:-1])
 
 
+@pytest.mark.parametrize("weight_bits", [4, 8])
+@pytest.mark.parametrize("shape", [(4, 4, 4, 1), (6, 4, 4, 2), (8, 16, 16, 8)], ids=str)
 @pytest.mark.xdist_group("verilator")
-@pytest.mark.parametrize("span", [1, 2, 3, 8, 40])
-def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span):
-    config = programs.tiny(8, 16, 16, 8)
+def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, weight_bits):
+    config = programs.tiny(*shape, tables=TABLES[shape], weight_bits=weight_bits)
     driver = accelerator(config)
-    machine = programs.random_machine(config, np.random.default_rng(span), 0)
+    marked = {0: set(), 1: set()}
+    for seed in range(PROGRAMS):
+        rng = np.random.default_rng(seed)
+        machine, layers = programs.random_memories(config, rng), programs.random_chain(config, rng, 8)
+        mark_early(layers, config)
+        programs.set_program(machine, layers)
+        for pair in itertools.pairwise(layers):
+            marked[pair[1].get("early", 0)].add(tuple((d["opcode"], "strips" in d) for d in pair))
+        load(driver, machine)
+        predicted = timing.predict(programs.decoded(machine), config)
+        machine.run()
+        driver.start(0)
+        wrong = np.flatnonzero(driver.read_act(0, config.act_bytes) != machine.act)
+        assert not wrong.size, f"seed {seed}: {wrong.size} bytes differ, first at {wrong[0]}"
+        assert driver.profile(8) == [layer.cycles for layer in predicted.layers], f"seed {seed}"
+    pairs = len(programs.mesh_makers(config)) ** 2
+    assert [len(kinds) for kinds in marked.values()] == [pairs, pairs], "every kind after every kind, early and not"
+
+
+@pytest.mark.xdist_group("verilator")
+@pytest.mark.parametrize("widths", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)
+@pytest.mark.parametrize("span", [1, 2, 3, 8, 40])
+def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span, widths):
+    config = programs.tiny(8, 16, 16, 8, tables=3, weight_bits=4)
+    driver = accelerator(config)
+    machine = programs.random_memories(config, np.random.default_rng(span))
     shared = {"opcode": isa.Opcode.CONV, "row_pixels": 16, "pixels": 16, "taps_y": 3, "taps_x": 1, "tap_y_step": 50}
-    shared |= {"blocks": 1, "last_channels": 16, "ifm_x_step": 1, "ofm_x_step": 16, "lo": -128, "hi": 127}
+    shared |= {"blocks": 1, "ifm_x_step": 1, "ofm_x_step": 32, "lo": -128, "hi": 127}
     shared |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     layers = [shared | {"span": span, "ofm_base": 2048}, shared | {"span": 48, "ofm_base": 3072, "early": 1}]
-    for slot, d in enumerate(layers):
-        words = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, d)
-        machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = words
+    for d, int4 in zip(layers, widths, strict=True):
+        d |= {"int4": int4, "last_channels": 32 if int4 else 16}
+    programs.set_program(machine, layers)
     load(driver, machine)
     predicted = timing.predict(programs.decoded(machine), config)
     machine.run()
@@ -76,7 +109,11 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
         ({"pixels": 0}, "ILLEGAL_FIELD"),
         ({"last_channels": 5}, "ILLEGAL_FIELD"),
         ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"residual": 0}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"reduce": isa.Reduce.SUM}, "ILLEGAL_FIELD"),
+        (PRODUCT | {"opcode": isa.Opcode.CONV}, "ILLEGAL_FIELD"),
         ({"table": 4}, "ILLEGAL_FIELD"),
+        ({"int4": 1}, "ILLEGAL_FIELD"),
         ({"ifm_base": 4096}, "ACT_RANGE"),
         ({"ifm_base": 4095, "span": 2}, "ACT_RANGE"),
         ({"ifm_base": 0, "ifm_x_step": -1, "pixels": 2, "row_pixels": 2}, "ACT_RANGE"),
@@ -106,6 +143,18 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
     healthy.run()
     driver.start(0)
     assert (driver.read_act(0, machine.config.act_bytes) == healthy.act).all()
+
+
+@pytest.mark.parametrize(("changes", "error"), INT4_CASES)
+@pytest.mark.xdist_group("verilator")
+def test_layers_of_4_bit_weights_have_the_machine_s_limits(accelerator, changes, error):
+    machine = blank(LEGAL | {"int4": 1} | changes, slots=16, weight_bits=4)
+    driver = accelerator(machine.config)
+    load(driver, machine)
+    assert machine.run().error.name == error
+    with nullcontext() if error == "NONE" else pytest.raises(DeviceError, match=f"slot 0: {error}"):
+        driver.start(0)
+    driver.clear()
 
 
 @pytest.mark.xdist_group("verilator")

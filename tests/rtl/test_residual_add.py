@@ -13,6 +13,8 @@ from rtl.residual_add import ResidualAdd
 SEED = 20240614
 CORNERS = [(a, b) for a in (-128, -127, -1, 0, 1, 127) for b in (-128, -127, -1, 0, 1, 127)]
 LEAST, MOST = -(2**25), 2**25 - 1
+PRODUCTS = [(a, b) for a in (-128, 0, 127) for b in (-65025, -65024, -257, 255, 65024, 65025)]
+"""A byte, and what may take the second operand's place: the product of two."""
 
 
 def simulate(pairs, p, lo, hi):
@@ -57,7 +59,7 @@ def test_latency_is_exact():
 @pytest.mark.parametrize("factors", [(LEAST, LEAST), (MOST, MOST), (LEAST, MOST), (0, 0)])
 def test_extreme_parameters(factors, offset):
     for shift in (1, 24, 31):
-        check(CORNERS, AddParameters(*factors, offset, shift))
+        check(CORNERS + PRODUCTS, AddParameters(*factors, offset, shift))
 
 
 def test_ties_of_both_signs():
@@ -80,6 +82,8 @@ def test_every_shift(shift):
     scale = min(2.0**shift, MOST)
     p = AddParameters(round(0.6 * scale), round(-0.9 * scale), round(3.3 * scale), shift)
     check(CORNERS + random_pairs(rng, 40), p)
+    products = [(a, b) for a, b in zip(rng.integers(-128, 128, 40), rng.integers(-65025, 65026, 40), strict=True)]
+    check([(int(a), int(b)) for a, b in products], AddParameters(0, round(scale / 512), round(3.3 * scale), shift))
 
 
 def test_narrow_bounds():

@@ -34,10 +34,11 @@ def test_serializer(fetch_bytes):
     bench(Serializer(fetch_bytes=fetch_bytes), "serializer", 1)
 
 
+@pytest.mark.parametrize("int4", [False, True])
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (3, 2), (2, 5), (4, 4)])
-def test_mesh(rows, cols):
-    environment = {"HWQ_ROWS": str(rows), "HWQ_COLS": str(cols)}
-    bench(Mesh(rows=rows, cols=cols), "mesh", 2, environment=environment)
+def test_mesh(rows, cols, int4):
+    environment = {"HWQ_ROWS": str(rows), "HWQ_COLS": str(cols), "HWQ_INT4": str(int(int4))}
+    bench(Mesh(rows=rows, cols=cols, int4=int4), "mesh", 2, environment=environment)
 
 
 def test_sequencer():

@@ -1,0 +1,119 @@
+"""Two 4-bit weights on one multiplier: operands, products and sums, and how they share wires with 8-bit ones.
+
+A paired column multiplies an activation by ``high * 2**LOW_BITS + low``. The product holds ``a * low`` in its low bits
+and ``a * high`` above them, less one where ``a * low`` is negative: that borrow is given back as the carry into the
+upper sum. ``a * low`` is in -1016..1024, 12 bits with its sign, which is what `LOW_BITS` must be at least; the whole
+operand has 17 bits and the product 24.
+"""
+
+from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq.weights import PAIR_BITS
+
+LOW_BITS = 12
+"""Place of the upper weight in a paired operand [bit]."""
+
+OPERAND_BITS = 8 + 5
+"""Bits of an operand on its way down the mesh: an 8-bit number, and the upper weight less the lower one's borrow."""
+
+PRODUCT_BITS = LOW_BITS + 12
+
+sums_layout = data.StructLayout({"low": PAIR_BITS, "high": PAIR_BITS})
+"""An accumulator: two sums, or one of 32 bits, its upper eight in the low bits of `high`."""
+
+
+def multiplicand(operand: Value) -> Value:
+    """Return the signed number that `operand` (`OPERAND_BITS`) stands for; bit 7 reaches up to bit `LOW_BITS`."""
+    return Cat(operand[:8], operand[7].replicate(LOW_BITS - 8), operand[8:]).as_signed()
+
+
+def crossing(pairs: Value, borrow: Value) -> tuple[Value, Value]:
+    """Return two bits to add between the sums: their carry into the upper one is the borrow, or the lower one's."""
+    return pairs & borrow, ~pairs | borrow
+
+
+def accumulate(sums: data.View, product: Value, pairs: Value, first: Value) -> Value:
+    """Return `sums`, or zero if `first`, plus both products of a paired column, or plus the one."""
+    borrow, sign = product[LOW_BITS - 1], product[-1]
+    # between LOW_BITS and bit 15 one product's bits are the other's sign
+    inner = product[LOW_BITS:15]
+    low = Cat(
+        product[:LOW_BITS],
+        Mux(pairs, borrow.replicate(len(inner)), inner),
+        Mux(pairs, borrow, sign).replicate(PAIR_BITS - 15),
+    )
+    high = Cat(Mux(pairs, inner, sign.replicate(len(inner))), product[15:])
+    one, other = crossing(pairs, borrow)
+    kept = ~first.replicate(PAIR_BITS)
+    addend = Cat(low, other, high.as_signed()).as_signed()
+    total = (Cat(sums.low & kept, one, sums.high & kept) + addend)[: 2 * PAIR_BITS + 1]
+    return Cat(total[:PAIR_BITS], total[PAIR_BITS + 1 :])
+
+
+def chosen_sum(sums: data.View, pairs: Value, high: Value) -> Value:
+    """Return the 32-bit sum that `sums` holds, of a paired column the lower or the higher one."""
+    half = Mux(high, sums.high, sums.low).as_signed()
+    return Mux(pairs, half, Cat(sums.low, sums.high[: 32 - PAIR_BITS]).as_signed())
+
+
+class Multiplier(wiring.Component):
+    """``o = i_a * multiplicand(i_w)``.
+
+    Latency: 2. Throughput: one product a cycle.
+    """
+
+    i_a: In(signed(8))
+    i_w: In(OPERAND_BITS)
+    o: Out(signed(PRODUCT_BITS))
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        product = Signal.like(self.o, reset_less=True)
+        m.d.sync += [product.eq(self.i_a * multiplicand(self.i_w)), self.o.eq(product)]
+        return m
+
+
+class WeightUnpack(wiring.Component):
+    """Operands for the mesh from a word of weight memory: bytes, pairs, or one of two steps (see `hwq.weights`).
+
+    Latency: 1. Throughput: one word a cycle.
+
+    Members
+    -------
+    i_word : one byte for each column
+    i_zero : zeros instead
+    i_pairs : a byte is two channels' weights
+    i_steps : a byte is two steps' weights
+    i_odd : of the two the later one's
+    o : one operand for each column
+    """
+
+    def __init__(self, *, cols: int):
+        self._cols = cols
+        super().__init__(
+            {
+                "i_word": In(data.ArrayLayout(8, cols)),
+                "i_zero": In(1),
+                "i_pairs": In(1),
+                "i_steps": In(1),
+                "i_odd": In(1),
+                "o": Out(data.ArrayLayout(OPERAND_BITS, cols)),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        for c in range(self._cols):
+            byte, one, upper = self.i_word[c], Signal(signed(8)), Signal(signed(5))
+            low, high = byte[:4].as_signed(), byte[4:].as_signed()
+            m.d.comb += [one.eq(byte), upper.eq(one[7].replicate(5))]
+            with m.If(self.i_pairs):
+                m.d.comb += [one.eq(low), upper.eq(high - low[3])]
+            with m.Elif(self.i_steps):
+                m.d.comb += one.eq(Mux(self.i_odd, high, low))
+            m.d.sync += self.o[c].eq(Mux(self.i_zero, 0, Cat(one, upper)))
+        return m

@@ -1,0 +1,166 @@
+"""Random networks: one to three layers of any kind and shape that the array has, as quantized ONNX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from tests.onnx_models import Builder
+
+
+@dataclass(frozen=True)
+class Value:
+    """A quantized tensor behind DequantizeLinear: its name, shape without the batch, scale and zero point."""
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float
+    zero_point: int
+
+
+class RandomNetwork:
+    """A chain of at least `layers` random layers; adds and concatenations bring a second branch.
+
+    The share `int4` of the layers, by chance, has weights that 4 bits hold.
+
+    Members
+    -------
+    model : onnx.ModelProto
+    kinds : list of str
+        Its layers.
+    """
+
+    def __init__(self, rng: np.random.Generator, layers: int, int4: float = 0):
+        self._rng, self._int4 = rng, int4
+        self._builder = Builder()
+        self._dtype = str(rng.choice(["int8", "uint8"]))
+        self.kinds: list[str] = []
+        shape = (int(rng.integers(1, 13)), int(rng.integers(1, 11)), int(rng.integers(1, 11)))
+        x = self._quantized(self._builder.input("x", (1, *shape)), shape, 2.0 ** -int(rng.integers(3, 7)))
+        while len(self.kinds) < layers:
+            x = self._layer(x)
+        self.model: onnx.ModelProto = self._builder.model(x.name)
+
+    def _layer(self, x: Value) -> Value:
+        if len(x.shape) == 1:
+            return self._gemm(x)
+        makers = [self._conv, self._conv, self._depthwise, self._max_pool, self._average_pool, self._gemm]
+        makers += [self._global_pool, self._add, self._concat]
+        return makers[self._rng.integers(len(makers))](x)
+
+    def _quantized(self, name: str, shape: tuple[int, ...], scale: float) -> Value:
+        zero_point = int(self._rng.integers(-20, 20)) + (128 if self._dtype == "uint8" else 0)
+        q = self._builder.quantize(name, scale, zero_point, self._dtype)
+        return Value(self._builder.dequantize(q, scale, zero_point, self._dtype), shape, scale, zero_point)
+
+    def _like(self, name: str, x: Value, shape: tuple[int, ...]) -> Value:
+        """Return tensor `name` quantized as `x` is."""
+        q = self._builder.quantize(name, x.scale, x.zero_point, self._dtype)
+        return replace(x, name=self._builder.dequantize(q, x.scale, x.zero_point, self._dtype), shape=shape)
+
+    def _weights(self, shape: tuple[int, ...], x: Value, axis: int = 0) -> tuple[str, np.ndarray]:
+        """Return weights behind DequantizeLinear, and the scales of their sums."""
+        rng = self._rng
+        per_sum = np.prod(shape) // shape[axis]
+        scales = rng.uniform(0.5, 2, shape[axis] if rng.integers(2) else ()) / (64 * np.sqrt(per_sum))
+        zero_point = 0
+        values = rng.integers(-128, 128, shape)
+        if self._int4:
+            if rng.random() < self._int4:
+                values, scales = values >> 4, scales * 16
+            values = np.clip(values + zero_point, -128, 127)
+        weight = self._builder.weight(values.astype(np.int8), scales, zero_point, axis)
+        return weight, np.float32(scales) * np.float32(x.scale)
+
+    def _window(self, size: int, pool: str | None) -> tuple[int, int, int, int, int]:
+        """Return kernel, stride, dilation and both pads along an axis of `size`."""
+        rng = self._rng
+        while True:
+            kernel, stride, dilation = (int(rng.integers(1, end)) for end in (6, 4, 3))
+            dilation = 1 if pool == "average" else dilation
+            reach = (kernel - 1) * dilation + 1
+            most = {None: reach - 1, "max": kernel - 1, "average": 0}[pool]
+            pads = [int(pad) for pad in rng.integers(0, most + 1, 2)]
+            if reach <= size + sum(pads):
+                return kernel, stride, dilation, pads[0], pads[1]
+
+    def _windows(self, x: Value, pool: str | None = None) -> tuple[dict[str, list[int]], tuple[int, ...]]:
+        """Return a sliding window's attributes and the size of what it makes."""
+        axes = [self._window(size, pool) for size in x.shape[1:]]
+        kernels, strides, dilations, before, after = ([axis[index] for axis in axes] for index in range(5))
+        attributes = {"kernel_shape": kernels, "strides": strides, "pads": before + after}
+        if pool != "average":
+            attributes["dilations"] = dilations
+        size = tuple(
+            (size + low + high - (kernel - 1) * dilation - 1) // stride + 1
+            for size, (kernel, stride, dilation, low, high) in zip(x.shape[1:], axes, strict=True)
+        )
+        return attributes, size
+
+    def _sums(self, x: Value, outputs: int, groups: int, attributes: dict[str, list[int]]) -> str:
+        """Return a convolution with random weights, at times with a bias or Relu, not yet quantized."""
+        rng, builder = self._rng, self._builder
+        weight, scales = self._weights((outputs, x.shape[0] // groups, *attributes["kernel_shape"]), x)
+        inputs = [x.name, weight]
+        if rng.integers(2):
+            bias = rng.integers(-2000, 2000, outputs).astype(np.int32)
+            zero = np.zeros(scales.shape, np.int32)
+            names = [builder.constant(value) for value in (bias, scales, zero)]
+            inputs.append(builder.node("DequantizeLinear", names, axis=0))
+        y = builder.node("Conv", inputs, group=groups, **attributes)
+        return builder.node("Relu", [y]) if rng.integers(3) == 0 else y
+
+    def _conv(self, x: Value) -> Value:
+        self.kinds.append("conv")
+        attributes, size = self._windows(x)
+        outputs = int(self._rng.integers(1, 21))
+        scale = x.scale * 2.0 ** int(self._rng.integers(-1, 2))
+        return self._quantized(self._sums(x, outputs, 1, attributes), (outputs, *size), scale)
+
+    def _depthwise(self, x: Value) -> Value:
+        self.kinds.append("depthwise")
+        attributes, size = self._windows(x)
+        if self._rng.integers(2):
+            attributes, size = {"kernel_shape": [3, 3], "pads": [1] * 4}, x.shape[1:]
+        return self._quantized(self._sums(x, x.shape[0], x.shape[0], attributes), (x.shape[0], *size), x.scale)
+
+    def _max_pool(self, x: Value) -> Value:
+        self.kinds.append("max pool")
+        attributes, size = self._windows(x, "max")
+        return self._like(self._builder.node("MaxPool", [x.name], **attributes), x, (x.shape[0], *size))
+
+    def _average_pool(self, x: Value) -> Value:
+        self.kinds.append("average pool")
+        attributes, size = self._windows(x, "average")
+        y = self._builder.node("AveragePool", [x.name], **attributes)
+        return self._quantized(y, (x.shape[0], *size), x.scale)
+
+    def _global_pool(self, x: Value) -> Value:
+        self.kinds.append("global pool")
+        return self._quantized(self._builder.node("GlobalAveragePool", [x.name]), (x.shape[0], 1, 1), x.scale / 2)
+
+    def _gemm(self, x: Value) -> Value:
+        self.kinds.append("gemm")
+        inputs, outputs = int(np.prod(x.shape)), int(self._rng.integers(1, 13))
+        flat = self._builder.node("Flatten", [x.name]) if len(x.shape) > 1 else x.name
+        weight, _ = self._weights((inputs, outputs), x, axis=1)
+        return self._quantized(self._builder.node("MatMul", [flat, weight]), (outputs,), x.scale)
+
+    def _same_size(self, x: Value, outputs: int) -> str:
+        self.kinds.append("conv")
+        kernel = int(self._rng.choice([1, 3]))
+        return self._sums(x, outputs, 1, {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4})
+
+    def _add(self, x: Value) -> Value:
+        y = self._quantized(self._same_size(x, x.shape[0]), x.shape, x.scale)
+        self.kinds.append("add")
+        return self._quantized(self._builder.node("Add", [x.name, y.name]), x.shape, x.scale * 2)
+
+    def _concat(self, x: Value) -> Value:
+        outputs = int(self._rng.integers(1, 9))
+        y = self._like(self._same_size(x, outputs), x, (outputs, *x.shape[1:]))
+        self.kinds.append("concat")
+        z = self._builder.node("Concat", [x.name, y.name], axis=1)
+        return self._like(z, x, (x.shape[0] + outputs, *x.shape[1:]))

@@ -1,0 +1,155 @@
+"""Weights of 4 bits: how they lie in memory, when they are used, and that networks of any widths stay exact."""
+
+import numpy as np
+import pytest
+
+import hwq
+from hwq import ir, isa, weights
+from hwq.compiler import compile
+from hwq.errors import ModelError
+from hwq.ladder import verify
+from tests import programs
+from tests.onnx_models import Builder
+from tests.random_networks import RandomNetwork
+
+ROOM = {"act_bytes": 1 << 16, "weight_words": 1 << 14, "param_words": 2048, "slots": 64, "weight_bits": 4}
+SHAPES = [(2, 4, 4, 2), (3, 6, 8, 2), (4, 4, 4, 1), (8, 16, 16, 8), (2, 12, 16, 4)]
+
+
+# In memory
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_every_weight_has_its_half_of_a_byte(depth, channels):
+    cols = 4
+    block = np.random.default_rng(depth).integers(-8, 8, (depth, channels)).astype(np.int8)
+    words = weights.pack(block, cols, 1)
+    assert len(words) == (depth if channels > cols else (depth + 1) // 2)
+    for (k, c), weight in np.ndenumerate(block):
+        word, byte, high = (k, c % cols, c >= cols) if channels > cols else (k // 2, c, k % 2)
+        assert (int(words[word, byte]) >> (4 if high else 0)) & 15 == weight & 15
+    assert np.array_equal(weights.unpack(words, depth, channels, cols, 1), block)
+
+
+def test_bytes_are_one_word_a_step():
+    block = np.arange(-6, 6, dtype=np.int8).reshape(4, 3)
+    words = weights.pack(block, 5, 0)
+    assert words.tolist() == [[*row, 0, 0] for row in block.tolist()]
+    assert np.array_equal(weights.unpack(words, 4, 3, 5, 0), block)
+
+
+@pytest.mark.parametrize(
+    ("values", "fits"), [([-8, 7], True), ([-9, 7], False), ([-8, 8], False), ([0, 0], True), ([-128, 127], False)]
+)
+def test_weights_fit_from_minus_8_to_7(values, fits):
+    assert weights.fits_int4(np.array([values], np.int8), 4, 2) is fits
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_paired_sums_must_stay_in_24_bits(channels):
+    matrix = np.full((8192, channels), -8, np.int8)
+    assert weights.fits_int4(matrix[:8191], 4, 2)
+    assert weights.fits_int4(matrix, 4, 2) is (channels == 2), "up to `cols` channels have 32 bits each"
+
+
+# In a program
+
+
+def layer(channels, values=range(-8, 8), **attributes):
+    """A model of one 1x1 convolution of 20 inputs."""
+    model = Builder()
+    x = model.dequantize(model.quantize(model.input("x", (1, 20, 4, 4)), 0.05, 3), 0.05, 3)
+    weight = np.resize(np.array(values, np.int8), (channels, 20, 1, 1))
+    y = model.node("Conv", [x, model.weight(weight, np.full(channels, 0.02))], "y", **attributes)
+    return model.model(model.dequantize(model.quantize(y, 0.3, -5), 0.3, -5))
+
+
+def convolutions(program):
+    """Return the descriptors of the layers that aren't copies."""
+    return [d for step in program.array_steps for d in program.descriptors(step.slot) if d["opcode"] in (1, 3)]
+
+
+@pytest.mark.parametrize(("channels", "words"), [(3, 10), (4, 10), (5, 20), (8, 20), (9, 30), (13, 40)])
+def test_memory_is_half(channels, words):
+    config = programs.tiny(4, 4, 4, 1, **ROOM)
+    narrow = compile(layer(channels), config, golden=False)
+    wide = compile(layer(channels), config, golden=False, weights="int8")
+    assert (len(narrow.weights), len(wide.weights)) == (words, 20 * -(-channels // 4))
+    assert [d["int4"] for d in convolutions(narrow) + convolutions(wide)] == [1, 0]
+    assert hwq.estimate(narrow).layers[-1].weight_bytes == words * 4
+
+
+def test_wider_weights_and_arrays_without_4_bits_keep_bytes():
+    config = programs.tiny(4, 4, 4, 1, **ROOM)
+    assert not convolutions(compile(layer(8, range(-9, 8)), config, golden=False))[0]["int4"]
+    plain = programs.tiny(4, 4, 4, 1, **{**ROOM, "weight_bits": 8})
+    assert not convolutions(compile(layer(8), plain, golden=False))[0]["int4"]
+
+
+def test_storage_is_chosen_by_layer():
+    config = programs.tiny(4, 4, 4, 1, **ROOM)
+    assert not convolutions(compile(layer(8), config, golden=False, weights={"n_y": "int8"}))[0]["int4"]
+    assert convolutions(compile(layer(8), config, golden=False, weights={"n_y": "auto"}))[0]["int4"]
+    with pytest.raises(ModelError, match="the model has no operator 'z'"):
+        compile(layer(8), config, weights={"z": "int8"})
+    with pytest.raises(ModelError, match="weights must be auto or int8, not 'int3'"):
+        compile(layer(8), config, weights="int3")
+
+
+def test_unsigned_weights_count_from_their_zero_point():
+    model = Builder()
+    x = model.dequantize(model.quantize(model.input("x", (1, 6, 4, 4)), 0.05, 3, "uint8"), 0.05, 3, "uint8")
+    values = np.resize(np.arange(120, 136, dtype=np.uint8), (9, 6, 1, 1))
+    y = model.node("Conv", [x, model.weight(values, np.full(9, 0.02), 128)])
+    graph = hwq.load(model.model(model.dequantize(model.quantize(y, 0.1, 99, "uint8"), 0.1, 99, "uint8")))
+    config = programs.tiny(4, 4, 4, 1, **ROOM)
+    assert convolutions(compile(graph, config, golden=False))[0]["int4"]
+    assert verify(graph, config, samples=2, targets=["reference", "machine"]).ok
+
+
+# In networks
+
+
+def layers_as_expected(graph, config):
+    """Assert that exactly the layers whose weights fit are `int4`; return how many are and aren't."""
+    program, counts = compile(graph, config, golden=False), [0, 0]
+    fit = {}
+    for op in graph.ops:
+        if isinstance(op, ir.Conv | ir.Gemm):
+            shape = [-1, 1, 1, 1] if isinstance(op, ir.Conv) else [1, -1]
+            values = op.weight.astype(int) - op.weight_zero_point.reshape(shape)
+            fit[op.name] = int(values.min() >= -8 and values.max() <= 7)
+    for step in program.array_steps:
+        descriptors = program.descriptors(step.slot)
+        for layer in step.layers:
+            if layer.name in fit:
+                chosen = descriptors[layer.first_slot - step.slot : layer.end_slot - step.slot]
+                on_mesh = {d["int4"] for d in chosen if d["opcode"] != isa.Opcode.VECTOR}
+                assert on_mesh == {fit[layer.name]}, layer.name
+                counts[fit[layer.name]] += 1
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_random_networks_of_random_widths_are_exact(shape):
+    config, counts = programs.tiny(*shape, **ROOM), np.zeros(2, int)
+    for seed in range(60):
+        rng = np.random.default_rng([seed, *shape])
+        graph = hwq.load(RandomNetwork(rng, int(rng.integers(1, 4)), int4=0.5).model)
+        assert verify(graph, config, samples=1, seed=seed, targets=["reference", "machine"]).ok, f"seed {seed}"
+        counts += layers_as_expected(graph, config)
+    assert counts.min() >= 20
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+@pytest.mark.xdist_group("verilator")
+@pytest.mark.parametrize("arch", ["sim-4x4", "ecp5-8x16"])
+def test_random_networks_of_random_widths_are_exact_on_rtl(arch):
+    for seed in range(25):
+        rng = np.random.default_rng([seed, len(arch)])
+        network = RandomNetwork(rng, int(rng.integers(1, 4)), int4=0.5)
+        report = verify(network.model, arch, samples=1, seed=seed)
+        assert report.ok, f"seed {seed}: {network.kinds}"
