@@ -13,9 +13,10 @@ from hwq import isa, timing
 from hwq.addresses import output_addresses, strip_grid
 from hwq.config import ArrayConfig
 from hwq.host import run_model
-from hwq.program import ArrayStep, HostStep, LayerInfo, PortImage, Program
+from hwq.layout import follow
+from hwq.program import ArrayStep, HostStep, LayerInfo, Page, PortImage, Program
 from hwq.rungs import Fault, differs
-from hwq.runtime import Accelerator, Backend, MachineBackend, unpack
+from hwq.runtime import Accelerator, Backend, MachineBackend, load_page, unpack
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.int8]
@@ -87,10 +88,7 @@ def _coordinates(
 
 def _addresses(port: PortImage) -> Array:
     """Return the address of every element of the port's tensor, in the tensor's own shape."""
-    addresses = port.view.offsets().reshape(port.view.shape)
-    for kind, argument in port.chain:
-        addresses = addresses.transpose(argument) if kind == "transpose" else addresses.reshape(argument)
-    return addresses.reshape(port.shape)
+    return follow(port.chain, port.view.offsets()).reshape(port.shape)
 
 
 def tensor_fault(
@@ -164,7 +162,8 @@ def first_wrong_layer(
     ----------
     program : Program
     backend : Backend
-        Loaded with `program`; whether its memories hold what was loaded is part of the question.
+        Loaded with `program`; whether its memories hold what was loaded is part of the question, unless there are
+        several pages, which are loaded again.
     feeds : mapping of str to array
         One sample.
     memory : int8 (act_bytes,)
@@ -185,12 +184,16 @@ def first_wrong_layer(
         if isinstance(step, HostStep):
             values |= run_model(step.model, {name: values[name] for name in step.inputs}, step.outputs)
             continue
+        page = program.page(step)
+        if len(program.pages) > 1:
+            load_page(page, backend)
+        expected.turn_to(page)
         expected.write_inputs(step, values)
         try:
-            fault = _first_in_step(program, step, backend, machine, sample)
+            fault = _first_in_step(step, page, backend, machine, program, sample)
         finally:
-            backend.load_program(program.words)
-            machine.load_program(program.words)
+            backend.load_program(page.words)
+            machine.load_program(page.words)
         if fault is not None:
             return fault
         values |= {port.tensor: expected.read(port) for port in step.outputs}
@@ -198,16 +201,16 @@ def first_wrong_layer(
 
 
 def _first_in_step(
-    program: Program, step: ArrayStep, backend: Backend, machine: MachineBackend, sample: int
+    step: ArrayStep, page: Page, backend: Backend, machine: MachineBackend, program: Program, sample: int
 ) -> Fault | None:
     start = machine.read_act(0, program.config.act_bytes)
     for count, layer in enumerate(step.layers, 1):
-        words = program.words.copy()
-        words[layer.end_slot * isa.SLOT_WORDS :][: isa.SLOT_WORDS] = 0  # all zeros is HALT
+        words = page.words.copy()
+        words[(layer.end_slot - page.first_slot) * isa.SLOT_WORDS :][: isa.SLOT_WORDS] = 0  # all zeros is HALT
         for one in (backend, machine):
             one.load_program(words)
             one.write_act(0, start)
-            one.start(step.slot)
+            one.start(step.slot - page.first_slot)
         fault = memory_fault(program, step.layers[:count], sample, backend.read_act(0, start.size), machine.machine.act)
         if fault is not None:
             return fault

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq import ir
-from hwq.plan import Plan, Step, ViewChain, is_depthwise
+from hwq.layout import ViewChain
+from hwq.plan import Plan, Step, is_depthwise
 
 
 def channel_order(plan: Plan, name: str) -> npt.NDArray[np.intp]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy.typing as npt
 import onnx
 
 from hwq import ir, isa, reference
+from hwq.capacity import Pages, Unfit, fit, one_page
 from hwq.channel_order import order_chain
 from hwq.config import ArrayConfig, load_arch
-from hwq.constraints import broken_rule
+from hwq.constraints import MEMORIES, broken_rule
 from hwq.errors import CapacityError, ModelError
 from hwq.images import Images
 from hwq.layout import View
@@ -24,8 +26,8 @@ from hwq.passes.fuse_views import fuse_views
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
 from hwq.passes.transpose_space import SWAP, is_square, transpose_space
 from hwq.plan import Port
-from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PortImage, Program, TensorInfo
-from hwq.schedule import Layer, Schedule, schedule
+from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PageSizes, PortImage, Program, TensorInfo
+from hwq.schedule import Layer, Schedule
 
 Array = npt.NDArray[Any]
 
@@ -79,9 +81,9 @@ def compile(
 
     Raises
     ------
-    ModelError, ArchError, CapacityError
-        As the reader, the architecture and the scheduler raise them; ModelError also on `weights` that names no
-        operator or storage there is.
+    ModelError, ArchError
+        As the reader and the architecture raise them; ModelError also on `weights` that names no operator or storage
+        there is.
     """
     config = load_arch(arch)
     source = load(model)
@@ -89,26 +91,31 @@ def compile(
     candidates = [
         _candidate(graph, parts, config, int8_layers, compact) for graph, parts in arrangements(source, config)
     ]
-    graph, parts, images, steps = min(candidates, key=lambda candidate: candidate[2].cycles())
-    if not images.descriptors:
-        images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
-    words = np.zeros((len(images.descriptors), isa.SLOT_WORDS), np.uint32)
-    for slot, fields in enumerate(images.descriptors):
+    best = min(candidates, key=lambda found: (len(found.unfit), len(found.pages) > 1, found.cycles()))
+    graph, pages = best.graph, [images for images, _ in best.pages] or [Images(config)]
+    for images in pages:
+        if not images.descriptors:
+            images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
+    descriptors = [fields for images in pages for fields in images.descriptors]
+    words = np.zeros((len(descriptors), isa.SLOT_WORDS), np.uint32)
+    for slot, fields in enumerate(descriptors):
         words[slot, : isa.DESCRIPTOR_WORDS] = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, fields)
+    params = [word for images in pages for word in images.params]
     sample = random_feeds(source, 1, seed=0) if golden else {}
     return Program(
         name=graph.name,
         config=config,
         inputs=_infos(graph, graph.inputs),
         outputs=_infos(graph, graph.outputs),
-        steps=tuple(steps),
+        steps=tuple(_steps(best)),
         words=words.reshape(-1),
-        params=np.stack(images.params).reshape(len(images.params), -1),
-        weights=np.concatenate([np.zeros((0, config.cols), np.int8), *images.weights]),
-        constants=tuple(images.constants),
-        tables=np.stack([np.zeros(isa.TABLE_ENTRIES, np.int8), *images.tables])[1:],
-        host_nodes=tuple(host_nodes(graph, parts, config)),
+        params=np.stack(params).reshape(len(params), -1),
+        weights=np.concatenate([np.zeros((0, config.cols), np.int8), *(w for images in pages for w in images.weights)]),
+        constants=tuple(constant for images in pages for constant in images.constants),
+        tables=np.stack([np.zeros(isa.TABLE_ENTRIES, np.int8), *(t for images in pages for t in images.tables)])[1:],
+        host_nodes=tuple(host_nodes(graph, best.parts, config, best.unfit)),
         rewrites=tuple(graph.rewrites),
+        sizes=tuple(map(_sizes, pages)) if len(pages) > 1 else (),
         golden=sample | reference.run(source, sample) if golden else {},
     )
 
@@ -128,29 +135,51 @@ def _int8_layers(graph: ir.Graph, weights: str | Mapping[str, str]) -> frozenset
 
 def _candidate(
     graph: ir.Graph, parts: list[Part], config: ArrayConfig, int8_layers: frozenset[str] | None, compact: bool
-) -> tuple[ir.Graph, list[Part], Images, list[HostStep | ArrayStep]]:
-    """Schedule one arrangement of the network, for few cycles, or for little memory where that alone fits."""
-    array_parts = [part for part in parts if isinstance(part, ArrayPart)]
+) -> Pages:
+    """Schedule one arrangement of the network: in one page as it is, or fitted to the memories it exceeds."""
     try:
-        images = Images(config, int8_layers, compact=compact)
-        schedules = iter(schedule(graph, array_parts, config, images))
+        page = one_page(graph, [part for part in parts if isinstance(part, ArrayPart)], config, int8_layers, compact)
+        return Pages(graph, parts, [page])
     except CapacityError:
-        if compact:
-            raise
-        images = Images(config, int8_layers, compact=True)
-        schedules = iter(schedule(graph, array_parts, config, images))
-    steps: list[HostStep | ArrayStep] = []
-    for part in parts:
+        pass
+    unfit: set[str] = set()
+    while True:
+        try:
+            return replace(fit(graph, parts, config, int8_layers, compact), unfit=frozenset(unfit))
+        except Unfit as error:
+            unfit.add(error.output)
+            parts = partition(graph, lambda op: _host_reason(op, graph, config, unfit))
+
+
+def _sizes(images: Images) -> PageSizes:
+    weights = sum(map(len, images.weights))
+    return PageSizes(len(images.descriptors), len(images.params), weights, len(images.tables), len(images.constants))
+
+
+def _steps(network: Pages) -> Iterator[HostStep | ArrayStep]:
+    """Yield the network's parts as steps, slots counted through all pages."""
+    array_steps = []
+    first_slot = 0
+    for images, schedules in network.pages:
+        array_steps += [_array_step(item, first_slot) for item in schedules]
+        first_slot += len(images.descriptors)
+    following = iter(array_steps)
+    for part in network.parts:
         if isinstance(part, HostPart):
             model_bytes = part.model.SerializeToString(deterministic=True)
-            steps.append(HostStep(model_bytes, part.inputs, part.outputs))
+            yield HostStep(model_bytes, part.inputs, part.outputs)
         else:
-            steps.append(_array_step(next(schedules)))
-    return graph, parts, images, steps
+            yield next(following)
 
 
-def host_nodes(graph: ir.Graph, parts: list[Part], config: ArrayConfig) -> list[HostNodeInfo]:
-    """Return the operators that run on the host, and why."""
+def _host_reason(op: ir.Op, graph: ir.Graph, config: ArrayConfig, unfit: Container[str]) -> str | None:
+    return MEMORIES if op.outputs[0] in unfit else broken_rule(op, graph, config)
+
+
+def host_nodes(
+    graph: ir.Graph, parts: list[Part], config: ArrayConfig, unfit: Container[str] = ()
+) -> list[HostNodeInfo]:
+    """Return the operators that run on the host, and why; `unfit` are the tensors for which memories are too small."""
     out = []
     for part in parts:
         if not isinstance(part, HostPart):
@@ -159,7 +188,7 @@ def host_nodes(graph: ir.Graph, parts: list[Part], config: ArrayConfig) -> list[
             if isinstance(op, ir.HostNode):
                 out.append(HostNodeInfo(op.name, op.node.op_type, op.reason))
             else:
-                reason = broken_rule(op, graph, config) or "Its neighbours run on the host."
+                reason = _host_reason(op, graph, config, unfit) or "Its neighbours run on the host."
                 out.append(HostNodeInfo(op.name, op.kind, reason))
     return out
 
@@ -220,13 +249,13 @@ def _infos(graph: ir.Graph, names: list[str]) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(name, graph.tensors[name].shape, graph.tensors[name].dtype) for name in names)
 
 
-def _array_step(result: Schedule) -> ArrayStep:
+def _array_step(result: Schedule, first_slot: int) -> ArrayStep:
     plan = result.plan
     return ArrayStep(
-        slot=result.slot,
+        slot=first_slot + result.slot,
         inputs=tuple(_input_port(port, plan) for port in plan.inputs),
         outputs=tuple(_output_port(port, plan) for port in plan.outputs),
-        layers=tuple(_layer(layer, plan) for layer in result.layers),
+        layers=tuple(_layer(layer, plan, first_slot) for layer in result.layers),
     )
 
 
@@ -249,13 +278,23 @@ def _output_port(port: Port, plan: Any) -> PortImage:
     return _extent(port.tensor, tensor, plan.view(port.stored), port.chain)
 
 
-def _layer(layer: Layer, plan: Any) -> LayerInfo:
+def _layer(layer: Layer, plan: Any, first_slot: int) -> LayerInfo:
     tensor = plan.tensors[layer.tensor]
+    graph, shape = plan.graph, tensor.shape
+    name, part = tensor.name, list[tuple[int, int, int]]()
+    base = name if name in graph.tensors else name.rpartition("#")[0]
+    while base in graph.pieces:
+        piece = graph.pieces[base]
+        part.insert(0, (piece.axis, piece.start, piece.size))
+        name = base = piece.whole.name
     chain = order_chain(plan, layer.tensor)
-    if layer.tensor in plan.graph.swapped:
-        tensor, chain = plan.graph.swapped[layer.tensor], (*chain, ("transpose", SWAP))
-    image = _extent(tensor.name, tensor, layer.view, chain)
-    return LayerInfo(layer.name, layer.op, layer.first_slot, layer.end_slot, image, layer.macs)
+    if name in graph.swapped:
+        name, shape = graph.swapped[name].name, tuple(shape[i] for i in SWAP)
+        chain = (*chain, ("transpose", SWAP))
+        part = [(SWAP[axis], start, size) for axis, start, size in part]
+    image = _extent(name, replace(tensor, shape=shape), layer.view, chain)
+    first, end = first_slot + layer.first_slot, first_slot + layer.end_slot
+    return LayerInfo(layer.name, layer.op, first, end, image, layer.macs, tuple(part))
 
 
 def _extent(name: str, tensor: ir.Tensor, view: View, chain: Any) -> PortImage:

@@ -112,6 +112,11 @@ def constraint_counts(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     return all(n < 1 << 16 for shape in shapes for n in shape) and all(k < 1 << 12 for k in kernel)
 
 
+MEMORIES = (
+    "Not even a small piece of this layer fits the memories; choose an arch with larger ones (act_bytes, weight_words)."
+)
+"""The rule for what `hwq.capacity` finds no way to run, which shows only when the network is compiled."""
+
 CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_counts,
     constraint_pads,

@@ -65,6 +65,12 @@ class Estimate:
     utilisation : float
     counters : dict of str to int
         The hardware's cycle counters, where it ran.
+    host_bytes : int
+        What the host writes before and reads after the array steps of one inference.
+    pages : int
+        Times the accelerator's memories are loaded for the whole program.
+    load_bytes : int
+        Images loaded for one inference by itself: nothing where the first page is the only one, since it stays.
     host_nodes : tuple of HostNodeInfo
     """
 
@@ -76,6 +82,9 @@ class Estimate:
     cycles_measured: int | None
     utilisation: float
     counters: dict[str, int]
+    host_bytes: int
+    pages: int
+    load_bytes: int
     host_nodes: tuple[HostNodeInfo, ...]
 
     @property
@@ -129,6 +138,9 @@ def estimate(model: Model | Program, arch: Any = None) -> Estimate:
         cycles_measured=None,
         utilisation=utilisation(macs, total, config),
         counters={},
+        host_bytes=sum(port.size_bytes for step in program.array_steps for port in (*step.inputs, *step.outputs)),
+        pages=len(program.pages),
+        load_bytes=sum(page.size_bytes for page in program.pages) if len(program.pages) > 1 else 0,
         host_nodes=program.host_nodes,
     )
 

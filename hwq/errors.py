@@ -18,7 +18,17 @@ class ArchError(HwqError):
 
 
 class CapacityError(HwqError):
-    """A layer or network that doesn't fit the chosen architecture; names the memory, what it has and what is needed."""
+    """A layer or network that doesn't fit the chosen architecture; names the memory, what it has and what is needed.
+
+    Members
+    -------
+    member : str
+        The architecture's, which gives the memory's size.
+    """
+
+    def __init__(self, message: str, member: str = ""):
+        super().__init__(message)
+        self.member = member
 
 
 class ProgramError(HwqError):

@@ -29,6 +29,8 @@ class Images:
         Operators whose weights are stored as bytes whatever they are; None: all.
     compact : bool
         Whether layers are to take little memory rather than few cycles.
+    shared : bool
+        Whether to keep equal weights, and equal parameters, of different layers once.
     descriptors : list of field mappings, one a slot
     labels : list of str
         For each slot, the operator it belongs to; empty for HALT.
@@ -43,6 +45,7 @@ class Images:
     config: ArrayConfig
     int8_layers: frozenset[str] | None = frozenset()
     compact: bool = False
+    shared: bool = False
     descriptors: list[dict[str, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     params: list[npt.NDArray[np.uint32]] = field(default_factory=list)
@@ -51,6 +54,7 @@ class Images:
     constants: list[tuple[int, npt.NDArray[np.int8]]] = field(default_factory=list)
     constant_bytes: int = 0
     _weight_words: int = 0
+    _known: dict[tuple[str, int, bytes], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lane = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, IDENTITY)
@@ -91,6 +95,8 @@ class Images:
         padded = np.zeros((blocks * width, isa.PARAM_LANE_WORDS), np.uint32)
         padded[:channels] = sets
         words = -(-channels // config.lanes)
+        if (known := self._same("params", width, sets, first)) is not None:
+            return known
         self._fits("parameter memory", "param_words", first + words, config.param_words, label)
         self.params += list(padded.reshape(-1, config.lanes, isa.PARAM_LANE_WORDS)[:words])
         return first
@@ -106,6 +112,8 @@ class Images:
         config, first = self.config, self._weight_words
         depth, channels = matrix.shape
         blocks, last = -(-channels // width), (channels - 1) % width + 1
+        if (known := self._same(f"weights {int4}", width, matrix, first)) is not None:
+            return known
         need = weights.layer_words(depth, blocks, width, last, config.cols, int4)
         self._fits("weight memory", "weight_words", first + need, config.weight_words, label)
         for block in range(0, channels, width):
@@ -136,11 +144,19 @@ class Images:
         self.constants.append((address, data.reshape(-1)))
         return address
 
+    def _same(self, kind: str, width: int, data: npt.NDArray[Any], first: int) -> int | None:
+        """Return where `data` already lies, where equal ones are kept once; else note that it will begin at `first`."""
+        if not self.shared:
+            return None
+        key = f"{kind} {data.shape}", width, data.tobytes()
+        return None if self._known.setdefault(key, first) == first else self._known[key]
+
     def _fits(self, memory: str, member: str, need: int, there: int, label: str) -> None:
         if need > there:
             raise CapacityError(
                 f"Layer {label!r} doesn't fit: {memory} would need {need}, arch {self.config.name!r} has {there} "
-                f"({member}); choose an arch with more"
+                f"({member}); choose an arch with more",
+                member,
             )
 
 

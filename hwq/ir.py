@@ -302,6 +302,16 @@ class HostNode(Op):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Elements ``start .. start + size - 1`` of `axis` of the tensor `whole`, which the graph itself may not have."""
+
+    whole: Tensor
+    axis: int
+    start: int
+    size: int
+
+
 @dataclass(slots=True)
 class Graph:
     """A network: tensors, constants and operators in topological order.
@@ -321,6 +331,8 @@ class Graph:
         Operator-set versions of the source model, for writing ONNX again.
     swapped : dict of str to Tensor
         Names of tensors that are another with rows and columns exchanged, and that other one.
+    pieces : dict of str to Piece
+        Names of tensors that are a part of another, and which; see `hwq.passes.split`.
     rewrites : list of str
         What the reader changed on the way to integer operators, one line each, for the report of `verify`.
     """
@@ -333,6 +345,7 @@ class Graph:
     ops: list[Op] = field(default_factory=list)
     opset: dict[str, int] = field(default_factory=dict)
     swapped: dict[str, Tensor] = field(default_factory=dict)
+    pieces: dict[str, Piece] = field(default_factory=dict)
     rewrites: list[str] = field(default_factory=list)
 
     def producer(self, name: str) -> Op | None:

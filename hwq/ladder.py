@@ -62,6 +62,8 @@ class Report:
     utilisation : float
         ``macs / (cycles * rows * cols)``, 0..1; up to 2 with 4-bit weights.
     layers : list of LayerCost
+    host_bytes, pages, load_bytes : int
+        As in `hwq.costs.Estimate`.
     host_nodes : list of HostNodeInfo
     rewrites : list of str
         What the reader changed on the way to integer operators.
@@ -85,6 +87,9 @@ class Report:
     cycles_measured: int | None
     utilisation: float
     layers: list[LayerCost]
+    host_bytes: int
+    pages: int
+    load_bytes: int
     host_nodes: list[HostNodeInfo]
     rewrites: list[str]
     lsb_histogram: dict[str, dict[str, int]] | None
@@ -112,6 +117,9 @@ class Report:
             "cycles_measured": self.cycles_measured,
             "utilisation": self.utilisation,
             "layers": [asdict(layer) for layer in self.layers],
+            "host_bytes": self.host_bytes,
+            "pages": self.pages,
+            "load_bytes": self.load_bytes,
             "host_nodes": [asdict(node) for node in self.host_nodes],
             "rewrites": self.rewrites,
             "lsb_histogram": self.lsb_histogram,
@@ -286,6 +294,9 @@ class _Ladder:
             cycles_measured=costs.cycles_measured,
             utilisation=costs.utilisation,
             layers=list(costs.layers),
+            host_bytes=costs.host_bytes,
+            pages=costs.pages,
+            load_bytes=costs.load_bytes,
             host_nodes=list(self._program.host_nodes),
             rewrites=list(self._program.rewrites),
             lsb_histogram=None,

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,28 @@ class View:
         for axis, (n, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
             out += (np.arange(n) * stride).reshape([-1 if i == axis else 1 for i in range(len(self.shape))])
         return out
+
+
+ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
+"""``("reshape", shape)``, ``("transpose", perm)`` and ``("slice", (axis, start, size))``, one after another."""
+
+
+def follow(chain: ViewChain, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return `value` as `chain` views it.
+
+    >>> follow((("reshape", (2, 3)), ("slice", (1, 1, 2))), np.arange(6))
+    array([[1, 2],
+           [4, 5]])
+    """
+    for kind, argument in chain:
+        if kind == "transpose":
+            value = value.transpose(argument)
+        elif kind == "reshape":
+            value = value.reshape(argument)
+        else:
+            axis, start, size = argument
+            value = value[(slice(None),) * axis + (slice(start, start + size),)]
+    return value
 
 
 @dataclass(frozen=True)

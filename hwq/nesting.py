@@ -61,7 +61,7 @@ def nested_tensors(
     written = {layer.writes for layer in layers if not isinstance(layer.op, views)} - set(fixed)
     places: dict[str, Place] = {}
     for layer in reversed(layers):
-        if not isinstance(layer.op, ir.Concat) or len(tensors[layer.writes].shape) != 4:
+        if not isinstance(layer.op, ir.Concat):
             continue
         start, uses = 0, Counter(layer.op.inputs)
         for name in layer.op.inputs:

@@ -18,14 +18,14 @@ import numpy as np
 
 from hwq import ir
 from hwq.images import Images
-from hwq.layout import View
+from hwq.layout import View, ViewChain
 from hwq.nesting import Place, along_channels, nested_tensors, union
 from hwq.passes.partition import ArrayPart
 from hwq.tables import carries_table
 from hwq.tiling import Buffer, image_shape, tensor_view
 
-ViewChain = tuple[tuple[str, tuple[int, ...]], ...]
-"""``("reshape", shape)`` and ``("transpose", perm)`` steps between a part's boundary tensor and the one it stores."""
+Pads = tuple[int, int, int, int]
+"""Top, left, bottom, right [pixel]."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Port:
     stored : str
         The tensor in activation memory that `chain` leads to (inputs) or starts from (outputs).
     chain : ViewChain
+        Between the two.
     """
 
     tensor: str
@@ -144,12 +145,24 @@ def _is_view(op: ir.Op) -> bool:
     return isinstance(op, ir.Reshape | ir.Transpose)
 
 
+def is_cut(op: ir.Op) -> TypeGuard[ir.Slice]:
+    """Whether `op` takes consecutive elements along every axis, so that the host can write its result alone."""
+    return isinstance(op, ir.Slice) and set(op.steps) == {1}
+
+
 def _chain(graph: ir.Graph, views: Sequence[ir.Op]) -> ViewChain:
     """Return what `views` do, one after another."""
-    return tuple(
-        ("transpose", op.perm) if isinstance(op, ir.Transpose) else ("reshape", graph.tensors[op.outputs[0]].shape)
-        for op in views
-    )
+    links: list[tuple[str, tuple[int, ...]]] = []
+    for op in views:
+        if isinstance(op, ir.Transpose):
+            links.append(("transpose", op.perm))
+        elif isinstance(op, ir.Slice):
+            shape, y = graph.tensors[op.inputs[0]].shape, graph.tensors[op.outputs[0]].shape
+            cut = [axis for axis, size in enumerate(shape) if size != y[axis]]
+            links += [("slice", (axis, op.begin[axis], y[axis])) for axis in cut]
+        else:
+            links.append(("reshape", graph.tensors[op.outputs[0]].shape))
+    return tuple(links)
 
 
 def _leading_views(name: str, ops: Sequence[ir.Op], kept: Sequence[str]) -> list[ir.Op]:
@@ -157,7 +170,7 @@ def _leading_views(name: str, ops: Sequence[ir.Op], kept: Sequence[str]) -> list
     views: list[ir.Op] = []
     while name not in kept:
         readers = [op for op in ops if name in op.inputs]
-        if len(readers) != 1 or not _is_view(readers[0]):
+        if len(readers) != 1 or not (_is_view(readers[0]) or is_cut(readers[0])):
             break
         views.append(readers[0])
         name = readers[0].outputs[0]
@@ -246,20 +259,24 @@ class _Planner:
     def __init__(self, plan: Plan, images: Images):
         self._plan = plan
         self._images = images
-        self._halos: dict[str, tuple[tuple[int, int, int, int], int]] = {}
+        self._halos: dict[str, tuple[Pads, int]] = {}
+        self._margins: dict[str, Pads] = {}  # of its buffer's halo, what lies at the edges of a slice
         self._places: dict[str, Place] = {}
 
     def run(self, steps: Sequence[Step]) -> None:
         plan = self._plan
+        fixed = {port.stored for port in (*plan.inputs, *plan.outputs)}
+        slices = {step.writes: step for step in steps if isinstance(step.op, ir.Slice) and step.writes not in fixed}
         for step in steps:
             needed = _needed_halo(step.op, plan.tensors)
             name = step.reads[0]
             if needed is None:
                 continue
+            while name in slices and self._at_edges(slices[name], needed[0]):
+                name = slices[name].reads[0]
             pads, fill = self._halos.get(name, ((0, 0, 0, 0), needed[1]))
             if fill == needed[1]:
                 self._halos[name] = (union(pads, needed[0]), fill)
-        fixed = {port.stored for port in (*plan.inputs, *plan.outputs)}
         self._places = nested_tensors(steps, plan.tensors, self._halos, fixed)
         self._unify_halos()
         for port in plan.inputs:
@@ -276,9 +293,15 @@ class _Planner:
         for port in plan.outputs:
             plan.buffer(port.stored).last = len(plan.steps)
 
+    def _at_edges(self, step: Step, pads: Pads) -> bool:
+        """Whether the halo `pads` around a slice is one around what the Slice `step` reads."""
+        shapes = [self._plan.tensors[name].shape for name in (*step.reads, step.writes)]
+        assert isinstance(step.op, ir.Slice)
+        return _margin(pads, step.op, shapes[0], shapes[1]) == pads
+
     def _unify_halos(self) -> None:
         """Give tensors of one shape and fill one halo, so that they can share a place."""
-        united: dict[tuple[tuple[int, ...], int], tuple[int, int, int, int]] = {}
+        united: dict[tuple[tuple[int, ...], int], Pads] = {}
         for name, (pads, fill) in self._halos.items():
             key = self._plan.tensors[name].shape, fill
             united[key] = union(united.get(key, pads), pads)
@@ -344,9 +367,7 @@ class _Planner:
         else:
             needed = _needed_halo(op, plan.tensors)
             pads_fit = needed is None or (
-                self._is_whole(name, buffer)
-                and buffer.fill == needed[1]
-                and union(buffer.pads, needed[0]) == buffer.pads
+                buffer.fill == needed[1] and union(self._own_pads(name), needed[0]) == self._own_pads(name)
             )
             if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
                 return name
@@ -355,10 +376,12 @@ class _Planner:
             self._halos[copy] = needed
         return self._copied(name, copy)
 
-    def _is_whole(self, name: str, buffer: Buffer) -> bool:
-        """Whether `name` has the buffer's rows and columns, so that the buffer's halo is its own."""
-        place = self._places.get(name)
-        return name == buffer.name or (place is not None and along_channels(place, self._places))
+    def _own_pads(self, name: str) -> Pads:
+        """Return what of its buffer's halo lies around tensor `name`."""
+        buffer, place = self._plan.buffer(name), self._places.get(name)
+        if name == buffer.name or (place is not None and along_channels(place, self._places)):
+            return buffer.pads
+        return self._margins.get(name, (0, 0, 0, 0))
 
     def _copied(self, name: str, copy: str) -> str:
         """Copy the tensor `name` into an image, the tensor `copy`; return that name."""
@@ -372,6 +395,8 @@ class _Planner:
         plan, source = self._plan, step.reads[0]
         buffer, view = plan._where[source]
         tensor = plan.tensors[step.writes]
+        if isinstance(step.op, ir.Slice):
+            self._margins[step.writes] = _margin(self._own_pads(source), step.op, view.shape, tensor.shape)
         alias = aliased(step.op, view, tensor.shape)
         if alias is not None:
             plan._where[step.writes] = (buffer, alias)
@@ -386,7 +411,17 @@ class _Planner:
         self._append(step)
 
 
-def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[tuple[int, int, int, int], int] | None:
+def _margin(pads: Pads, op: ir.Slice, whole: tuple[int, ...], part: tuple[int, ...]) -> Pads:
+    """Return what of the halo `pads` around an image of shape `whole` lies at the edges of its slice `part`."""
+    if len(whole) != 4:
+        return (0, 0, 0, 0)
+    top, left, bottom, right = pads
+    first = [op.steps[axis] == 1 and op.begin[axis] == 0 for axis in (2, 3)]
+    last = [op.steps[axis] == 1 and op.begin[axis] + part[axis] == whole[axis] for axis in (2, 3)]
+    return (top * first[0], left * first[1], bottom * last[0], right * last[1])
+
+
+def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[Pads, int] | None:
     """Return the padding `op` reads around its input and the signed byte it holds, None without padding."""
     if not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool) or not any(op.pads):
         return None

@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from safetensors import SafetensorError, safe_open
 from hwq import isa
 from hwq.config import ArrayConfig
 from hwq.errors import ArchError, ProgramError
-from hwq.layout import View
-from hwq.plan import ViewChain
+from hwq.layout import View, ViewChain
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +67,7 @@ class PortImage:
     shape : tuple of int
         The tensor's own shape.
     chain : ViewChain
-        Reshapes and transposes from the tensor to what is stored (inputs), or back (outputs).
+        Reshapes, transposes and slices from the tensor to what is stored (inputs), or back (outputs).
     address, size_bytes : int
         Bytes the host transfers in one run.
     fill : int
@@ -98,7 +97,17 @@ class HostStep:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer for reports: its slots (end excluded), MACs, and the tensor it writes, as the host would read it."""
+    """One layer for reports: its slots (end excluded), and the tensor it writes, as the host would read it.
+
+    Members
+    -------
+    name, op : str
+    first_slot, end_slot : int
+    output : PortImage
+    macs : int
+    part : tuple of (axis, start, size)
+        Of the tensor `output` names, what the layer writes: one slice of it after another; all of it where empty.
+    """
 
     name: str
     op: str
@@ -106,6 +115,7 @@ class LayerInfo:
     end_slot: int
     output: PortImage
     macs: int
+    part: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,39 @@ class HostNodeInfo:
     reason: str
 
 
+@dataclass(frozen=True)
+class PageSizes:
+    """How much of each of the program's images belongs to one page: slots, words, tables, and constants by number."""
+
+    slots: int
+    params: int
+    weights: int
+    tables: int
+    constants: int
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What the accelerator's memories hold at one time; members as those of `Program`.
+
+    A program that exceeds a memory has several pages, and the host loads each before the steps that need it.
+    Descriptors name weights, parameters and tables as they lie in memory.
+    """
+
+    first_slot: int
+    words: npt.NDArray[np.uint32]
+    params: npt.NDArray[np.uint32]
+    weights: npt.NDArray[np.int8]
+    tables: npt.NDArray[np.int8]
+    constants: tuple[tuple[int, npt.NDArray[np.int8]], ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """What loading it moves."""
+        images: list[Array] = [self.words, self.params, self.weights, self.tables]
+        return sum(image.nbytes for image in (*images, *(data for _, data in self.constants)))
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """Everything a backend needs.
@@ -138,7 +181,7 @@ class Program:
     inputs, outputs : tuple of TensorInfo
     steps : tuple of HostStep and ArrayStep
     words : uint32 (slots used * SLOT_WORDS,)
-        Program memory.
+        Program memory, of one page after another, as the other images; slots are counted through all of them.
     params : uint32 (n, lanes * PARAM_LANE_WORDS)
     weights : int8 (n, cols)
     constants : tuple of (address, int8 bytes)
@@ -147,6 +190,8 @@ class Program:
     host_nodes : tuple of HostNodeInfo
     rewrites : tuple of str
         What the reader changed on the way to integers.
+    sizes : tuple of PageSizes
+        Where one page of the images ends and the next begins; empty for a single page.
     golden : dict of str to array
         One sample: every input, and the outputs the reference gives for it.
     """
@@ -163,12 +208,43 @@ class Program:
     tables: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, isa.TABLE_ENTRIES), np.int8))
     host_nodes: tuple[HostNodeInfo, ...] = ()
     rewrites: tuple[str, ...] = ()
+    sizes: tuple[PageSizes, ...] = ()
     golden: dict[str, Array] = field(default_factory=dict)
 
     @property
     def array_steps(self) -> tuple[ArrayStep, ...]:
         """The runs of the accelerator."""
         return tuple(step for step in self.steps if isinstance(step, ArrayStep))
+
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        """The images cut into pages, one at least."""
+        if not self.sizes:
+            return (Page(0, self.words, self.params, self.weights, self.tables, self.constants),)
+        pages = []
+        slot = param = weight = table = constant = 0
+        for size in self.sizes:
+            pages.append(
+                Page(
+                    slot,
+                    self.words[slot * isa.SLOT_WORDS : (slot + size.slots) * isa.SLOT_WORDS],
+                    self.params[param : param + size.params],
+                    self.weights[weight : weight + size.weights],
+                    self.tables[table : table + size.tables],
+                    self.constants[constant : constant + size.constants],
+                )
+            )
+            slot, param, weight = slot + size.slots, param + size.params, weight + size.weights
+            table, constant = table + size.tables, constant + size.constants
+        return tuple(pages)
+
+    def page(self, step: ArrayStep) -> Page:
+        """Return the page that holds the descriptors of `step`."""
+        return self.page_at(step.slot)
+
+    def page_at(self, slot: int) -> Page:
+        """Return the page that holds the descriptor in `slot`."""
+        return next(page for page in reversed(self.pages) if page.first_slot <= slot)
 
     def descriptors(self, slot: int) -> list[dict[str, int]]:
         """Return the decoded descriptors from `slot` to the next HALT, HALT included."""
@@ -203,6 +279,7 @@ class Program:
             "steps": steps,
             "host_nodes": [asdict(node) for node in self.host_nodes],
             "rewrites": list(self.rewrites),
+            "pages": [asdict(size) for size in self.sizes],
         }
         metadata = {"hwq": json.dumps(body, sort_keys=True)}  # one entry: safetensors writes several in any order
         tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
@@ -271,23 +348,21 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
     words, params, weights = tensors["program"], tensors["params"], tensors["weights"]
     _require(words.dtype == np.uint32 and words.ndim == 1 and len(words) % isa.SLOT_WORDS == 0, "program image")
     slots = len(words) // isa.SLOT_WORDS
-    _require(1 <= slots <= config.slots, f"{slots} slots")
-    halt = int(words[(slots - 1) * isa.SLOT_WORDS]) & 0xFF
-    _require(halt == isa.Opcode.HALT, "the last descriptor isn't HALT")
     _require(
         params.dtype == np.uint32 and params.shape[1:] == (config.lanes * isa.PARAM_LANE_WORDS,), "parameter image"
     )
     _require(weights.dtype == np.int8 and weights.shape[1:] == (config.cols,), "weight image")
-    _require(len(params) <= config.param_words and len(weights) <= config.weight_words, "image larger than its memory")
     tables = tensors["tables"]
     _require(tables.dtype == np.int8 and tables.shape[1:] == (isa.TABLE_ENTRIES,), "table image")
-    _require(len(tables) <= config.tables, f"{len(tables)} tables")
     constants = []
     for index, address in enumerate(body["constants"]):
         data = tensors[f"constant.{index}"]
         _require(data.dtype == np.int8 and data.ndim == 1, "constant image")
         _require(type(address) is int and 0 <= address <= config.act_bytes - data.size, "constant address")
         constants.append((address, data))
+    sizes = tuple(PageSizes(**_ints(entry, *PageSizes.__dataclass_fields__)) for entry in body.get("pages", []))
+    whole = PageSizes(slots, len(params), len(weights), len(tables), len(constants))
+    bounds = _page_bounds(sizes or (whole,), whole, words, config)
     steps: list[HostStep | ArrayStep] = []
     for index, entry in enumerate(body["steps"]):
         if "slot" in entry:
@@ -297,7 +372,8 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
                 for key in ("inputs", "outputs")
             }
             layers = tuple(_layer(layer, config) for layer in entry["layers"])
-            _require(all(0 <= i.first_slot <= i.end_slot <= slots for i in layers), "layer slots")
+            first, end = next((a, b) for a, b in bounds if a <= entry["slot"] < b)
+            _require(all(first <= i.first_slot <= i.end_slot <= end for i in layers), "layer slots")
             _require(all(i.macs >= 0 for i in layers), "layer MACs")
             steps.append(ArrayStep(entry["slot"], **ports, layers=layers))
         else:
@@ -320,6 +396,7 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
         tables=tables,
         host_nodes=tuple(HostNodeInfo(**_strings(node, "name", "op", "reason")) for node in body["host_nodes"]),
         rewrites=_names(body["rewrites"]),
+        sizes=sizes,
         golden=golden,
     )
 
@@ -327,7 +404,35 @@ def _decode(body: dict[str, Any], tensors: dict[str, Array]) -> Program:
 def _layer(entry: dict[str, Any], config: ArrayConfig) -> LayerInfo:
     text, slots = _strings(entry, "name", "op"), _ints(entry, "first_slot", "end_slot", "macs")
     output = _port(entry["output"], config, inward=False)
-    return LayerInfo(text["name"], text["op"], slots["first_slot"], slots["end_slot"], output, slots["macs"])
+    part = tuple(_triple(values) for values in entry.get("part", []))
+    return LayerInfo(text["name"], text["op"], slots["first_slot"], slots["end_slot"], output, slots["macs"], part)
+
+
+def _triple(values: list[int]) -> tuple[int, int, int]:
+    axis, start, size = _sizes(values, 0)
+    return axis, start, size
+
+
+def _page_bounds(
+    sizes: Sequence[PageSizes], whole: PageSizes, words: npt.NDArray[np.uint32], config: ArrayConfig
+) -> list[tuple[int, int]]:
+    """Return each page's first slot and end; together the pages must be the images, and each one must fit."""
+    end = 0
+    bounds = []
+    for size in sizes:
+        _require(min(astuple(size)) >= 0, "a page's size is negative")
+        _require(1 <= size.slots <= config.slots, f"{size.slots} slots")
+        fits = size.params <= config.param_words and size.weights <= config.weight_words
+        _require(fits, "image larger than its memory")
+        _require(size.tables <= config.tables, f"{size.tables} tables")
+        bounds.append((end, end + size.slots))
+        end += size.slots
+        _require(end <= whole.slots, "the pages aren't the whole program")
+        halt = int(words[(end - 1) * isa.SLOT_WORDS]) & 0xFF
+        _require(halt == isa.Opcode.HALT, "the last descriptor isn't HALT")
+    totals = tuple(map(sum, zip(*map(astuple, sizes), strict=True)))
+    _require(totals == astuple(whole), "the pages aren't the whole program")
+    return bounds
 
 
 def _check_flow(inputs: list[str], steps: list[HostStep | ArrayStep], outputs: list[str]) -> None:
@@ -381,7 +486,7 @@ def _port(entry: dict[str, Any], config: ArrayConfig, *, inward: bool) -> PortIm
     view = View(_ints(raw, "address")["address"], _sizes(raw["shape"]), _sizes(raw["strides"], 0))
     reach = view.address + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
     _require(address <= view.address and reach < address + size, "port view outside its bytes")
-    _require(math.prod(view.shape) == math.prod(shape) <= config.act_bytes, "port shape")
+    _require(math.prod(view.shape) <= config.act_bytes, "port shape")
     chain = [(_chain_kind(kind), _sizes(values, 0)) for kind, values in entry["chain"]]
     ends = (shape, view.shape) if inward else (view.shape, shape)
     _require(_chained(ends[0], chain) == ends[1], "port chain")
@@ -389,7 +494,7 @@ def _port(entry: dict[str, Any], config: ArrayConfig, *, inward: bool) -> PortIm
 
 
 def _chain_kind(kind: str) -> str:
-    _require(kind in ("reshape", "transpose"), f"chain step {kind!r}")
+    _require(kind in ("reshape", "transpose", "slice"), f"chain step {kind!r}")
     return kind
 
 
@@ -399,6 +504,10 @@ def _chained(shape: tuple[int, ...], chain: Sequence[tuple[str, tuple[int, ...]]
         if kind == "transpose":
             _require(sorted(values) == list(range(len(shape))), "a transpose isn't a permutation")
             shape = tuple(shape[axis] for axis in values)
+        elif kind == "slice":
+            axis, start, size = _triple(list(values))
+            _require(axis < len(shape) and size > 0 and start + size <= shape[axis], "a slice leaves its tensor")
+            shape = (*shape[:axis], size, *shape[axis + 1 :])
         else:
             _require(math.prod(values) == math.prod(shape), "a reshape changes the size")
             shape = values

@@ -14,9 +14,10 @@ from hwq.bisect import Bytes, first_wrong_layer, tensor_fault
 from hwq.errors import DeviceError
 from hwq.host import oracle_session
 from hwq.isa import ErrorCode
+from hwq.layout import follow
 from hwq.onnx_load import value_info
 from hwq.onnx_writer import write
-from hwq.program import LayerInfo, Program
+from hwq.program import LayerInfo, Page, Program
 from hwq.rungs import Rung
 from hwq.runtime import Accelerator, MachineBackend
 
@@ -49,18 +50,26 @@ class Oracle:
 
 
 def start_memory(program: Program, seed: int) -> Bytes:
-    """Return what activation memory holds before the first sample: noise from `seed`, and the program's constants."""
+    """Return what activation memory holds before the first sample: noise from `seed`, the first page's constants."""
     memory = np.random.default_rng(seed).integers(-128, 128, program.config.act_bytes).astype(np.int8)
-    for address, data in program.constants:
+    for address, data in program.pages[0].constants:
         memory[address : address + data.size] = data
     return memory
 
 
 class _WatchedMachine(MachineBackend):
-    """A machine that keeps every layer's output as it was when the layer ended."""
+    """A machine that keeps every layer's output as it was when the layer ended.
+
+    Members
+    -------
+    first_slot : int
+        Of the page in its memories.
+    captured : list of (LayerInfo, array)
+    """
 
     def __init__(self, program: Program):
         super().__init__(program.config)
+        self.first_slot = 0
         self._layers = {layer.end_slot: layer for step in program.array_steps for layer in step.layers}
         self.captured: list[tuple[LayerInfo, Array]] = []
 
@@ -71,10 +80,20 @@ class _WatchedMachine(MachineBackend):
         return {}
 
     def _capture(self, slot: int) -> None:
-        layer = self._layers.get(slot + 1)
+        layer = self._layers.get(self.first_slot + slot + 1)
         if layer is not None:
             port = layer.output
             self.captured.append((layer, runtime.unpack(port, self.read_act(port.address, port.size_bytes))))
+
+
+class _WatchedAccelerator(Accelerator):
+    """Tells its machine which page it turns to."""
+
+    backend: _WatchedMachine
+
+    def turn_to(self, page: Page) -> None:
+        super().turn_to(page)
+        self.backend.first_slot = page.first_slot
 
 
 class MachineRunner:
@@ -93,7 +112,7 @@ class MachineRunner:
         self.rung = Rung("machine", "reference")
         self._program, self._graph = program, graph
         self._backend = _WatchedMachine(program)
-        self._accelerator = Accelerator(program, self._backend)
+        self._accelerator = _WatchedAccelerator(program, self._backend)
         self._backend.write_act(0, memory)
         self.before = memory
 
@@ -118,9 +137,10 @@ class MachineRunner:
         for layer, got in self._backend.captured:
             name = self._name(layer)
             if name is not None:
-                fault = self.rung.compare(sample, name, got, expected[name])
+                wanted = follow(tuple(("slice", part) for part in layer.part), expected[name])
+                fault = self.rung.compare(sample, name, got, wanted)
                 if fault is not None and fault is self.rung.first:
-                    self.rung.first = tensor_fault(self._program, layer, sample, got, expected[name], name)
+                    self.rung.first = tensor_fault(self._program, layer, sample, got, wanted, name)
         for name, got in outputs.items():
             self.rung.compare(sample, name, got, expected[name])
         return outputs

@@ -16,8 +16,9 @@ from hwq.config import ArrayConfig, load_arch
 from hwq.driver import Driver
 from hwq.errors import DeviceError, HwqError, InputError, MissingToolError, ProgramError
 from hwq.host import run_model
+from hwq.layout import follow
 from hwq.machine import Machine
-from hwq.program import ArrayStep, HostStep, PortImage, Program, TensorInfo
+from hwq.program import ArrayStep, HostStep, Page, PortImage, Program, TensorInfo
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +29,9 @@ BUSES = {
     "serial": "boards.link.serial_bus",
 }
 """Target to the module whose ``open_bus(config, ...)`` returns its `hwq.driver.Bus`."""
+
+_BATCH = 32
+"""Samples that pass through a step before the next step's page is loaded."""
 
 TARGETS = ("reference", "machine", "amaranth", "verilator", "pins", "serial:PORT")
 """What `InferenceSession` runs on."""
@@ -138,8 +142,27 @@ def open_backend(target: str, config: ArrayConfig) -> Backend:
     return Driver(bus, config)
 
 
+def load_page(page: Page, backend: Backend) -> None:
+    """Write everything `page` holds to the memories of `backend`."""
+    backend.load_program(page.words)
+    backend.load_params(page.params)
+    backend.load_weights(page.weights)
+    if len(page.tables):
+        backend.load_tables(page.tables)
+    for address, data in page.constants:
+        backend.write_act(address, data)
+
+
 class Accelerator:
-    """A program loaded into a backend."""
+    """A program in a backend: its first page is loaded at once, and any other when a step needs it.
+
+    Members
+    -------
+    counters : dict of str to int
+        Sums of the hardware's cycle counters over the array steps of the last call of `run` or `run_batch`.
+    profile : dict of int to int
+        Cycles of each slot of the program, in the last sample.
+    """
 
     def __init__(self, program: Program, backend: Backend):
         if backend.config.digest() != program.config.digest():
@@ -151,37 +174,41 @@ class Accelerator:
         self.backend = backend
         self.counters: dict[str, int] = {}
         self.profile: dict[int, int] = {}
-        backend.load_program(program.words)
-        backend.load_params(program.params)
-        backend.load_weights(program.weights)
-        if len(program.tables):
-            backend.load_tables(program.tables)
-        for address, data in program.constants:
-            backend.write_act(address, data)
+        self._page = -1
+        self.turn_to(program.page_at(0))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run one sample, `feeds` having the program's shapes; return the outputs by name.
+        """Run one sample, `feeds` having the program's shapes; return the outputs by name."""
+        return self.run_batch([feeds])[0]
 
-        `counters` then holds the sums of the hardware's cycle counters over the program's array steps and `profile`
-        the cycles of each slot.
-        """
-        values = dict(feeds)
+    def run_batch(self, batch: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        """Run several samples step by step, so that each page is loaded once for all of them."""
+        values = [dict(feeds) for feeds in batch]
         self.counters, self.profile = {}, {}
         for step in self.program.steps:
-            if isinstance(step, HostStep):
-                values |= run_model(step.model, {name: values[name] for name in step.inputs}, step.outputs)
-            else:
-                values |= self._run_array(step, values)
-        return {info.name: values[info.name] for info in self.program.outputs}
+            for sample in values:
+                if isinstance(step, HostStep):
+                    sample |= run_model(step.model, {name: sample[name] for name in step.inputs}, step.outputs)
+                else:
+                    sample |= self._run_array(step, sample)
+        return [{info.name: sample[info.name] for info in self.program.outputs} for sample in values]
 
     def _run_array(self, step: ArrayStep, values: Mapping[str, Array]) -> dict[str, Array]:
+        page = self.program.page(step)
+        self.turn_to(page)
         self.write_inputs(step, values)
-        for name, count in self.backend.start(step.slot).items():
+        for name, count in self.backend.start(step.slot - page.first_slot).items():
             self.counters[name] = self.counters.get(name, 0) + count
         end = step.layers[-1].end_slot if step.layers else step.slot
-        cycles = self.backend.profile(end)
-        self.profile |= {slot: cycles[slot] for slot in range(step.slot, len(cycles))}
+        cycles = self.backend.profile(end - page.first_slot)
+        self.profile |= dict(enumerate(cycles[step.slot - page.first_slot :], step.slot))
         return {port.tensor: self.read(port) for port in step.outputs}
+
+    def turn_to(self, page: Page) -> None:
+        """Load `page`, unless it is the one that is loaded."""
+        if page.first_slot != self._page:
+            load_page(page, self.backend)
+            self._page = page.first_slot
 
     def write_inputs(self, step: ArrayStep, values: Mapping[str, Array]) -> None:
         """Write the step's inputs to activation memory."""
@@ -199,8 +226,7 @@ class Accelerator:
 
 def pack(port: PortImage, value: Array) -> npt.NDArray[np.int8]:
     """Return the bytes of activation memory that hold `value`."""
-    for kind, argument in port.chain:
-        value = value.transpose(argument) if kind == "transpose" else value.reshape(argument)
+    value = follow(port.chain, value)
     data = np.full(port.size_bytes, port.fill, np.int8)
     label = 128 if port.dtype == "uint8" else 0
     data[port.view.offsets() - port.address] = (value.astype(np.int16) - label).astype(np.int8)
@@ -211,9 +237,7 @@ def unpack(port: PortImage, data: npt.NDArray[np.int8]) -> Array:
     """Return the tensor that the bytes `data` from `port.address` hold."""
     label = 128 if port.dtype == "uint8" else 0
     value = (data[port.view.offsets() - port.address].astype(np.int16) + label).astype(port.dtype)
-    for kind, argument in port.chain:
-        value = value.transpose(argument) if kind == "transpose" else value.reshape(argument)
-    return value.reshape(port.shape)
+    return follow(port.chain, value).reshape(port.shape)
 
 
 def sample_count(infos: Sequence[TensorInfo], feeds: Mapping[str, Array], model: str) -> int:
@@ -303,9 +327,11 @@ class InferenceSession:
         samples = sample_count(self._inputs, input_feed, self.program.name)
         self.counters = {}
         rows = []
-        for sample in range(samples):
-            feeds = {info.name: sample_of(input_feed[info.name], info, sample) for info in self._inputs}
-            rows.append(self._accelerator.run(feeds))
+        for first in range(0, samples, _BATCH):
+            batch = range(first, min(first + _BATCH, samples))
+            rows += self._accelerator.run_batch(
+                [{info.name: sample_of(input_feed[info.name], info, row) for info in self._inputs} for row in batch]
+            )
             for name, count in self._accelerator.counters.items():
                 self.counters[name] = self.counters.get(name, 0) + count
         return [np.concatenate([row[name] for row in rows]) if rows[0][name].ndim else rows[0][name] for name in names]

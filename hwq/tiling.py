@@ -171,7 +171,8 @@ def _place(buffers: Sequence[Buffer], limit: int, config: ArrayConfig, name: str
             need = address + buffer.size_bytes + config.act_bytes - limit
             raise CapacityError(
                 f"Network {name!r}: tensor {buffer.name!r} needs activation memory up to byte {need}, "
-                f"arch {config.name!r} has {config.act_bytes} (act_bytes); choose an arch with more"
+                f"arch {config.name!r} has {config.act_bytes} (act_bytes); choose an arch with more",
+                "act_bytes",
             )
 
 

@@ -17,7 +17,7 @@ TRACKS = {
     "vector path": "reads of pooling, addition and copies",
     "output path": "from the layer's turn to its last byte in memory",
     "idle": "neither mesh nor vector path works: set-up reads a descriptor, tail writes last results",
-    "bus": "the host writes inputs and reads outputs, a word at a time",
+    "bus": "the host loads pages, writes inputs and reads outputs, a word at a time",
 }
 """Track names, in the order of their thread numbers from 1, and what their events are."""
 
@@ -39,8 +39,13 @@ def chrome_trace(program: Program, slots: Mapping[int, int]) -> list[Event]:
     for tid, track in enumerate(TRACKS, 1):
         metadata.append({"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": track}})
     events: list[Event] = []
-    origin = 0
+    origin, loaded = 0, program.pages[0] if len(program.pages) == 1 else None
     for step in program.array_steps:
+        if loaded is None or program.page(step).first_slot != loaded.first_slot:
+            loaded = program.page(step)
+            cycles = -(-loaded.size_bytes // 4) * pipeline.BUS_WRITE
+            events.append(_event("bus", f"load slot {loaded.first_slot}", origin, cycles, {"bytes": loaded.size_bytes}))
+            origin += cycles
         for port in step.inputs:
             events.append(_transfer("write", port, origin, pipeline.BUS_WRITE))
             origin += events[-1]["dur"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -69,19 +70,19 @@ def pair_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     if isinstance(step.op, ir.Mul):
         zero_points = [stored_zero_point(plan.tensors[name]) for name in step.reads]
         fields |= {"product": 1, "ifm_zero_point": zero_points[0], "res_zero_point": zero_points[1]}
-    for nest in nests([*operands, y]):
+    for nest in _nests([*operands, y], images):
         yield {**_elementwise(nest, ("ifm", "res", "ofm"), images), **fields}
 
 
 def copy_descriptors(source: View, target: View, images: Images) -> Iterator[Fields]:
     """Yield the descriptors that copy `source` to `target`, both of one shape."""
-    for nest in nests([source, target]):
+    for nest in _nests([source, target], images):
         yield {**_elementwise(nest, ("ifm", "ofm"), images), **_CONSTANT_FREE}
 
 
 def fill_descriptors(target: View, value: int, images: Images) -> Iterator[Fields]:
     """Yield the descriptors that set every byte of `target` to the signed byte `value`."""
-    for nest in nests([target, target]):
+    for nest in _nests([target, target], images):
         yield {
             **_elementwise(nest, ("ifm", "ofm"), images),
             **_CONSTANT_FREE,
@@ -91,6 +92,22 @@ def fill_descriptors(target: View, value: int, images: Images) -> Iterator[Field
 
 
 _CONSTANT_FREE = {"zero_point": 0, "lo": -128, "hi": 127, "factor_a": 1, "add_lo": -128, "add_hi": 127}
+
+
+_MOST = 0xFFFF
+"""Of the fields `blocks` and `row_pixels`."""
+
+
+def _nests(views: Sequence[View], images: Images) -> Iterator[Nest]:
+    """Yield loop nests over `views`, none with more columns or blocks of channels than a descriptor counts."""
+    for nest in nests(views):
+        for channel in range(0, nest.channels, _MOST * images.config.lanes):
+            channels = min(nest.channels - channel, _MOST * images.config.lanes)
+            for column in range(0, nest.columns, _MOST):
+                columns = min(nest.columns - column, _MOST)
+                steps = zip(nest.addresses, nest.column_strides, strict=True)
+                addresses = tuple(address + channel + column * step for address, step in steps)
+                yield replace(nest, columns=columns, channels=channels, addresses=addresses)
 
 
 def _groups(channels: int, images: Images) -> Fields:

@@ -162,11 +162,17 @@ def test_check_names_the_rule_that_sends_a_node_to_the_host(hwq, tmp_path):
     assert "Padding must be smaller than the dilated kernel." in " ".join(out.split())
 
 
-def test_check_fails_where_the_model_does_not_fit(hwq, folder):
-    status, out, err = hwq("check", DIGITS, "--arch", folder / "small.toml")
-    assert (status, err) == (1, "")
-    assert "small" in out
+def test_check_says_what_exceeds_the_memories(hwq, folder, tmp_path):
+    path = tmp_path / "check.json"
+    status, out, err = hwq("check", DIGITS, "--arch", folder / "small.toml", "--json", path)
+    assert (status, err) == (0, "")
     assert "act_bytes" in out
+    reasons = [node["reason"] for node in json.loads(path.read_text())["nodes"] if node["op"] == "Conv"]
+    assert any(reason.startswith("Not even a small piece of this layer fits") for reason in reasons)
+    status, out, _ = hwq("check", DIGITS, "--arch", folder / "starved.toml", "--json", path)
+    report = json.loads(path.read_text())
+    assert (status, report["fits"]) == (0, False)
+    assert f"It runs on starved in {report['pages']} pages, loaded in turn." in out
 
 
 def test_estimate_adds_up(hwq, tmp_path):
@@ -323,13 +329,7 @@ def test_operator_that_nothing_can_run(refused, tmp_path):
         assert "Mystery" in refused(command[0], path, *command[1:])
 
 
-def test_architectures_that_are_too_small_or_unknown(refused, folder, tmp_path):
-    output = tmp_path / "p.hwq"
-    assert "act_bytes" in refused("compile", DIGITS, "--arch", folder / "small.toml", "-o", output)
-    starved = refused("compile", DIGITS, "--arch", folder / "starved.toml", "-o", output)
-    assert "'conv" in starved
-    assert "weight_words" in starved
-    assert not output.exists()
+def test_architectures_that_are_broken_or_unknown(refused, tmp_path):
     assert "did you mean sim-4x4?" in refused("estimate", DIGITS, "--arch", "sim4x4")
     (tmp_path / "bad.toml").write_text("rows = ")
     assert "not valid TOML" in refused("estimate", DIGITS, "--arch", tmp_path / "bad.toml")

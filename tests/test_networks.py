@@ -48,6 +48,11 @@ NETWORKS = {
     "lowbit/tfc_2w2a.qonnx.onnx": ("tfc_2w2a.qcdq", "input_float", AFFINE),
 }
 UNITS = ["conv_qdq_s8s8", "conv_qdq_u8u8", "conv.int4_weights.qdq", "qdq_conv", "qdq_convs", "dup_qdq"]
+LARGER_THAN_THE_MEMORIES = {
+    "models/coral_mbv1_025_128_uint8/coral_mbv1_025_128_uint8.tf2onnx-op13.onnx": 4,
+    "integer_goldens/dory/NAS_Frontnet/Frontnet.onnx": 2,
+}
+"""Networks that exceed the memories of ecp5-8x16, and how many pages they take at least."""
 CYCLE_LIMITS = {
     "models/mlperf_ic_resnet8/resnet.onnx": 112_000,
     "models/mlperf_kws_dscnn/kws_ref_model.onnx": 30_300,
@@ -143,3 +148,15 @@ def test_super_resolution_network_is_equal_on_the_machine(workloads, form):
     report = verify(path, arch, samples=1, targets=["reference", "machine"])
     assert report.ok
     assert report.macs > 900_000_000
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("path", LARGER_THAN_THE_MEMORIES)
+def test_network_larger_than_the_memories_is_equal_on_every_rung(workloads, path, arch):
+    report = verify(workloads / path, arch, samples=2, seed=5)
+    assert_equal(report)
+    least = LARGER_THAN_THE_MEMORIES[path] if arch == "ecp5-8x16" else 1
+    assert report.pages >= least
+    assert not any("memories" in node.reason for node in report.host_nodes)
+    if arch == "ecp5-8x16" and "coral" in path:
+        assert {node.op for node in report.host_nodes} == SOFTMAX

@@ -184,7 +184,7 @@ def test_movers_between_padded_convolutions():
         left = b.node("Slice", [up, b.constant([0]), b.constant([4]), b.constant([1])])
         return b.node("DepthToSpace", [convolved(b, left, 8, 4)], blocksize=2)
 
-    layers = ["Conv", "Reshape", "Copy", "Conv"]  # the host does the first and the last
+    layers = ["Conv", "Reshape", "Conv"]  # the host does the first and the last
     check(model_of(build, (1, 4, 6, 6)), layers, original=False)
 
 
@@ -263,6 +263,24 @@ def test_part_of_an_image_has_no_share_in_its_halo():
         return b.node("Concat", [convolved(b, whole, 4, 4), convolved(b, part, 4, 4)], axis=2)
 
     check(model_of(build, (1, 3, 7, 6)), ["Conv", "Conv", "Copy", "Conv"], original=False)
+
+
+def test_parts_of_an_image_share_its_halo_where_they_meet_it():
+    def build(b, x):
+        whole = convolved(b, x, 4, 3, 5)
+        parts = []
+        for bounds in [
+            ([0], [3], [2]),
+            ([4], [7], [2]),
+            ([2, 0], [5, 4], [2, 3]),
+            ([1], [3], [1]),
+            ([0], [7], [2], [2]),
+        ]:
+            part = b.node("Slice", [whole, *map(b.constant, bounds)])
+            parts.append(convolved(b, part, 2, 2 if bounds[2] == [1] else 4, 3))
+        return b.node("Concat", [b.node("Reshape", [part, b.constant([1, -1])]) for part in parts], axis=1)
+
+    check(model_of(build, (1, 3, 7, 6)), original=False)
 
 
 def test_halo_of_another_fill_is_not_shared():

@@ -37,7 +37,7 @@ def compile_(
     """Compile a model for an architecture into one program file."""
     from dataclasses import asdict
 
-    from hwq.commands.console import console, percent, progress, table, write_report
+    from hwq.commands.console import bus_traffic, console, percent, progress, table, write_report
     from hwq.compiler import compile
     from hwq.costs import estimate
 
@@ -54,6 +54,8 @@ def compile_(
         "output": str(output),
         "layers": len(costs.layers),
         "memory": memory,
+        "pages": costs.pages,
+        "load_bytes": costs.load_bytes,
         "macs": costs.macs,
         "cycles_predicted": costs.cycles_predicted,
         "utilisation": costs.utilisation,
@@ -73,11 +75,12 @@ def compile_(
         f"({percent(costs.utilisation)} of the array's rate); on the host: {hosts}.",
         markup=False,
     )
+    out.print(bus_traffic(costs), markup=False)
     out.print(f"Wrote {output} ({output.stat().st_size:,} bytes).", markup=False)
 
 
 def memory_use(program: Program) -> dict[str, dict[str, int]]:
-    """Return how much of each memory `program` takes, and how much there is."""
+    """Return how much of each memory `program` takes, in the page that takes most, and how much there is."""
     import numpy as np
 
     from hwq import isa
@@ -90,10 +93,10 @@ def memory_use(program: Program) -> dict[str, dict[str, int]]:
         touched[address : address + data.size] = True
     used: dict[str, tuple[Any, int]] = {
         "activation bytes": (touched.sum(), config.act_bytes),
-        "weight bytes": (program.weights.size, config.weight_words * config.cols),
-        "parameter words": (len(program.params), config.param_words),
-        "program slots": (len(program.words) // isa.SLOT_WORDS, config.slots),
+        "weight bytes": (max(page.weights.size for page in program.pages), config.weight_words * config.cols),
+        "parameter words": (max(len(page.params) for page in program.pages), config.param_words),
+        "program slots": (max(len(page.words) for page in program.pages) // isa.SLOT_WORDS, config.slots),
     }
     if len(program.tables):
-        used["tables"] = (len(program.tables), config.tables)
+        used["tables"] = (max(len(page.tables) for page in program.pages), config.tables)
     return {name: {"used": int(use), "there": there} for name, (use, there) in used.items()}

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from hwq.costs import Estimate
+    from hwq.ladder import Report
+
 _PIPE_WIDTH = 160
 """Columns of a table that doesn't go to a terminal."""
 
@@ -99,6 +102,12 @@ def percent(value: float) -> str:
     '84.7%'
     """
     return f"{100 * value:.1f}%"
+
+
+def bus_traffic(costs: Estimate | Report) -> str:
+    """Return a sentence on what crosses the bus for one inference."""
+    loaded = f" and loads {costs.load_bytes:,} bytes of {costs.pages} pages" if costs.load_bytes else ""
+    return f"For one inference the host moves {costs.host_bytes:,} bytes of activations{loaded}."
 
 
 def bar(value: float, width: int = 32) -> str:

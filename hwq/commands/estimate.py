@@ -23,7 +23,7 @@ def estimate(model: Model, arch: Arch, json: JsonFile = None) -> None:
 
 def print_costs(costs: Estimate) -> None:
     """Print a row a layer and the totals; measured cycles where there are any."""
-    from hwq.commands.console import console, labels, percent, table
+    from hwq.commands.console import bus_traffic, console, labels, percent, table
 
     measured = costs.cycles_measured is not None
     numbers = ["MACs", "predicted", *(["measured"] if measured else []), "rate", "read", "written", "weights"]
@@ -41,3 +41,4 @@ def print_costs(costs: Estimate) -> None:
         f"{percent(costs.utilisation)} of the array's rate.",
         markup=False,
     )
+    out.print(bus_traffic(costs), markup=False)

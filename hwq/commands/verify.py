@@ -50,7 +50,7 @@ def verify(
 
 def print_report(report: Report) -> None:
     """Print the rungs, the cycles and what differs."""
-    from hwq.commands.console import console, percent, table
+    from hwq.commands.console import bus_traffic, console, percent, table
 
     out = console()
     columns = ["rung", "equal to", "elements", "mismatches", "max |diff|"]
@@ -72,4 +72,5 @@ def print_report(report: Report) -> None:
         f"{percent(report.utilisation)} of the array's rate.",
         markup=False,
     )
+    out.print(bus_traffic(report), markup=False)
     out.print("Equal on every rung." if report.ok else "NOT equal.", style="green" if report.ok else "bold red")
