@@ -17,7 +17,7 @@ SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2)
 
 TABLES = dict(zip(SHAPES, (1, 4, 0, 3, 16, 5, 2), strict=True))
 
-PROGRAMS = 60
+PROGRAMS = 80
 
 ARRAYS = [(shape, 4) for shape in SHAPES] + [(shape, 8) for shape in SHAPES[1:5]]
 """Shapes, and the width of the narrowest weights."""
