@@ -77,6 +77,9 @@ def one_page(
 ) -> tuple[Images, list[Schedule]]:
     """Return images of all `parts`, made for few cycles, or for little memory where that alone fits, and the schedules.
 
+    What is concatenated lies in its place or is copied there, whichever takes fewer cycles: channels that lie apart in
+    a larger tensor are read less well.
+
     Parameters
     ----------
     int8_layers, compact, shared
@@ -87,13 +90,17 @@ def one_page(
     CapacityError
         Where they exceed a memory of `config` either way.
     """
-    images = Images(config, int8_layers, compact, shared)
+    ways = []
     try:
-        return images, schedule(graph, parts, config, images)
+        for nested in (True, False) if any(isinstance(op, Concat) for part in parts for op in part.ops) else (True,):
+            images = Images(config, int8_layers, compact, shared, nested)
+            ways.append((images, schedule(graph, parts, config, images)))
     except CapacityError as error:
-        if compact or error.member == "act_bytes":
+        if not ways and (compact or error.member == "act_bytes"):
             raise
-    return one_page(graph, parts, config, int8_layers, True, shared)
+    if not ways:
+        return one_page(graph, parts, config, int8_layers, True, shared)
+    return min(ways, key=lambda way: way[0].cycles())
 
 
 def fit(

@@ -31,6 +31,8 @@ class Images:
         Whether layers are to take little memory rather than few cycles.
     shared : bool
         Whether to keep equal weights, and equal parameters, of different layers once.
+    nested : bool
+        Whether layers write what is concatenated straight into its place; else it is copied there.
     descriptors : list of field mappings, one a slot
     labels : list of str
         For each slot, the operator it belongs to; empty for HALT.
@@ -46,6 +48,7 @@ class Images:
     int8_layers: frozenset[str] | None = frozenset()
     compact: bool = False
     shared: bool = False
+    nested: bool = True
     descriptors: list[dict[str, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     params: list[npt.NDArray[np.uint32]] = field(default_factory=list)

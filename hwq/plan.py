@@ -277,7 +277,8 @@ class _Planner:
             pads, fill = self._halos.get(name, ((0, 0, 0, 0), needed[1]))
             if fill == needed[1]:
                 self._halos[name] = (union(pads, needed[0]), fill)
-        self._places = nested_tensors(steps, plan.tensors, self._halos, fixed)
+        if self._images.nested:
+            self._places = nested_tensors(steps, plan.tensors, self._halos, fixed)
         self._unify_halos()
         for port in plan.inputs:
             self._store(port.stored, first=-1)
