@@ -4,11 +4,16 @@ import numpy as np
 import onnx
 import pytest
 
-from hwq import compile, onnx_constraints, reference
+from hwq import compile, estimate, onnx_constraints, reference
+from hwq.compiler import split
+from hwq.config import load_arch
 from hwq.host import oracle_session
+from hwq.images import Images
 from hwq.ladder import verify
 from hwq.onnx_reader import read
+from hwq.passes.partition import ArrayPart
 from hwq.runtime import InferenceSession
+from hwq.schedule import schedule
 from tests.onnx_models import Builder, assert_exact, kinds, random_feeds, reasons
 from tests.programs import tiny
 
@@ -226,6 +231,27 @@ def test_dense_block_is_concatenated_for_free(dtype):
         return dense_block(b, convolved(b, x, 8, 3, 3, dtype), dtype)
 
     check(model_of(build, (1, 3, 7, 6), dtype), ["Conv"] * 5, original=False)
+
+
+def test_what_is_concatenated_is_copied_where_that_is_faster():
+    def build(b, x):
+        features = convolved(b, x, 16, 3)
+        for channels in range(16, 40, 8):
+            made = convolved(b, convolved(b, features, 32, channels, 1), 8, 32)
+            features = b.node("Concat", [features, made], axis=1)
+        return convolved(b, features, 16, 40, 1)
+
+    model, faster = model_of(build, (1, 3, 16, 16)), set()
+    for name in ("sim-4x4", "ecp5-8x16"):
+        config, cycles = load_arch(name), {}
+        graph, parts = split(read(model), config)
+        for nested in (True, False):
+            images = Images(config, nested=nested)
+            schedule(graph, [part for part in parts if isinstance(part, ArrayPart)], config, images)
+            cycles[nested] = images.cycles()
+        assert estimate(compile(model, config, golden=False)).cycles_predicted == min(cycles.values())
+        faster.add(cycles[True] < cycles[False])
+    assert faster == {True, False}
 
 
 def test_what_is_in_two_concatenations_is_copied_once():
