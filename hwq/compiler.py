@@ -282,10 +282,11 @@ def _layer(layer: Layer, plan: Any, first_slot: int) -> LayerInfo:
     tensor = plan.tensors[layer.tensor]
     graph, shape = plan.graph, tensor.shape
     name, part = tensor.name, list[tuple[int, int, int]]()
-    base = name if name in graph.tensors else name.rpartition("#")[0]
+    base, macs = name if name in graph.tensors else name.rpartition("#")[0], layer.macs
     while base in graph.pieces:
         piece = graph.pieces[base]
         part.insert(0, (piece.axis, piece.start, piece.size))
+        macs -= macs * piece.again // piece.size
         name = base = piece.whole.name
     chain = order_chain(plan, layer.tensor)
     if name in graph.swapped:
@@ -294,7 +295,7 @@ def _layer(layer: Layer, plan: Any, first_slot: int) -> LayerInfo:
         part = [(SWAP[axis], start, size) for axis, start, size in part]
     image = _extent(name, replace(tensor, shape=shape), layer.view, chain)
     first, end = first_slot + layer.first_slot, first_slot + layer.end_slot
-    return LayerInfo(layer.name, layer.op, first, end, image, layer.macs, tuple(part))
+    return LayerInfo(layer.name, layer.op, first, end, image, macs, tuple(part))
 
 
 def _extent(name: str, tensor: ir.Tensor, view: View, chain: Any) -> PortImage:

@@ -304,12 +304,16 @@ class HostNode(Op):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Elements ``start .. start + size - 1`` of `axis` of the tensor `whole`, which the graph itself may not have."""
+    """Elements ``start .. start + size - 1`` of `axis` of the tensor `whole`, which the graph itself may not have.
+
+    The first `again` of them belong to an earlier piece too, as a halo does, and are computed once more.
+    """
 
     whole: Tensor
     axis: int
     start: int
     size: int
+    again: int = 0
 
 
 @dataclass(slots=True)

@@ -105,6 +105,7 @@ class LayerInfo:
     first_slot, end_slot : int
     output : PortImage
     macs : int
+        Of the operator; what another layer computes as well, as it does a halo, counts once.
     part : tuple of (axis, start, size)
         Of the tensor `output` names, what the layer writes: one slice of it after another; all of it where empty.
     """

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hwq import compile, ir, runtime
+from hwq import compile, ir, isa, runtime
 from hwq.bisect import first_wrong_layer
 from hwq.compiler import load, random_feeds
 from hwq.constraints import MEMORIES
@@ -150,6 +150,40 @@ def test_no_page_is_larger_than_the_memories(network):
     for name in ("words", "params", "weights", "tables"):
         parts = [getattr(page, name) for page in program.pages]
         np.testing.assert_array_equal(np.concatenate(parts), getattr(program, name))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_pieces_compute_twice_counts_once(network):
+    graph = NETWORKS[network]()
+    macs = [
+        [layer.macs for step in compile(graph, config, golden=False).array_steps for layer in step.layers]
+        for config in (ARRAY, ROOMY)
+    ]
+    assert sum(macs[0]) == sum(macs[1])
+
+
+def test_pieces_keep_how_weights_are_stored():
+    """Weights of 4 bits, less those that are to be bytes; a layer named so names its pieces."""
+    net = Network(7)
+    x = net.start(1, 24, 4, 4)
+    for _ in range(2):
+        values = net.rng.integers(-7, 8, (40, 24, 3, 3)).astype(np.int8)
+        x = net.again(net.node("Conv", [x, net.weight(values, np.full(40, 0.002))], pads=[1] * 4))
+        x = net.conv(x, 40, 24, 1)
+    graph = net.done(x)
+    wide, _, other, _ = (op.name for op in graph.ops if isinstance(op, ir.Conv))
+    config = tiny(4, 4, 4, 2, **SMALL | {"weight_bits": 4})
+    program = compile(graph, config, golden=False, weights={wide: "int8"})
+    int4 = {wide: set(), other: set()}
+    for step in program.array_steps:
+        descriptors = program.descriptors(step.slot)
+        for layer in step.layers:
+            if (name := layer.name.partition("[")[0]) in int4:
+                chosen = descriptors[layer.first_slot - step.slot : layer.end_slot - step.slot]
+                int4[name] |= {d["int4"] for d in chosen if d["opcode"] != isa.Opcode.VECTOR}
+    assert int4 == {wide: {0}, other: {1}}
+    assert any(layer.part for step in program.array_steps for layer in step.layers)
+    assert verify(graph, config, samples=2, targets=["reference", "machine"]).ok
 
 
 @pytest.mark.parametrize("network", NETWORKS)

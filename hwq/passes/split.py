@@ -67,6 +67,7 @@ def split(graph: Graph, chain: Sequence[Op], axis: int, ranges: Sequence[Range])
 class _Split:
     def __init__(self, graph: Graph, chain: Sequence[Op], axis: int):
         self._graph, self._chain, self._axis = graph, chain, axis
+        self._ends: dict[str, int] = {}  # of what the pieces so far hold of the chain's tensors
         self._out = replace(
             graph, tensors=dict(graph.tensors), constants=dict(graph.constants), pieces=dict(graph.pieces)
         )
@@ -104,7 +105,10 @@ class _Split:
                 inputs.append(self._make(position - 1, *need, group))
             else:
                 inputs.append(name if need is None else self._slice(name, *need, group))
-        output = self._declare(op.outputs[0], axis, wanted)
+        whole, (start, size) = op.outputs[0], wanted
+        end = self._ends.get(whole, 0)
+        self._ends[whole] = max(end, start + size)
+        output = self._declare(whole, axis, wanted, min(max(end - start, 0), size))
         label = output.removeprefix(op.outputs[0])
         group.append(replace(op, name=op.name + label, inputs=tuple(inputs), outputs=(output,), **changes))
         return output
@@ -123,13 +127,13 @@ class _Split:
             group.append(Slice(name=output, inputs=(name,), outputs=(output,), begin=begin, steps=(1,) * rank))
         return output
 
-    def _declare(self, name: str, axis: int, wanted: Range) -> str:
+    def _declare(self, name: str, axis: int, wanted: Range, again: int = 0) -> str:
         whole, (start, size) = self._graph.tensors[name], wanted
         kind = {ROWS: "rows", COLUMNS: "columns", CHANNELS: "channels"} if len(whole.shape) == 4 else {}
         part = fresh_name(self._out, {}, f"{name}[{kind.get(axis, f'axis {axis}')} {start}:{start + size}]")
         shape = (*whole.shape[:axis], size, *whole.shape[axis + 1 :])
         self._out.tensors[part] = Tensor(part, shape, whole.dtype, whole.scale, whole.zero_point)
-        self._out.pieces[part] = Piece(whole, axis, start, size)
+        self._out.pieces[part] = Piece(whole, axis, start, size, again)
         return part
 
 

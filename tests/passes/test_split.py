@@ -86,6 +86,63 @@ def test_average_pool_in_bands_and_channels():
         check(graph, graph.ops, axis, even(graph.tensors[y].shape[axis], count), 5)
 
 
+def test_average_pool_that_counts_its_padding_in_bands():
+    b = Builder()
+    x = b.dequantize(image(b), 0.05, 3)
+    attributes = {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 0, 1, 2], "count_include_pad": 1}
+    y = b.quantize(b.node("AveragePool", [x], **attributes), 0.04, -1)
+    graph = read(b.model(y, types={y: ("int8", None)}), "net")
+    (op,) = graph.ops
+    for axis in (ROWS, COLUMNS):
+        size = graph.tensors[y].shape[axis]
+        _, groups = check(graph, [op], axis, even(size, size), 5)
+        pads = [group[-1].pads[axis - ROWS] + group[-1].pads[axis - ROWS + 2] for group in groups]
+        assert 0 == min(pads) < max(pads)
+
+
+def test_grouped_convolution_in_bands_but_not_in_channels():
+    b = Builder()
+    y = qconv(b, image(b, (1, 6, 9, 7)), 6, 4, (3, 3), 9, groups=2, pads=[1] * 4)
+    graph = read(b.model(y), "net")
+    (op,) = graph.ops
+    assert split_axes(op, graph) == [ROWS, COLUMNS]
+    for axis in (ROWS, COLUMNS):
+        check(graph, [op], axis, even(graph.tensors[y].shape[axis], 3), 10)
+
+
+@pytest.mark.parametrize("kind", ["Sub", "Mul"])
+def test_other_functions_of_two_tensors(kind):
+    b = Builder()
+    x, z = (b.dequantize(image(b, shape, name), 0.05, 3) for name, shape in (("x", (1, 4, 9, 7)), ("z", (1, 4, 1, 7))))
+    y = b.quantize(b.node(kind, [x, z]), 0.1, -1)
+    graph = read(b.model(y, types={y: ("int8", None)}), "net")
+    (op,) = (op for op in graph.ops if op.kind == kind)
+    for axis in split_axes(op, graph):
+        check(graph, [op], axis, even(graph.tensors[y].shape[axis], 2), 11)
+
+
+def test_floored_layers_keep_their_channels_parameters():
+    rng = np.random.default_rng(12)
+    x, y = (ir.Tensor(name, (1, 4 if name == "x" else 10, 6, 5), "int8", 1.0) for name in "xy")
+    floor = ir.Floor(rng.integers(500, 5000, 10), rng.integers(-(1 << 24), 1 << 24, 10), rng.integers(20, 23, 10))
+    op = ir.Conv(
+        name="c", inputs=("x",), outputs=("y",), weight=rng.integers(-128, 128, (10, 4, 3, 3)).astype(np.int8),
+        weight_zero_point=np.zeros(10, np.int64), weight_scale=np.ones(10, np.float32),
+        bias=rng.integers(-900, 900, 10).astype(np.int32), pads=(1, 1, 1, 1), floor=floor,
+    )  # fmt: skip
+    graph = ir.Graph("net", ["x"], ["y"], {"x": x, "y": y}, ops=[op])
+    feeds = random_feeds(graph, 2, 12)
+    padded = np.pad(feeds["x"].astype(np.int64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    acc = np.einsum("nirckl,oikl->norc", patches, op.weight.astype(np.int64)) + op.bias.reshape(-1, 1, 1)
+    multiplier, offset, shift = (value.reshape(-1, 1, 1) for value in (floor.multiplier, floor.offset, floor.shift))
+    expected = np.clip((acc * multiplier + offset) >> shift, -128, 127)
+    assert len(np.unique(expected)) > 100
+    for axis in (ROWS, CHANNELS):
+        new, _ = split(graph, [op], axis, even(graph.tensors["y"].shape[axis], 3))
+        np.testing.assert_array_equal(reference.run(new, feeds)["y"], expected)
+
+
 def test_operands_of_an_addition_are_sliced_unless_they_are_broadcast():
     for shape in ((1, 4, 9, 7), (1, 4, 1, 1), (1, 1, 9, 7), (9, 1), (1,)):
         b = Builder()
