@@ -172,13 +172,13 @@ def test_split_is_one_slice_an_output(opset):
     assert kinds(graph) == ["Slice", "Slice", "Slice", "Concat"]
 
 
-def convolved(b, x, outputs, inputs, kernel=3, dtype="int8"):
+def convolved(b, x, outputs, inputs, kernel=3, dtype="int8", pads=None):
     """Return a padded convolution of `x`, quantized as X."""
     rng = np.random.default_rng(inputs)
     weight = b.weight(
         rng.integers(-128, 128, (outputs, inputs, kernel, kernel)).astype(np.int8), np.full(outputs, 0.003)
     )
-    y = b.node("Conv", [x, weight], pads=[kernel // 2] * 4)
+    y = b.node("Conv", [x, weight], pads=pads or [kernel // 2] * 4)
     return b.dequantize(b.quantize(y, X[0], zero(X[1], dtype), dtype), X[0], zero(X[1], dtype), dtype)
 
 
@@ -291,20 +291,28 @@ def test_part_of_an_image_has_no_share_in_its_halo():
     check(model_of(build, (1, 3, 7, 6)), ["Conv", "Conv", "Copy", "Conv"], original=False)
 
 
-def test_parts_of_an_image_share_its_halo_where_they_meet_it():
+PARTS = [  # starts, ends, axes, steps, and the pads of the convolution that reads the part
+    ([0], [3], [2], [1], [1, 1, 0, 1]),
+    ([0], [3], [2], [1], [1, 1, 1, 1]),
+    ([4], [7], [2], [1], [0, 0, 1, 0]),
+    ([2, 0], [5, 4], [2, 3], [1, 1], [0, 1, 0, 0]),
+    ([2, 2], [5, 6], [2, 3], [1, 1], [0, 0, 1, 1]),
+    ([1], [3], [1], [1], [1, 1, 1, 1]),
+    ([0], [7], [2], [2], [1, 0, 0, 0]),
+    ([0], [6], [3], [2], [0, 1, 0, 0]),
+    ([3], [-99], [2], [-1], [0, 0, 1, 0]),
+]
+
+
+@pytest.mark.parametrize("parts", [*([part] for part in PARTS), PARTS], ids=str)
+def test_parts_of_an_image_share_its_halo_where_they_meet_it(parts):
     def build(b, x):
-        whole = convolved(b, x, 4, 3, 5)
-        parts = []
-        for bounds in [
-            ([0], [3], [2]),
-            ([4], [7], [2]),
-            ([2, 0], [5, 4], [2, 3]),
-            ([1], [3], [1]),
-            ([0], [7], [2], [2]),
-        ]:
+        whole, flat = convolved(b, x, 4, 3, 5), []
+        for *bounds, pads in parts:
             part = b.node("Slice", [whole, *map(b.constant, bounds)])
-            parts.append(convolved(b, part, 2, 2 if bounds[2] == [1] else 4, 3))
-        return b.node("Concat", [b.node("Reshape", [part, b.constant([1, -1])]) for part in parts], axis=1)
+            part = convolved(b, part, 2, 2 if bounds[2] == [1] else 4, 3, pads=pads)
+            flat.append(b.node("Reshape", [part, b.constant([1, -1])]))
+        return b.node("Concat", flat, axis=1)
 
     check(model_of(build, (1, 3, 7, 6)), original=False)
 

@@ -117,6 +117,7 @@ def test_other_functions_of_two_tensors(kind):
     y = b.quantize(b.node(kind, [x, z]), 0.1, -1)
     graph = read(b.model(y, types={y: ("int8", None)}), "net")
     (op,) = (op for op in graph.ops if op.kind == kind)
+    assert split_axes(op, graph) == [ROWS, COLUMNS, CHANNELS]
     for axis in split_axes(op, graph):
         check(graph, [op], axis, even(graph.tensors[y].shape[axis], 2), 11)
 
