@@ -311,7 +311,7 @@ def decode(fields: Sequence[Field], words: Sequence[int]) -> dict[str, int]:
     """Unpack 32-bit words into field values; bits outside every field are ignored.
 
     >>> decode(PARAM, encode(PARAM, 2, {"bias": -5, "mantissa": 1 << 23, "shift": 23}))
-    {'bias': -5, 'mantissa': 8388608, 'shift': 23}
+    {'bias': -5, 'mantissa': 8388608, 'shift': 23, 'offset_high': 0}
     """
     out = {}
     for field in fields:
