@@ -12,7 +12,7 @@ from sim.benches.bench import Bench, signed
 
 INPUTS = (
     "i_start", "i_pc", "i_clear", "i_watchdog", "i_progress", "i_act_range", "i_weight_range", "i_param_range",
-    "i_layer_done", "i_word", "i_fetching",
+    "i_drained", "i_layer_done", "i_word", "i_fetching",
 )  # fmt: skip
 UNITS = ("conv", "depthwise", "vector")
 
@@ -24,6 +24,7 @@ class SequencerBench(Bench):
         super().__init__(dut)
         arch = json.loads(os.environ["HWQ_ARCH"])
         self.tables = arch["tables"]
+        self.has_int4 = arch["weight_bits"] == 4
         depthwise = min(arch["cols"], arch["fetch_bytes"])
         self.most = dict(zip(UNITS, (arch["cols"], depthwise, arch["lanes"]), strict=True))
         self.slots = arch["slots"]
@@ -37,7 +38,9 @@ class SequencerBench(Bench):
             values[field.name] = self.random.randint(1 if field.nonzero else low, high)
         values |= {"opcode": opcode, "table": self.random.randint(0, self.tables), "early": 0}
         values |= {"last_channels": self.random.randint(1, self.most[isa.Opcode(opcode).name.lower()])}
-        values |= {"strips": 0, "short_strip": 0}
+        values |= {"strips": 0, "short_strip": 0, "product": 0, "int4": 0}
+        if opcode != isa.Opcode.VECTOR and self.has_int4:
+            values |= {"int4": self.random.randint(0, 1)}
         if opcode == isa.Opcode.DEPTHWISE:
             values |= {"residual": 0, "short_from": 0}
         return values
@@ -130,7 +133,12 @@ async def every_illegal_descriptor_stops(dut) -> None:
     for unit in UNITS:
         opcode = isa.Opcode[unit.upper()]
         wrong = [{field.name: 0} for field in isa.DESCRIPTOR if field.nonzero]
-        wrong += [{"last_channels": bench.most[unit] + 1}, {"table": bench.tables + 1}, {"strips": 1}]
+        wrong += [{"last_channels": bench.most[unit] + 1, "int4": 0}, {"table": bench.tables + 1}, {"strips": 1}]
+        wrong += [{"product": 1, "residual": 0}, {"product": 1, "reduce": isa.Reduce.SUM}]
+        if opcode == isa.Opcode.CONV:
+            wrong += [{"last_channels": 2 * bench.most[unit] + 1, "int4": 1}, {"product": 1, "residual": 1}]
+        if opcode == isa.Opcode.VECTOR or not bench.has_int4:
+            wrong += [{"int4": 1}]
         if opcode == isa.Opcode.DEPTHWISE:
             wrong += [{"residual": 1}, {"span": 1, "short_from": 1}]
         for change in wrong:
@@ -214,19 +222,19 @@ async def an_early_layer_starts_ahead_of_the_output_path(dut) -> None:
     bench.store(2, {"opcode": isa.Opcode.HALT})
     await bench.until_layer()
     for _ in range(60):
-        assert not bench.get("o_ahead") or bench.get("o_back")
         await bench.tick(i_progress=1, i_fetching=1)
+        assert not bench.get("o_conv")
     starts = 0
     for _ in range(5):
         await bench.tick(i_progress=1)
         starts += bench.get("o_conv")
-    assert (starts, bench.get("o_ahead"), bench.get("o_pc")) == (1, 1, 0)
-    assert bench.descriptor()["ifm_base"] == first["ifm_base"], "the output path stays with the first layer"
-    await bench.tick(i_layer_done=1)
-    assert (bench.get("o_back"), bench.get("o_layer"), bench.get("o_pc")) == (1, 1, 1)
+    assert (starts, bench.get("o_back"), bench.get("o_pc")) == (1, 0, 0)
+    assert bench.descriptor()["ifm_base"] == first["ifm_base"], "the drain unit stays with the first layer"
+    await bench.tick(i_drained=1)
+    assert (bench.get("o_back"), bench.get("o_layer"), bench.get("o_pc")) == (1, 1, 0)
     assert bench.descriptor()["ifm_base"] == second["ifm_base"]
-    await bench.tick()
-    assert not bench.get("o_ahead")
+    await bench.tick(i_layer_done=1)
+    assert (bench.get("o_back"), bench.get("o_layer"), bench.get("o_pc")) == (0, 1, 1)
     await bench.tick(i_layer_done=1)
     for _ in range(40):
         await bench.tick()
