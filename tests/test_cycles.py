@@ -49,7 +49,7 @@ RANDOM_NETWORKS, RANDOM_LAYERS = 80, 125
 @pytest.mark.parametrize("path", [*NETWORKS, *(f"integer_goldens/dory/{path}" for path in DORY)])
 def test_every_layer_of_a_network_takes_the_predicted_cycles(workloads, path, arch):
     run = profile(workloads / path, ARCHS[arch])
-    assert len(descriptors(run)) >= len(run.costs.layers) >= 5
+    assert len(descriptors(run)) >= len(run.costs.layers) >= 4
     assert differences(run) == []
 
 
