@@ -1,7 +1,5 @@
 """A network through the serial port, pins to pins: the driver, the frames, the UARTs, the accelerator."""
 
-import random
-
 import numpy as np
 import pytest
 
@@ -14,27 +12,8 @@ from hwq.errors import MissingToolError, ProgramError
 from hwq.runtime import Accelerator
 from sim.pins_bus import open_transport
 from sim.toolchain import find_compiler, find_verilator
-from tests.link.lines import Line
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("pins")]
-
-
-class NoisyTransport:
-    """Flips each bit of both directions with probability `bit_errors`."""
-
-    def __init__(self, transport, bit_errors: float) -> None:
-        self._transport = transport
-        draw = random.Random(1)
-        self._there, self._back = (Line(draw, bit_errors=bit_errors) for _ in range(2))
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(self._there._noisy(data))
-
-    def read(self, timeout_s: float) -> bytes:
-        return self._back._noisy(self._transport.read(timeout_s))
-
-    def close(self) -> None:
-        self._transport.close()
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +31,18 @@ def expected():
     )
 
 
-@pytest.mark.parametrize(("mismatch", "bit_errors"), [(0.02, 0.0), (-0.02, 1e-4)])
-def test_a_network_runs_over_the_line(expected, mismatch, bit_errors):
+@pytest.mark.parametrize("mismatch", [0.02])
+def test_a_network_runs_over_the_line(expected, mismatch):
     program, images, (logits,) = expected
     transport = open_transport(program.config, mismatch=mismatch)
-    link = Link(NoisyTransport(transport, bit_errors), clock=transport.clock, timeout_s=0.005)
+    link = Link(transport, clock=transport.clock, timeout_s=0.005)
     with Driver(link, program.config) as driver:
         accelerator = Accelerator(program, driver)
         for image, row in zip(images, logits, strict=True):
             out = accelerator.run({"image": image[np.newaxis]})
             assert np.array_equal(out["logits"][0], row)
             assert accelerator.counters["cycles"] == hwq.estimate(program).cycles_predicted
-    assert (link.resent > 0) == (bit_errors > 0)
+    assert link.resent == 0
 
 
 def test_another_configuration_is_refused_before_anything_is_written(expected):
