@@ -52,6 +52,6 @@ def _quantization(a: ir.Tensor, b: ir.Tensor, y: ir.Tensor) -> Quantization:
     return scales[0], a.zero_point - label, scales[1], b.zero_point - label, scales[2], y.zero_point - label
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def _fitted(kind: str, quantization: Quantization, lo: int, hi: int, unsigned: bool) -> AddParameters | None:
     return _FITS[kind](*quantization, lo, hi, unsigned=unsigned)

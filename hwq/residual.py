@@ -1,6 +1,5 @@
 """Residual adds: integer parameters under which the hardware's adder equals QLinearAdd on every pair of operands."""
 
-import functools
 from dataclasses import dataclass
 from itertools import product
 
@@ -121,7 +120,6 @@ def qlinear_add_table(
     return (saturate(c, label - 128, label + 127) - label).astype(np.int8)
 
 
-@functools.lru_cache(maxsize=1024)
 def fit_add(
     a_scale: np.float32,
     a_zero_point: int,
