@@ -10,7 +10,6 @@ from hwq import isa, timing
 from hwq.compiler import Model, compile
 from hwq.config import ArrayConfig
 from hwq.program import HostNodeInfo, LayerInfo, Program
-from hwq.weights import layer_words
 
 
 @dataclass(frozen=True)
@@ -205,8 +204,7 @@ def _moved(config: ArrayConfig, descriptors: Iterable[Mapping[str, int]]) -> tup
             read += pixels * channels * d["taps_y"] * d["taps_x"]
         else:
             words = timing.weight_words(d)
-            width = config.block_channels(d)
-            memory = layer_words(words, d["blocks"], width, d["last_channels"], config.cols, d["int4"])
+            memory = timing.memory_words(d, config)
             weights += memory * config.cols
             if d["opcode"] == isa.Opcode.CONV:
                 read += pixels * words * d["blocks"]

@@ -20,8 +20,8 @@ from hwq.mesh_parts import Part, ways
 from hwq.multipliers import multipliers
 from hwq.pairs import pair_parameters
 from hwq.plan import Plan, Step, stored_zero_point
-from hwq.timing import cycles, weight_words
-from hwq.weights import fits_int4, layer_words
+from hwq.timing import cycles, memory_words
+from hwq.weights import fits_int4
 
 Fields = dict[str, int]
 
@@ -60,10 +60,7 @@ def cost(descriptors: Sequence[Fields], images: Images) -> float:
     if not images.compact:
         return sum(_cycles(frozenset(fields.items()), config) for fields in descriptors)
     complete = [isa.complete(fields) for fields in descriptors]
-    words = sum(
-        layer_words(weight_words(d), d["blocks"], config.block_channels(d), d["last_channels"], config.cols, d["int4"])
-        for d in complete
-    )
+    words = sum(memory_words(d, config) for d in complete)
     return words / config.weight_words + len(complete) / config.slots
 
 

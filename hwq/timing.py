@@ -101,6 +101,12 @@ def weight_words(d: Mapping[str, int]) -> int:
     return d["taps_y"] * inner
 
 
+def memory_words(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Return the words of weight memory of a CONV or DEPTHWISE descriptor."""
+    width, last = config.block_channels(d), d["last_channels"]
+    return weights.layer_words(weight_words(d), d["blocks"], width, last, config.cols, d["int4"])
+
+
 def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the output channels of a descriptor."""
     return (d["blocks"] - 1) * config.block_channels(d) + d["last_channels"]
