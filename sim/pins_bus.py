@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ class PinsTransport:
     """
 
     def __init__(self, library: Path, cycles_per_bit: float) -> None:
+        self.byte_s = 10 * cycles_per_bit / CYCLES_PER_SECOND
         self._library = ctypes.CDLL(str(library))
         functions = {
             "hwq_pins_create": (ctypes.c_void_p, [ctypes.c_double]),
@@ -60,7 +62,7 @@ class PinsTransport:
     def read(self, timeout_s: float) -> bytes:
         """Run until bytes have come or `timeout_s` has passed."""
         buffer = np.empty(_BUFFER_BYTES, np.uint8)
-        left = int(timeout_s * CYCLES_PER_SECOND)
+        left = math.ceil(timeout_s * CYCLES_PER_SECOND)
         while left > 0:
             count = self._library.hwq_pins_receive(
                 self._handle, buffer.ctypes.data, buffer.size, min(left, _CALL_CYCLES)

@@ -22,7 +22,15 @@ _MAX_STUFFED = frames.MAX_PAYLOAD + frames.MAX_PAYLOAD // 254 + 1
 
 
 class Transport(Protocol):
-    """A line that carries bytes, not necessarily all of them, nor unchanged."""
+    """A line that carries bytes, not necessarily all of them, nor unchanged.
+
+    Members
+    -------
+    byte_s : float
+        Time a byte takes on the line [s].
+    """
+
+    byte_s: float
 
     def write(self, data: bytes) -> None:
         """Send `data`; LinkLostError where the line is gone."""
@@ -45,7 +53,7 @@ class Link:
     transport : Transport
         Closed with the link.
     timeout_s : float
-        Longest wait for an answer before a request is sent again [s].
+        Longest wait for an answer before a request is sent again [s], what both spend on the line not counted.
     retries : int
         Times a request is sent again before the link is given up.
     session : int
@@ -75,6 +83,7 @@ class Link:
         self._session = session or 1 + secrets.randbelow(2**32 - 1)
         self._sequence = 0
         self._partial = b""
+        self._sent_s = 0.0
         self.resent = 0
         """Frames sent again so far."""
         version = self._open()
@@ -123,7 +132,7 @@ class Link:
         hello = Frame(Kind.HELLO, 0, self._session)
         for _ in range(self._retries + 1):
             self._send(hello)
-            deadline = self._clock() + self._timeout_s
+            deadline = self._deadline()
             while (left := deadline - self._clock()) > 0:
                 for reply in self._receive(left):
                     if reply.kind == REPLY | Kind.HELLO:
@@ -136,11 +145,11 @@ class Link:
         replies: list[Frame] = []
         done = sent = failures = 0
         went_back = False
-        deadline = self._clock() + self._timeout_s
+        deadline = 0.0
         while done < len(requests):
             while sent < min(done + window, len(requests)):
                 self._send(requests[sent])
-                sent += 1
+                sent, deadline = sent + 1, self._deadline()
             for reply in self._receive(max(0.0, deadline - self._clock())):
                 matched = self._match(reply, requests, done, sent)
                 if matched is None:
@@ -153,7 +162,7 @@ class Link:
                     if reply.kind == REPLY | Kind.READ:
                         replies.append(reply)
                     done, failures, went_back = matched + 1, 0, False
-                    deadline = self._clock() + self._timeout_s
+                    deadline = self._deadline()
             if done < len(requests) and self._clock() >= deadline:
                 failures += 1
                 if failures > self._retries:
@@ -163,7 +172,6 @@ class Link:
                     )
                 self.resent += sent - done
                 sent, went_back = done, True
-                deadline = self._clock() + self._timeout_s
         return replies
 
     def _match(self, reply: Frame, requests: Sequence[Frame], done: int, sent: int) -> int | None:
@@ -176,7 +184,13 @@ class Link:
         return None
 
     def _send(self, frame: Frame) -> None:
-        self._transport.write(b"\0" + cobs.encode(frames.pack(frame, self._session)) + b"\0")
+        data = b"\0" + cobs.encode(frames.pack(frame, self._session)) + b"\0"
+        self._sent_s = max(self._sent_s, self._clock()) + len(data) * self._transport.byte_s
+        self._transport.write(data)
+
+    def _deadline(self) -> float:
+        """Return until when an answer to what has been sent may take."""
+        return max(self._sent_s, self._clock()) + _MAX_STUFFED * self._transport.byte_s + self._timeout_s
 
     def _receive(self, timeout_s: float) -> list[Frame]:
         """Return the good frames among the next bytes."""

@@ -13,7 +13,7 @@ BAUD = 1_000_000
 
 
 class SerialTransport:
-    """A serial port, 8N1.
+    """A serial port, 8N1, so that a byte is ten bits.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class SerialTransport:
     """
 
     def __init__(self, port: str, baud: int) -> None:
-        self._name = port
+        self._name, self.byte_s = port, 10 / baud
         try:
             self._port = serial.serial_for_url(port, baudrate=baud)
             self._port.reset_input_buffer()

@@ -107,6 +107,8 @@ class LineTransport:
         Frames sent until the line is gone; None: never.
     """
 
+    byte_s = 0.0
+
     def __init__(
         self,
         device: Callable[[bytes], Iterator[bytes]],

@@ -1,5 +1,7 @@
 """A network through the serial port, pins to pins: the driver, the frames, the UARTs, the accelerator."""
 
+import random
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from hwq.errors import MissingToolError, ProgramError
 from hwq.runtime import Accelerator
 from sim.pins_bus import open_transport
 from sim.toolchain import find_compiler, find_verilator
+from tests.link.lines import Line
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("pins")]
 
@@ -31,10 +34,9 @@ def expected():
     )
 
 
-@pytest.mark.parametrize("mismatch", [0.02])
-def test_a_network_runs_over_the_line(expected, mismatch):
+def test_a_network_runs_over_the_line_between_clocks_two_percent_apart(expected):
     program, images, (logits,) = expected
-    transport = open_transport(program.config, mismatch=mismatch)
+    transport = open_transport(program.config, mismatch=0.02)
     link = Link(transport, clock=transport.clock, timeout_s=0.005)
     with Driver(link, program.config) as driver:
         accelerator = Accelerator(program, driver)
@@ -43,6 +45,32 @@ def test_a_network_runs_over_the_line(expected, mismatch):
             assert np.array_equal(out["logits"][0], row)
             assert accelerator.counters["cycles"] == hwq.estimate(program).cycles_predicted
     assert link.resent == 0
+
+
+class NoisyPins:
+    """Pins at the end of lines with bit errors."""
+
+    def __init__(self, pins, draw, bit_errors):
+        self.pins, self.byte_s, self.clock, self.close = pins, pins.byte_s, pins.clock, pins.close
+        self.there, self.back = (Line(draw, bit_errors=bit_errors) for _ in range(2))
+
+    def write(self, data):
+        self.there.send(data)
+        self.pins.write(self.there.take())
+
+    def read(self, timeout_s):
+        self.back.send(self.pins.read(timeout_s))
+        return self.back.take()
+
+
+def test_a_network_runs_at_a_bit_error_rate_of_1e_4(expected):
+    program, images, (logits,) = expected
+    transport = NoisyPins(open_transport(program.config), random.Random(0), 1e-4)
+    link = Link(transport, session=1, clock=transport.clock, timeout_s=0.005)
+    with Driver(link, program.config) as driver:
+        out = Accelerator(program, driver).run({"image": images[:1]})
+    assert np.array_equal(out["logits"], logits[:1])
+    assert link.resent > 20
 
 
 def test_another_configuration_is_refused_before_anything_is_written(expected):
