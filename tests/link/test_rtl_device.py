@@ -24,7 +24,7 @@ FRAMES = int(os.environ.get("HWQ_LINK_RTL_FRAMES", "60"))
 def test_no_fault_goes_unnoticed_and_all_are_recovered_from(name):
     draw = random.Random(name)
     memory = Words()
-    there, back = (Line(draw, name, 0.3) for _ in range(2))
+    there, back = (Line(draw, name, 0.1) for _ in range(2))
     transport = LineTransport(RtlDevice(memory, draw.randrange(3)), there, back)
     link = Link(transport, session=9, clock=transport.clock)
     assert exercise(link, memory, draw, lambda: there.frames >= FRAMES, most_words=20) > 0
