@@ -22,6 +22,7 @@ from hwq.passes.partition import ArrayPart, HostPart, Part
 from hwq.passes.split import CHANNELS, even, split, split_axes
 from hwq.plan import is_cut, is_depthwise
 from hwq.schedule import Schedule, schedule
+from hwq.weights import Storage
 
 _LONGEST_CHAIN = 8
 """Layers that are computed band by band together, at most."""
@@ -71,7 +72,7 @@ def one_page(
     graph: Graph,
     parts: Sequence[ArrayPart],
     config: ArrayConfig,
-    int8_layers: frozenset[str] | None,
+    storage: Storage,
     compact: bool,
     shared: bool = False,
 ) -> tuple[Images, list[Schedule]]:
@@ -82,7 +83,7 @@ def one_page(
 
     Parameters
     ----------
-    int8_layers, compact, shared
+    storage, compact, shared
         As `hwq.images.Images` has them.
 
     Raises
@@ -93,24 +94,22 @@ def one_page(
     ways = []
     try:
         for nested in (True, False) if any(isinstance(op, Concat) for part in parts for op in part.ops) else (True,):
-            images = Images(config, int8_layers, compact, shared, nested)
+            images = Images(config, storage, compact, shared, nested)
             ways.append((images, schedule(graph, parts, config, images)))
     except CapacityError as error:
         if not ways and (compact or error.member == "act_bytes"):
             raise
     if not ways:
-        return one_page(graph, parts, config, int8_layers, True, shared)
+        return one_page(graph, parts, config, storage, True, shared)
     return min(ways, key=lambda way: way[0].cycles())
 
 
-def fit(
-    graph: Graph, parts: Sequence[Part], config: ArrayConfig, int8_layers: frozenset[str] | None, compact: bool
-) -> Pages:
+def fit(graph: Graph, parts: Sequence[Part], config: ArrayConfig, storage: Storage, compact: bool) -> Pages:
     """Return `parts` of `graph` cut so that each fits `config`, in as few pages as their order allows.
 
     Parameters
     ----------
-    int8_layers, compact
+    storage, compact
         As `hwq.images.Images` has them, for the operators of `graph`.
 
     Raises
@@ -118,7 +117,7 @@ def fit(
     Unfit
         Naming what only the host can run.
     """
-    return _Fit(graph, parts, config, int8_layers, compact).run()
+    return _Fit(graph, parts, config, storage, compact).run()
 
 
 class _Fit:
@@ -127,12 +126,12 @@ class _Fit:
         graph: Graph,
         parts: Sequence[Part],
         config: ArrayConfig,
-        int8_layers: frozenset[str] | None,
+        storage: Storage,
         compact: bool,
     ):
         self._graph, self._parts, self._config, self._compact = graph, parts, config, compact
-        self._int8_layers = int8_layers
-        self._int8 = {op.outputs[0] for op in graph.ops if op.name in (int8_layers or ())}
+        self._storage = storage
+        self._named = {op.outputs[0]: storage.of(op.name) for op in graph.ops if op.name in storage.named}
         self._alone: dict[Op, CapacityError | None] = {}
 
     def run(self) -> Pages:
@@ -165,12 +164,13 @@ class _Fit:
         return None
 
     def _page(self, graph: Graph, parts: Sequence[ArrayPart]) -> tuple[Images, list[Schedule]]:
-        """Return one page of `parts`; where a layer's weights are to be bytes, so are its pieces'."""
-        int8_layers = self._int8_layers
-        if self._int8:
-            ops = [op for part in parts for op in part.ops]
-            int8_layers = frozenset(op.name for op in ops if _root(graph, op.outputs[0]) in self._int8)
-        return one_page(graph, parts, self._config, int8_layers, self._compact, shared=True)
+        """Return one page of `parts`; a layer's pieces are stored as the layer is to be."""
+        named = {}
+        for op in (op for part in parts for op in part.ops):
+            if (root := _root(graph, op.outputs[0])) in self._named:
+                named[op.name] = self._named[root]
+        storage = Storage(self._storage.default, named)
+        return one_page(graph, parts, self._config, storage, self._compact, shared=True)
 
     def _joins(self, op: Op) -> bool:
         pieces = self._graph.pieces

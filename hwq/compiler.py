@@ -28,6 +28,7 @@ from hwq.passes.transpose_space import SWAP, is_square, transpose_space
 from hwq.plan import Port
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PageSizes, PortImage, Program, TensorInfo
 from hwq.schedule import Layer, Schedule
+from hwq.weights import STORAGES, Storage
 
 Array = npt.NDArray[Any]
 
@@ -73,9 +74,11 @@ def compile(
     arch : preset name, architecture file or ArrayConfig
     golden : bool
         Store one random sample with the reference's outputs in the program.
-    weights : ``auto``, ``int8`` or a mapping of operator names to one of them
-        ``auto``: 4 bits where an operator's weights fit, the architecture has them and they are no slower; ``int8``:
-        bytes. What a mapping doesn't name is ``auto``.
+    weights : ``auto``, ``int8``, ``codebook`` or a mapping of operator names to one of them
+        ``auto``: 4 bits where an operator's weights fit, the architecture has them and they are no slower, and where
+        memory is what counts (`compact`) codebooks as well; ``int8``: bytes; ``codebook``: as ``auto``, but codebooks
+        wherever at most 16 different weights in a layer, or in each of its blocks of channels, make it smaller than
+        bytes, though each book takes cycles. What a mapping doesn't name is ``auto``.
     compact : bool
         Prefer the ways that take the least memory to the fastest ones; so it is anyway where those don't fit.
 
@@ -87,10 +90,8 @@ def compile(
     """
     config = load_arch(arch)
     source = load(model)
-    int8_layers = _int8_layers(source, weights)
-    candidates = [
-        _candidate(graph, parts, config, int8_layers, compact) for graph, parts in arrangements(source, config)
-    ]
+    storage = _storage(source, weights)
+    candidates = [_candidate(graph, parts, config, storage, compact) for graph, parts in arrangements(source, config)]
     best = min(candidates, key=lambda found: (len(found.unfit), len(found.pages) > 1, found.cycles()))
     graph, pages = best.graph, [images for images, _ in best.pages] or [Images(config)]
     for images in pages:
@@ -120,32 +121,30 @@ def compile(
     )
 
 
-def _int8_layers(graph: ir.Graph, weights: str | Mapping[str, str]) -> frozenset[str] | None:
-    """Return the operators whose weights stay bytes, None for all."""
+def _storage(graph: ir.Graph, weights: str | Mapping[str, str]) -> Storage:
+    """Return the caller's `weights`, checked."""
+    storage = Storage(named=weights) if isinstance(weights, Mapping) else Storage(weights)
     names = {op.name for op in graph.ops}
-    for name, storage in weights.items() if isinstance(weights, Mapping) else [(None, weights)]:
-        if name is not None and name not in names:
+    for name in storage.named:
+        if name not in names:
             raise ModelError(f"weights: the model has no operator {name!r}")
-        if storage not in ("auto", "int8"):
-            raise ModelError(f"weights must be auto or int8, not {storage!r}")
-    if isinstance(weights, Mapping):
-        return frozenset(name for name, storage in weights.items() if storage == "int8")
-    return None if weights == "int8" else frozenset()
+    for kind in (storage.default, *storage.named.values()):
+        if kind not in STORAGES:
+            raise ModelError(f"weights must be {', '.join(STORAGES[:-1])} or {STORAGES[-1]}, not {kind!r}")
+    return storage
 
 
-def _candidate(
-    graph: ir.Graph, parts: list[Part], config: ArrayConfig, int8_layers: frozenset[str] | None, compact: bool
-) -> Pages:
+def _candidate(graph: ir.Graph, parts: list[Part], config: ArrayConfig, storage: Storage, compact: bool) -> Pages:
     """Schedule one arrangement of the network: in one page as it is, or fitted to the memories it exceeds."""
     try:
-        page = one_page(graph, [part for part in parts if isinstance(part, ArrayPart)], config, int8_layers, compact)
+        page = one_page(graph, [part for part in parts if isinstance(part, ArrayPart)], config, storage, compact)
         return Pages(graph, parts, [page])
     except CapacityError:
         pass
     unfit: set[str] = set()
     while True:
         try:
-            return replace(fit(graph, parts, config, int8_layers, compact), unfit=frozenset(unfit))
+            return replace(fit(graph, parts, config, storage, compact), unfit=frozenset(unfit))
         except Unfit as error:
             unfit.add(error.output)
             parts = partition(graph, lambda op: _host_reason(op, graph, config, unfit))

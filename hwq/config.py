@@ -48,6 +48,8 @@ class ArrayConfig:
     weight_bits : int
         Narrowest weights [bit], 8 or 4. With 4, a layer of such weights has two in every byte of weight memory and
         computes two output channels on every multiplier.
+    codebooks : int
+        1 if layers may have weights that are indices into a codebook of 16 int8 ones, two a byte, else 0.
 
     Raises
     ------
@@ -66,6 +68,7 @@ class ArrayConfig:
     slots: int
     tables: int = 0
     weight_bits: int = 8
+    codebooks: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -90,6 +93,7 @@ class ArrayConfig:
         self._require("slots", 2 <= self.slots <= 4096, "in 2..4096")
         self._require("tables", 0 <= self.tables <= isa.MAX_TABLES, f"in 0..{isa.MAX_TABLES}")
         self._require("weight_bits", self.weight_bits in (4, 8), "4 or 8")
+        self._require("codebooks", self.codebooks in (0, 1), "0 or 1")
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -171,15 +175,18 @@ PRESETS: dict[str, ArrayConfig] = {
     for preset in (
         ArrayConfig(
             name="sim-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
-            act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512, tables=4, weight_bits=4,
+            act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512, tables=4,
+            weight_bits=4, codebooks=1,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
-            act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4, weight_bits=4,
+            act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4,
+            weight_bits=4, codebooks=1,
         ),
         ArrayConfig(
             name="sim-16x16", rows=16, cols=16, fetch_bytes=16, lanes=8,
-            act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512, tables=4, weight_bits=4,
+            act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512, tables=4,
+            weight_bits=4, codebooks=1,
         ),
     )
 }  # fmt: skip
@@ -189,7 +196,8 @@ PRESETS: dict[str, ArrayConfig] = {
 def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
-    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` to 0, `weight_bits` to 8.
+    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` and `codebooks` to 0 and
+    `weight_bits` to 8.
 
     Raises
     ------

@@ -15,7 +15,6 @@ from hwq.layout import View
 from hwq.mesh_layer import channel_params, int8_terms, output_fields, walk
 from hwq.plan import Plan, Step, stored_zero_point
 from hwq.timing import cycles
-from hwq.weights import fits_int4
 
 Array = npt.NDArray[np.int8]
 Fields = dict[str, int]
@@ -101,10 +100,10 @@ def depthwise_descriptors(plan: Plan, step: Step, window: Window, images: Images
     zero_point = stored_zero_point(plan.tensors[step.op.inputs[0]])
     bias = window.bias.astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
     width = images.config.depthwise_cols
-    int4 = int(images.may_be_int4(step.op.name) and fits_int4(matrix, width, images.config.cols))
+    form = images.forms(step.op.name, matrix, depthwise=True)[0]
     fields |= {
-        "int4": int4,
-        "weight_base": images.add_weights(matrix, step.name, width, int4),
+        **form.fields(),
+        "weight_base": images.add_weights(matrix, step.name, width, form),
         "param_base": images.add_params(channel_params(plan, step.op, bias, window.order), step.name, width),
     }
     for image in range(y.shape[0]):

@@ -13,6 +13,7 @@ from hwq import fixed, isa, timing, weights
 from hwq.config import ArrayConfig
 from hwq.errors import CapacityError
 from hwq.staircase import Truncation
+from hwq.weights import BYTES, Form, Storage
 
 IDENTITY = {"bias": 0, "mantissa": 1 << (fixed.MULTIPLIER_BITS - 1), "shift": fixed.MULTIPLIER_BITS - 1}
 """Parameters that requantize every accumulator in -128..127 to itself; they fill parameter word 0."""
@@ -25,8 +26,8 @@ class Images:
     Members
     -------
     config : ArrayConfig
-    int8_layers : set of str, or None
-        Operators whose weights are stored as bytes whatever they are; None: all.
+    storage : Storage
+        How operators' weights are to be stored.
     compact : bool
         Whether layers are to take little memory rather than few cycles.
     shared : bool
@@ -45,7 +46,7 @@ class Images:
     """
 
     config: ArrayConfig
-    int8_layers: frozenset[str] | None = frozenset()
+    storage: Storage = field(default_factory=Storage)
     compact: bool = False
     shared: bool = False
     nested: bool = True
@@ -73,9 +74,18 @@ class Images:
                 first = slot + 1
         return total
 
-    def may_be_int4(self, name: str) -> bool:
-        """Return whether operator `name` is to have weights of 4 bits where they fit."""
-        return self.config.int4 and self.int8_layers is not None and name not in self.int8_layers
+    def forms(self, name: str, matrix: npt.NDArray[np.int8], depthwise: bool = False) -> list[Form]:
+        """Return how weights (K, channels) of operator `name` may be stored, the one to be preferred first."""
+        config, wanted = self.config, self.storage.of(name)
+        width, int4_width = (config.depthwise_cols,) * 2 if depthwise else (config.cols, 2 * config.cols)
+        forms = [BYTES]
+        if config.codebooks and (wanted == "codebook" or (wanted == "auto" and self.compact)):
+            form = Form(codebook=weights.fitting_codebook(matrix, width))
+            if self._words(matrix, width, form) < self._words(matrix, width, BYTES):
+                forms.insert(0, form)
+        if config.int4 and wanted != "int8" and weights.fits_int4(matrix, int4_width, config.cols):
+            forms.insert(0, Form(int4=1))
+        return forms
 
     def add_descriptor(self, fields: dict[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""
@@ -110,17 +120,14 @@ class Images:
         self.params.append(sets)
         return len(self.params) - 1
 
-    def add_weights(self, matrix: npt.NDArray[np.int8], label: str, width: int, int4: int = 0) -> int:
+    def add_weights(self, matrix: npt.NDArray[np.int8], label: str, width: int, form: Form = BYTES) -> int:
         """Append a (K, channels) matrix in blocks of `width` channels (see `hwq.weights`); return the first word."""
         config, first = self.config, self._weight_words
-        depth, channels = matrix.shape
-        blocks, last = -(-channels // width), (channels - 1) % width + 1
-        if (known := self._same(f"weights {int4}", width, matrix, first)) is not None:
+        if (known := self._same(f"weights {form}", width, matrix, first)) is not None:
             return known
-        need = weights.layer_words(depth, blocks, width, last, config.cols, int4)
+        need = self._words(matrix, width, form)
         self._fits("weight memory", "weight_words", first + need, config.weight_words, label)
-        for block in range(0, channels, width):
-            self.weights.append(weights.pack(matrix[:, block : block + width], config.cols, int4))
+        self.weights.append(weights.pack_layer(matrix, width, config.cols, form))
         self._weight_words += need
         return first
 
@@ -146,6 +153,12 @@ class Images:
         address = self.config.act_bytes - self.constant_bytes
         self.constants.append((address, data.reshape(-1)))
         return address
+
+    def _words(self, matrix: npt.NDArray[np.int8], width: int, form: Form) -> int:
+        """Return the weight words that `add_weights` takes."""
+        depth, channels = matrix.shape
+        blocks, last = -(-channels // width), (channels - 1) % width + 1
+        return weights.layer_words(depth, blocks, width, last, self.config.cols, form)
 
     def _same(self, kind: str, width: int, data: npt.NDArray[Any], first: int) -> int | None:
         """Return where `data` already lies, where equal ones are kept once; else note that it will begin at `first`."""

@@ -29,6 +29,9 @@ TABLE_ENTRIES = 256
 MAX_TABLES = 16
 """Tables an architecture may have."""
 
+BOOK_ENTRIES = 16
+"""Entries of a codebook, one for each index of 4 bits [byte]."""
+
 
 class Opcode(enum.IntEnum):
     """What a descriptor does."""
@@ -48,6 +51,17 @@ class Reduce(enum.IntEnum):
 
     MAX = 0
     SUM = 1
+
+
+class Codebook(enum.IntEnum):
+    """Which books of `BOOK_ENTRIES` int8 weights a CONV or DEPTHWISE descriptor's weights are indices into."""
+
+    NONE = 0
+    """The weights are the numbers themselves."""
+    LAYER = 1
+    """One book, before the first block, serves all."""
+    BLOCK = 2
+    """Each block of channels has its own before it."""
 
 
 class ErrorCode(enum.IntEnum):
@@ -144,6 +158,7 @@ DESCRIPTOR: tuple[Field, ...] = (
     _step("tap_x_step", 9, "to the next inner tap"),
     _address("weight_base", 10, "CONV, DEPTHWISE: first weight word"),
     Field("int4", 10, 24, 1, doc="CONV, DEPTHWISE: weights of 4 bits, two a byte"),
+    Field("codebook", 10, 25, 2, doc="CONV, DEPTHWISE: `Codebook`; the weights are indices of 4 bits, two a byte"),
     _address("param_base", 11, "first parameter word"),
     _address("ofm_base", 12, "first output byte of the first pixel"),
     _step("ofm_x_step", 13, "to the next output pixel of a row"),

@@ -129,7 +129,9 @@ class Machine:
         zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)
         excess = d["last_channels"] > self.config.block_channels(d) or d["table"] > self.config.tables
         narrow = d["int4"] and (not self.config.int4 or d["opcode"] == isa.Opcode.VECTOR)
-        if stray or zero or shapeless or excess or narrow:
+        bookless = not self.config.codebooks or d["opcode"] == isa.Opcode.VECTOR or d["int4"]
+        misread = d["codebook"] not in list(isa.Codebook) or (d["codebook"] and bookless)
+        if stray or zero or shapeless or excess or narrow or misread:
             raise _Stop(isa.ErrorCode.ILLEGAL_FIELD)
         return d
 
@@ -147,7 +149,7 @@ class Machine:
         if int(starts.max()) + d["span"] > self.config.act_bytes:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
         depth = len(taps) * d["span"]
-        matrix = np.concatenate(self._blocks(d, depth), axis=1).astype(np.float32)
+        matrix = self._matrix(d, depth).astype(np.float32)
         channels = matrix.shape[1]
         sums = np.empty((len(pixels), channels), np.int32)
         span = np.arange(d["span"], dtype=np.int64)
@@ -166,18 +168,14 @@ class Machine:
         block, column = np.divmod(np.arange(channels, dtype=np.int64), width)
         return sums, d["param_base"] + block * (width // lanes) + column // lanes, column % lanes
 
-    def _blocks(self, d: dict[str, int], depth: int) -> list[npt.NDArray[np.int8]]:
-        """Return the weights (depth, channels) of each block of a layer."""
-        cols, int4, width = self.config.cols, d["int4"], self.config.block_channels(d)
-        words = weights.layer_words(depth, d["blocks"], width, d["last_channels"], cols, int4)
+    def _matrix(self, d: dict[str, int], depth: int) -> npt.NDArray[np.int8]:
+        """Return the weights (depth, channels) of a layer."""
+        cols, width, form = self.config.cols, self.config.block_channels(d), weights.Form.of(d)
+        words = weights.layer_words(depth, d["blocks"], width, d["last_channels"], cols, form)
         if d["weight_base"] + words > self.config.weight_words:
             raise _Stop(isa.ErrorCode.WEIGHT_RANGE)
-        out, first = [], d["weight_base"]
-        for channels in [width] * (d["blocks"] - 1) + [d["last_channels"]]:
-            words = weights.block_words(depth, channels, cols, int4)
-            out.append(weights.unpack(self.weights[first : first + words], depth, channels, cols, int4))
-            first += words
-        return out
+        channels = (d["blocks"] - 1) * width + d["last_channels"]
+        return weights.unpack_layer(self.weights[d["weight_base"] :][:words], depth, channels, width, cols, form)
 
     def _depthwise(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
         """Return the sums (pixels, channels), and each channel's parameter word and lane."""
@@ -190,7 +188,7 @@ class Machine:
             spans = [1] * len(taps)
         terms = d["repeats"] + 1
         depth = terms * sum(spans)
-        matrix = np.concatenate(self._blocks(d, depth), axis=1).astype(np.int32)
+        matrix = self._matrix(d, depth).astype(np.int32)
         sums = np.zeros((len(pixels), len(channel)), np.int32)
         first = 0
         for tap, span in zip(taps, spans, strict=True):

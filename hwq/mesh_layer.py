@@ -21,7 +21,7 @@ from hwq.multipliers import multipliers
 from hwq.pairs import pair_parameters
 from hwq.plan import Plan, Step, stored_zero_point
 from hwq.timing import cycles, memory_words
-from hwq.weights import fits_int4
+from hwq.weights import BYTES, Form
 
 Fields = dict[str, int]
 
@@ -43,15 +43,21 @@ def conv_runs(plan: Plan, step: Step, images: Images) -> list[Run]:
     assert isinstance(op, ir.Conv | ir.Gemm)
     layer, groups = (_conv(plan, step, op), op.groups) if isinstance(op, ir.Conv) else (_gemm(plan, step, op), 1)
     output = output_fields(plan, step)
-    int4 = images.may_be_int4(op.name)
-    candidates = [[_best(part, output, images, int4) for part in way] for way in ways(layer, groups, config)]
+    candidates = [[_best(part, output, images, op.name) for part in way] for way in ways(layer, groups, config)]
     possible = [[run for run in runs if run is not None] for runs in candidates if None not in runs]
     if not possible:
         raise CapacityError(
             f"Layer {step.name!r} doesn't fit: a kernel row spans more than {MAX_SPAN} bytes of its input; "
             "choose weights with a zero point in the middle"
         )
-    return min(possible, key=lambda runs: (cost([run.fields for run in runs], images), len(runs)))
+    return min(possible, key=lambda runs: _rank(runs, images, op.name))
+
+
+def _rank(runs: Sequence[Run], images: Images, name: str) -> tuple[bool, float, int]:
+    """Return what the best way to run operator `name` has least of."""
+    fields = [run.fields for run in runs]
+    asked = images.storage.of(name) == "codebook"
+    return asked and any(Form.of(d) == BYTES for d in fields), cost(fields, images), len(runs)
 
 
 def cost(descriptors: Sequence[Fields], images: Images) -> float:
@@ -81,7 +87,7 @@ def run_descriptors(runs: Sequence[Run], plan: Plan, step: Step, images: Images)
     for run in runs:
         channels, width = run.part.channels, images.config.block_channels(run.fields)
         folded = op.bias[channels].astype(np.int64) - zero_point * run.matrix.astype(np.int64).sum(0)
-        weight_base = images.add_weights(run.matrix, step.name, width, run.fields["int4"])
+        weight_base = images.add_weights(run.matrix, step.name, width, Form.of(run.fields))
         param_base = images.add_params(channel_params(plan, op, folded, channels), step.name, width)
         bases.append({"weight_base": weight_base, "param_base": param_base})
     for image in range(plan.view(step.writes).shape[0] if isinstance(op, ir.Conv) else 1):
@@ -118,8 +124,8 @@ def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
     )
 
 
-def _best(part: Part, output: Fields, images: Images, may_be_int4: bool) -> Run | None:
-    """Return the part read in the best way, with 4-bit weights where they fit; None where there is no way."""
+def _best(part: Part, output: Fields, images: Images, name: str) -> Run | None:
+    """Return the part of operator `name` read and stored in the best way; None where there is no way."""
     channels, config = part.weight.shape[3], images.config
     shared = {
         "opcode": isa.Opcode.CONV,
@@ -129,12 +135,11 @@ def _best(part: Part, output: Fields, images: Images, may_be_int4: bool) -> Run 
     }
     runs = []
     for fields, matrix in tap_orders(part, config):
-        for int4 in (1, 0) if may_be_int4 else (0,):
-            width = config.block_channels(shared | {"int4": int4})
-            if not int4 or fits_int4(matrix, width, config.cols):
-                blocks = {"int4": int4, "blocks": -(-channels // width), "last_channels": (channels - 1) % width + 1}
-                runs.append(Run(part, shared | fields | blocks, matrix))
-    return min(runs, key=lambda run: cost([run.fields], images), default=None)
+        for form in images.forms(name, matrix):
+            width = config.block_channels(shared | form.fields())
+            blocks = {"blocks": -(-channels // width), "last_channels": (channels - 1) % width + 1}
+            runs.append(Run(part, shared | fields | form.fields() | blocks, matrix))
+    return min(runs, key=lambda run: _rank([run], images, name), default=None)
 
 
 def _walks(part: Part, image: int) -> Fields:

@@ -6,6 +6,7 @@ leave the cycle model behind.
 
 from __future__ import annotations
 
+from hwq import isa
 from hwq.config import ArrayConfig
 
 READ_LATENCY = 3
@@ -23,6 +24,9 @@ STRIP_STEPS = 4
 
 WEIGHT_DELAY = ISSUE_TO_EDGE - 2
 """From the cycle a mesh step is issued to the read of its weight word."""
+
+BOOK_LOAD = isa.BOOK_ENTRIES
+"""Cycles without a mesh step in which a layer of codebook weights reads a book, an entry a cycle."""
 
 PART_LATENCY = READ_LATENCY + 2 - ISSUE_TO_EDGE
 """From the launch of a part to the first step that may take it."""

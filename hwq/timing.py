@@ -103,8 +103,9 @@ def weight_words(d: Mapping[str, int]) -> int:
 
 def memory_words(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the words of weight memory of a CONV or DEPTHWISE descriptor."""
+    form = weights.Form.of(d)
     width, last = config.block_channels(d), d["last_channels"]
-    return weights.layer_words(weight_words(d), d["blocks"], width, last, config.cols, d["int4"])
+    return weights.layer_words(weight_words(d), d["blocks"], width, last, config.cols, form)
 
 
 def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
@@ -224,6 +225,8 @@ class _Walk:
         for block in range(d["blocks"]):
             channels = d["last_channels"] if block == d["blocks"] - 1 else width
             self._paired = bool(d["int4"]) and weights.is_paired(channels, self._config.cols)
+            if weights.has_book(d["codebook"], block):
+                self.next_step += pipeline.BOOK_LOAD
             if d["opcode"] == isa.Opcode.CONV:
                 self._conv_block(channels)
             elif d["strips"]:

@@ -1,4 +1,4 @@
-"""How weights lie in weight memory: as bytes, or as 4-bit ones, two a byte.
+"""How weights lie in weight memory: as bytes, as 4-bit ones, or as indices into a codebook, two a byte.
 
 Step k of the mesh multiplies by a word of `cols` weights, and a block of channels is K steps. As bytes it takes K
 words. Of 4-bit weights (`int4` in a descriptor) there are two forms, by the channels of the block:
@@ -6,12 +6,21 @@ words. Of 4-bit weights (`int4` in a descriptor) there are two forms, by the cha
 - more than `cols`, a *paired* block, K words: byte c has channel c in its low half and channel c + cols in its high
   half, and column c computes both in one step, in accumulators of `PAIR_BITS`;
 - up to `cols`, ceil(K / 2) words: byte c has step 2j in its low half and step 2j + 1 in its high half.
+
+Indices (`codebook` in a descriptor) have the second form, in blocks of up to `cols` channels. A *book* of
+`isa.BOOK_ENTRIES` int8 weights lies before the first block, or before each: entry e is byte e % cols of its word
+e // cols.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 import numpy.typing as npt
+
+from hwq import isa
 
 Array = npt.NDArray[np.int8]
 
@@ -19,20 +28,73 @@ PAIR_BITS = 24
 """Width of each of the two accumulators of a paired column; they wrap."""
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a layer's weights are stored: its descriptor's fields of these names; bytes where both are 0."""
+
+    int4: int = 0
+    codebook: int = isa.Codebook.NONE
+
+    @classmethod
+    def of(cls, d: Mapping[str, int]) -> Form:
+        """Return the form that descriptor `d` names."""
+        return cls(d["int4"], d["codebook"])
+
+    def fields(self) -> dict[str, int]:
+        """Return the descriptor's fields."""
+        return {"int4": self.int4, "codebook": int(self.codebook)}
+
+
+BYTES = Form()
+
+STORAGES = ("auto", "int8", "codebook")
+"""Names of how weights may be stored; see `hwq.compile`."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the operators' weights are to be stored: one of `STORAGES`, by name what `named` says, else `default`."""
+
+    default: str = "auto"
+    named: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, name: str) -> str:
+        """Return how those of operator `name` are to be stored."""
+        return self.named.get(name, self.default)
+
+
 def is_paired(channels: int, cols: int) -> bool:
     """Return whether an `int4` block of `channels` channels has two on every column."""
     return channels > cols
 
 
-def block_words(depth: int, channels: int, cols: int, int4: int) -> int:
-    """Return the weight words of a block of `channels` channels and `depth` steps."""
-    return depth if not int4 or is_paired(channels, cols) else -(-depth // 2)
+def has_book(codebook: int, block: int) -> bool:
+    """Return whether a book lies before the block of that index."""
+    return codebook == isa.Codebook.BLOCK or (codebook == isa.Codebook.LAYER and block == 0)
 
 
-def layer_words(depth: int, blocks: int, width: int, last_channels: int, cols: int, int4: int) -> int:
+def book_words(cols: int) -> int:
+    """Return the weight words of a book."""
+    return -(-isa.BOOK_ENTRIES // cols)
+
+
+def block_words(depth: int, channels: int, cols: int, halves: int) -> int:
+    """Return the weight words of a block of `channels` channels and `depth` steps, its book aside.
+
+    Parameters
+    ----------
+    halves : int
+        1 if two weights share a byte, else 0.
+    """
+    return depth if not halves or is_paired(channels, cols) else -(-depth // 2)
+
+
+def layer_words(depth: int, blocks: int, width: int, last_channels: int, cols: int, form: Form) -> int:
     """Return the weight words of `blocks` blocks of `width` channels, `last_channels` in the last."""
-    full, last = (block_words(depth, channels, cols, int4) for channels in (width, last_channels))
-    return (blocks - 1) * full + last
+    halves = int(form != BYTES)
+    full, last = (block_words(depth, channels, cols, halves) for channels in (width, last_channels))
+    books = sum(has_book(form.codebook, block) for block in range(blocks)) * book_words(cols)
+    return books + (blocks - 1) * full + last
 
 
 def fits_int4(matrix: Array, width: int, cols: int) -> bool:
@@ -46,25 +108,68 @@ def fits_int4(matrix: Array, width: int, cols: int) -> bool:
     return not is_paired(min(width, matrix.shape[1]), cols) or int(largest) < 1 << (PAIR_BITS - 1)
 
 
-def pack(block: Array, cols: int, int4: int) -> Array:
-    """Return the weight words (n, cols) of one block (K, channels)."""
+def fitting_codebook(matrix: Array, width: int) -> isa.Codebook:
+    """Return which books the weights (K, channels) fit in blocks of `width` channels; NONE where a block has too many.
+
+    A book holds `isa.BOOK_ENTRIES` different ones.
+    """
+    if len(np.unique(matrix)) <= isa.BOOK_ENTRIES:
+        return isa.Codebook.LAYER
+    blocks = (matrix[:, first : first + width] for first in range(0, matrix.shape[1], width))
+    fits = all(len(np.unique(block)) <= isa.BOOK_ENTRIES for block in blocks)
+    return isa.Codebook.BLOCK if fits else isa.Codebook.NONE
+
+
+def pack_layer(matrix: Array, width: int, cols: int, form: Form) -> Array:
+    """Return the weight words (n, cols) of a layer (K, channels) in blocks of `width` channels."""
+    out, book = [], np.unique(matrix)
+    for index, first in enumerate(range(0, matrix.shape[1], width)):
+        block = matrix[:, first : first + width]
+        if form.codebook == isa.Codebook.BLOCK:
+            book = np.unique(block)
+        if has_book(form.codebook, index):
+            out.append(np.zeros((book_words(cols), cols), np.int8))
+            out[-1].reshape(-1)[: len(book)] = book
+        if form.codebook:
+            block = np.searchsorted(book, block).astype(np.int8)
+        out.append(pack(block, cols, int(form != BYTES)))
+    return np.concatenate(out)
+
+
+def unpack_layer(words: Array, depth: int, channels: int, width: int, cols: int, form: Form) -> Array:
+    """Return the layer (depth, channels) that `pack_layer` made `words` of."""
+    out, book, halves, first = [], words[:0].reshape(-1), int(form != BYTES), 0
+    for index, channel in enumerate(range(0, channels, width)):
+        count = min(width, channels - channel)
+        if has_book(form.codebook, index):
+            book = words[first : first + book_words(cols)].reshape(-1)
+            first += book_words(cols)
+        end = first + block_words(depth, count, cols, halves)
+        block = unpack(words[first:end], depth, count, cols, halves)
+        out.append(book[block & isa.BOOK_ENTRIES - 1] if form.codebook else block)
+        first = end
+    return np.concatenate(out, axis=1)
+
+
+def pack(block: Array, cols: int, halves: int) -> Array:
+    """Return the weight words (n, cols) of one block (K, channels), as bytes or, where `halves` is 1, two a byte."""
     depth, channels = block.shape
-    halves = np.zeros((2, block_words(depth, channels, cols, int4), cols), np.int8)
-    if not int4:
-        halves[0, :, :channels] = block
-        return halves[0]
+    both = np.zeros((2, block_words(depth, channels, cols, halves), cols), np.int8)
+    if not halves:
+        both[0, :, :channels] = block
+        return both[0]
     if is_paired(channels, cols):
-        halves[0] = block[:, :cols]
-        halves[1, :, : channels - cols] = block[:, cols:]
+        both[0] = block[:, :cols]
+        both[1, :, : channels - cols] = block[:, cols:]
     else:
-        halves[0, :, :channels] = block[0::2]
-        halves[1, : depth // 2, :channels] = block[1::2]
-    return halves[0] & 15 | halves[1] << 4
+        both[0, :, :channels] = block[0::2]
+        both[1, : depth // 2, :channels] = block[1::2]
+    return both[0] & 15 | both[1] << 4
 
 
-def unpack(words: Array, depth: int, channels: int, cols: int, int4: int) -> Array:
+def unpack(words: Array, depth: int, channels: int, cols: int, halves: int) -> Array:
     """Return the block (depth, channels) that `pack` made `words` of."""
-    if not int4:
+    if not halves:
         return words[:depth, :channels]
     low, high = words << 4 >> 4, words >> 4
     if is_paired(channels, cols):

@@ -21,7 +21,7 @@ class StepSource(wiring.Signature):
     first : it is its tile's first
     begin : it begins a run that mustn't be interrupted and that holds a tile's last step
     lead : steps from the begin to that last step
-    end : it is the layer's last
+    end : it is its block's last
     """
 
     def __init__(self, config: ArrayConfig):
@@ -108,7 +108,7 @@ class Depthwise(wiring.Component):
             steps.lead.eq(length - 1),
             steps.pixels.eq(pixels),
             steps.first.eq(tile_begin),
-            steps.end.eq(steps.last & final & steps.last_block),
+            steps.end.eq(steps.last & final),
             steps.zero.eq(position >= span),
             steps.begin.eq((position == 0) & inner_end & (outer_left == 1)),
             steps.last.eq(run_end & inner_end & (outer_left == 1)),

@@ -1,6 +1,6 @@
 """Issue unit: decides in which cycle the mesh takes its next step."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,7 +16,9 @@ class Issue(wiring.Component):
 
     The other rows follow p cycles later by themselves. A tile's last step waits until the shadow registers it will
     overwrite are free: the output path reads a tile at a known time, so two down-counters tell, and nothing else can
-    hold the mesh but missing activations and missing second operands. They run on from layer to layer.
+    hold the mesh but missing activations, missing second operands and books: the entries of a block's book are read
+    before its first step, one a cycle, `BOOK_LOAD` in all, by the way that weights take. The counters run on from layer
+    to layer.
 
     Latency: operands reach the mesh's edge `ISSUE_TO_EDGE` cycles after `o_step`. Throughput: one step a cycle.
 
@@ -29,8 +31,10 @@ class Issue(wiring.Component):
     i_residual_ready : a tile's second operands have arrived
     o_free : the serializers' waiting half is free, or is being taken in this cycle
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its tile's first, last
-    o_weight, o_zero : address of the step's weight word; the weights are zero instead
+    o_weight, o_zero : address of the step's or entry's weight word; the weights are zero instead
     o_pairs, o_steps, o_odd : the word has the weights of two channels, of two steps, of which the later is meant
+    o_indices : the weights are indices into the book
+    o_book, o_entry, o_column : no step, but this entry of a book is read: byte `o_column` of the word
     o_running : steps remain
     o_wait_output : no step although its operands are there: the output path isn't ready
     """
@@ -56,6 +60,10 @@ class Issue(wiring.Component):
                 "o_pairs": Out(1),
                 "o_steps": Out(1),
                 "o_odd": Out(1),
+                "o_indices": Out(1),
+                "o_book": Out(1),
+                "o_entry": Out(range(isa.BOOK_ENTRIES)),
+                "o_column": Out(range(config.cols)),
                 "o_running": Out(1),
                 "o_wait_output": Out(1),
             }
@@ -75,7 +83,7 @@ class Issue(wiring.Component):
         # the step at the head: the next byte of the active part, or the first of the waiting one
         fresh, head_last, head_block_end, head_last_block = Signal(), Signal(), Signal(), Signal()
         available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
-        head_first, head_end = Signal(), Signal()
+        head_first, head_end = Signal(), Signal()  # the latter: of its block
         head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
         m.d.comb += [
@@ -102,14 +110,15 @@ class Issue(wiring.Component):
                 head_block_end.eq(Mux(fresh, waiting.block_end, active.block_end)),
                 head_last_block.eq(Mux(fresh, waiting.last_block, active.last_block)),
                 head_first.eq(tile_begin),
-                head_end.eq(head_last & head_block_end & head_last_block),
+                head_end.eq(head_last & head_block_end),
             ]
 
         int4, wide = d.int4 & int(config.int4), Signal()
         m.d.comb += [
+            self.o_indices.eq((d.codebook != isa.Codebook.NONE) & config.codebooks),
             wide.eq(~head_last_block | (d.last_channels > config.cols)),
             self.o_pairs.eq(int4 & ~depthwise & wide),
-            self.o_steps.eq(int4 & ~self.o_pairs),
+            self.o_steps.eq((int4 & ~self.o_pairs) | self.o_indices),
         ]
 
         # output path: cycles until a last step may come again, until the drain is free
@@ -126,11 +135,11 @@ class Issue(wiring.Component):
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
             self.o_first.eq(head_first),
             steps.step.eq(self.o_step & depthwise),
-            self.o_step.eq(self.o_running & available & ready),
+            self.o_step.eq(self.o_running & available & ready & ~self.o_book),
             self.o_take.eq(self.o_step & fresh & ~depthwise),
             self.o_last.eq(self.o_step & head_last),
             self.o_free.eq(~full | self.o_take),
-            self.o_wait_output.eq(self.o_running & available & ~ready),
+            self.o_wait_output.eq(self.o_running & available & ~ready & ~self.o_book),
         ]
         m.d.sync += [
             hold.eq(Mux(hold == 0, 0, hold - 1)),
@@ -163,7 +172,7 @@ class Issue(wiring.Component):
         ]
         with m.If(self.o_step):
             m.d.sync += [tile_begin.eq(head_last), self.o_weight.eq(next_weight), self.o_odd.eq(next_odd)]
-            with m.If(head_end):
+            with m.If(head_end & head_last_block):
                 m.d.sync += self.o_running.eq(0)
         with m.If(self.o_last):
             m.d.sync += self.o_odd.eq(0)
@@ -190,4 +199,29 @@ class Issue(wiring.Component):
                 active.count.eq(0),
                 residuals.eq(0),
             ]
+        if config.codebooks:
+            self._read_books(m, self.o_step & head_end & ~head_last_block, weight_block)
         return m
+
+    def _read_books(self, m: Module, next_block: Value, weight_block: Signal) -> None:
+        """Read a book when the layer starts, and where each block has its own after a step with `next_block`."""
+        final, word_end = Signal(), Signal()
+        m.d.comb += [
+            final.eq(self.o_entry == isa.BOOK_ENTRIES - 1),
+            word_end.eq(final | (self.o_column == self._config.cols - 1)),
+        ]
+        assert pipeline.BOOK_LOAD == isa.BOOK_ENTRIES  # an entry a cycle
+        with m.If(self.o_book):
+            m.d.sync += [
+                self.o_entry.eq(self.o_entry + 1),
+                self.o_column.eq(Mux(word_end, 0, self.o_column + 1)),
+                self.o_weight.eq(self.o_weight + word_end),
+                weight_block.eq(self.o_weight + 1),
+                self.o_book.eq(~final),
+            ]
+        with m.If(next_block & (self.i_descriptor.codebook == isa.Codebook.BLOCK)):
+            m.d.sync += self.o_book.eq(1)
+        with m.If(self.i_clear):
+            m.d.sync += self.o_book.eq(0)
+        with m.Elif(self.i_start):
+            m.d.sync += [self.o_book.eq(self.o_indices), self.o_entry.eq(0), self.o_column.eq(0)]

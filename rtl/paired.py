@@ -10,7 +10,9 @@ from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hwq import isa
 from hwq.weights import PAIR_BITS
+from rtl.codebook import Codebook
 
 LOW_BITS = 12
 """Place of the upper weight in a paired operand [bit]."""
@@ -79,6 +81,8 @@ class Multiplier(wiring.Component):
 class WeightUnpack(wiring.Component):
     """Operands for the mesh from a word of weight memory: bytes, pairs, or one of two steps (see `hwq.weights`).
 
+    With `codebook` the halves of two steps may be indices into a book, which comes first, an entry a cycle.
+
     Latency: 1. Throughput: one word a cycle.
 
     Members
@@ -88,11 +92,13 @@ class WeightUnpack(wiring.Component):
     i_pairs : a byte is two channels' weights
     i_steps : a byte is two steps' weights
     i_odd : of the two the later one's
+    i_indices : with `i_steps`, the halves are indices
+    i_load, i_entry, i_column : the byte of this column is this entry of the book, and no weight
     o : one operand for each column
     """
 
-    def __init__(self, *, cols: int):
-        self._cols = cols
+    def __init__(self, *, cols: int, codebook: bool = False):
+        self._cols, self._codebook = cols, codebook
         super().__init__(
             {
                 "i_word": In(data.ArrayLayout(8, cols)),
@@ -100,6 +106,10 @@ class WeightUnpack(wiring.Component):
                 "i_pairs": In(1),
                 "i_steps": In(1),
                 "i_odd": In(1),
+                "i_indices": In(1),
+                "i_load": In(1),
+                "i_entry": In(range(isa.BOOK_ENTRIES)),
+                "i_column": In(range(cols)),
                 "o": Out(data.ArrayLayout(OPERAND_BITS, cols)),
             }
         )
@@ -107,6 +117,14 @@ class WeightUnpack(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
+        if self._codebook:
+            m.submodules.codebook = codebook = Codebook(cols=self._cols)
+            m.d.comb += [
+                codebook.i_load.eq(self.i_load),
+                codebook.i_entry.eq(self.i_entry),
+                codebook.i_column.eq(self.i_column),
+                codebook.i_word.eq(self.i_word),
+            ]
         for c in range(self._cols):
             byte, one, upper = self.i_word[c], Signal(signed(8)), Signal(signed(5))
             low, high = byte[:4].as_signed(), byte[4:].as_signed()
@@ -114,6 +132,11 @@ class WeightUnpack(wiring.Component):
             with m.If(self.i_pairs):
                 m.d.comb += [one.eq(low), upper.eq(high - low[3])]
             with m.Elif(self.i_steps):
-                m.d.comb += one.eq(Mux(self.i_odd, high, low))
+                half = Mux(self.i_odd, high, low)
+                m.d.comb += one.eq(half)
+                if self._codebook:
+                    m.d.comb += codebook.i_index[c].eq(half)
+                    with m.If(self.i_indices):
+                        m.d.comb += one.eq(codebook.o[c])
             m.d.sync += self.o[c].eq(Mux(self.i_zero, 0, Cat(one, upper)))
         return m

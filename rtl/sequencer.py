@@ -130,6 +130,9 @@ class Sequencer(wiring.Component):
         lost = is_depthwise & (((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual)
         shapeless = lost | (striped & (unfit | uneven | ~is_depthwise)) | (upcoming.product & unary)
         narrow = upcoming.int4 & (not config.int4 or upcoming.opcode == isa.Opcode.VECTOR)
+        bookless = not config.codebooks or (upcoming.opcode == isa.Opcode.VECTOR) | upcoming.int4
+        known_book = upcoming.codebook.matches(*isa.Codebook)
+        misread = ~known_book | ((upcoming.codebook != isa.Codebook.NONE) & bookless)
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         early, inside = Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
@@ -140,7 +143,8 @@ class Sequencer(wiring.Component):
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq(~halt & ~known),
             bad_field.eq(
-                known & (_any(zero) | stray | too_many | shapeless | narrow | (upcoming.table > config.tables))
+                known
+                & (_any(zero) | stray | too_many | shapeless | narrow | misread | (upcoming.table > config.tables))
             ),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),

@@ -55,7 +55,7 @@ class Strips(wiring.Component):
         strips_left, blocks_left = Signal(16), Signal(16)
         block_base, strip_base, column_base, cursor = (Signal(address_shape) for _ in range(4))
         begin, flushing, tile_last, strip_last = Signal(), Signal(), Signal(), Signal()
-        column_end, strip_end, block_end, last_strip, single = Signal(), Signal(), Signal(), Signal(), Signal()
+        column_end, strip_end, last_strip, single = Signal(), Signal(), Signal(), Signal()
         columns = d.pixels >> 1
         m.d.comb += [
             column_end.eq(y == height - 1),
@@ -64,7 +64,7 @@ class Strips(wiring.Component):
             single.eq(last_strip & d.short_strip),
             strip_last.eq(flush_left == 1),
             strip_end.eq(column_end & strip_last),
-            block_end.eq(strip_end & last_strip),
+            steps.end.eq(strip_end & last_strip),
             tile_last.eq(column_end & (column == d.span - 1) & ~flushing),
             self.o_address.eq(cursor),
             self.o_read.eq(steps.step & (y < d.taps_y + Mux(single, 0, 1))),
@@ -77,7 +77,6 @@ class Strips(wiring.Component):
             steps.pixels.eq(Mux(pixels_left < 2 * width, pixels_left, 2 * width)),
             steps.block_end.eq(last_strip & (pixels_left <= 2 * width)),
             steps.last_block.eq(blocks_left == 1),
-            steps.end.eq(block_end & steps.last_block),
         ]
         with m.If(steps.step):
             m.d.sync += [begin.eq(0), y.eq(Mux(column_end, 0, y + 1)), cursor.eq(cursor + d.tap_y_step)]

@@ -241,14 +241,18 @@ class Accelerator(wiring.Component):
         column_bytes = Signal(8 * config.cols, reset_less=True)
         m.d.sync += column_bytes.eq(act.o_data.as_value())
         form = delayed(m, Cat(issue.o_zero, issue.o_pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
-        if config.int4:
-            m.submodules.unpack = unpack = WeightUnpack(cols=config.cols)
+        if config.int4 or config.codebooks:
+            m.submodules.unpack = unpack = WeightUnpack(cols=config.cols, codebook=bool(config.codebooks))
             m.d.comb += [
                 unpack.i_word.eq(weights.o_word),
                 Cat(unpack.i_zero, unpack.i_pairs, unpack.i_steps, unpack.i_odd).eq(form),
-                mesh.i_w.eq(unpack.o),
+                *(mesh.i_w[c].eq(unpack.o[c]) for c in range(config.cols)),
                 mesh.i_pairs.eq(delayed(m, issue.o_pairs, pipeline.ISSUE_TO_EDGE)),
             ]
+            if config.codebooks:
+                book = Cat(issue.o_indices, issue.o_book, issue.o_entry, issue.o_column)
+                book = delayed(m, book, pipeline.WEIGHT_DELAY + 1)
+                m.d.comb += Cat(unpack.i_indices, unpack.i_load, unpack.i_entry, unpack.i_column).eq(book)
         else:
             weight_word = Signal(8 * config.cols, reset_less=True)
             m.d.sync += weight_word.eq(Mux(form[0], 0, weights.o_word))
@@ -316,7 +320,7 @@ class Accelerator(wiring.Component):
         m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | post.o_final))
         weight_past, param_past = Signal(), Signal()
         m.d.sync += [
-            weight_past.eq(issue.o_step & ~issue.o_zero & (issue.o_weight >= config.weight_words)),
+            weight_past.eq((issue.o_book | (issue.o_step & ~issue.o_zero)) & (issue.o_weight >= config.weight_words)),
             param_past.eq(
                 (drain.o_read & (drain.o_param >= config.param_words))
                 | (vector.o_emit & (vector.o_param >= config.param_words))
@@ -327,7 +331,9 @@ class Accelerator(wiring.Component):
             sequencer.i_act_range.eq(act.o_range),
             sequencer.i_weight_range.eq(weight_past),
             sequencer.i_param_range.eq(param_past),
-            sequencer.i_progress.eq(issue.o_step | fetch.o_read | drain.o_read | vector.o_running | post.o_write),
+            sequencer.i_progress.eq(
+                issue.o_step | issue.o_book | fetch.o_read | drain.o_read | vector.o_running | post.o_write
+            ),
         ]
         layer_cycles = Signal(32)
         m.d.comb += [

@@ -115,6 +115,8 @@ def _scaled(total: int, p: dict[str, int], d: dict[str, int]) -> int:
 def _weight(machine: Machine, d: dict[str, int], depth: int, block: int, k: int, channel: int) -> int:
     """Return weight k of a channel of a block of `depth` weights a channel."""
     cols, base = machine.config.cols, d["weight_base"]
+    if d["codebook"]:
+        return _entry(machine, d, depth, block, k, channel)
     if not d["int4"]:
         return int(machine.weights[base + block * depth + k, channel])
     conv, last = d["opcode"] == isa.Opcode.CONV, block == d["blocks"] - 1
@@ -127,6 +129,18 @@ def _weight(machine: Machine, d: dict[str, int], depth: int, block: int, k: int,
         high = k % 2 == 1
     nibble = (byte >> 4 if high else byte) & 15
     return nibble - 16 if nibble >= 8 else nibble
+
+
+def _entry(machine: Machine, d: dict[str, int], depth: int, block: int, k: int, channel: int) -> int:
+    """Return the entry of a book that weight k of a channel of a block names."""
+    cols, of_block = machine.config.cols, d["codebook"] == 2
+    book_words = (16 + cols - 1) // cols
+    books = block + 1 if of_block else 1
+    first = d["weight_base"] + block * ((depth + 1) // 2) + books * book_words
+    byte = int(machine.weights[first + k // 2, channel])
+    index = (byte >> 4 if k % 2 else byte) & 15
+    book = first - book_words if of_block else d["weight_base"]
+    return int(machine.weights[book + index // cols, index % cols])
 
 
 def _strips(machine: Machine, d: dict[str, int], results: dict[int, int]) -> None:

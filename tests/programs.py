@@ -87,6 +87,18 @@ def mesh_makers(config: ArrayConfig) -> list[Maker]:
     return [random_conv, random_depthwise, *strips]
 
 
+def _narrow(config: ArrayConfig, rng: np.random.Generator, share: float) -> dict[str, int]:
+    """Return the fields of how weights are stored; the share `share` of layers, by chance, has two in a byte."""
+    forms = [{"int4": 1, "codebook": 0}] * (config.weight_bits == 4)
+    forms += [{"int4": 0, "codebook": 1}, {"int4": 0, "codebook": 2}] * config.codebooks
+    return rng.choice(forms) if forms and rng.random() < share else {"int4": 0, "codebook": 0}
+
+
+def _books(config: ArrayConfig, codebook: int, blocks: int) -> int:
+    """Return the weight words of a layer's books."""
+    return -(-16 // config.cols) * (0, 1, blocks)[codebook]
+
+
 def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool, product: bool = False) -> dict[str, int]:
     """Return the fields of the output path."""
     lo, hi = sorted(int(x) for x in rng.integers(-128, 128, 2))
@@ -147,12 +159,13 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
         pixels = (rows - 1) * columns + last_row
         taps_y, taps_x = int(rng.integers(1, 4)), int(rng.integers(1, 4))
         span = int(rng.integers(1, 3 * config.fetch_bytes))
-        int4 = config.weight_bits == 4 and bool(rng.random() < 0.6)
-        width = config.cols * (2 if int4 else 1)
+        form = _narrow(config, rng, 0.7)
+        width = config.cols * (2 if form["int4"] else 1)
         blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, width + 1))
         channels = (blocks - 1) * width + last
         depth = taps_y * taps_x * span
-        words = (blocks - 1) * depth + (-(-depth // 2) if int4 and last <= config.cols else depth)
+        halves = [form["codebook"] > 0] * (blocks - 1) + [any(form.values()) and last <= config.cols]
+        words = sum(-(-depth // 2) if half else depth for half in halves) + _books(config, form["codebook"], blocks)
         tap_x_step, tap_y_step = int(rng.integers(0, 2 * span)), int(rng.integers(0, 40))
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + span
         residual = bool(rng.random() < 0.4)
@@ -166,7 +179,7 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
             ifm["x_step"] = int(rng.integers(0, ifm["x_step"]))
         return {
             "opcode": isa.Opcode.CONV,
-            "int4": int(int4),
+            **form,
             "row_pixels": columns,
             "pixels": pixels,
             "taps_y": taps_y,
@@ -202,8 +215,8 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
         ofm = _map(rng, rows, columns, channels, target, 3)
         repeats = int(rng.choice([0, 0, 1, 2]))
         depth = (repeats + 1) * taps_y * taps_x * span
-        int4 = config.weight_bits == 4 and bool(rng.random() < 0.5)
-        words = blocks * (-(-depth // 2) if int4 else depth)
+        form = _narrow(config, rng, 0.6)
+        words = blocks * (-(-depth // 2) if any(form.values()) else depth) + _books(config, form["codebook"], blocks)
         if ifm is None or ofm is None or words > config.weight_words:
             continue
         ifm["x_step"] = x_step
@@ -219,7 +232,7 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
             "repeats": repeats,
             "tap_y_step": tap_y_step,
             "tap_x_step": tap_x_step,
-            "int4": int(int4),
+            **form,
             "weight_base": int(rng.integers(0, config.weight_words - words + 1)),
             "param_base": int(rng.integers(0, config.param_words - blocks * groups + 1)),
             "blocks": blocks,
@@ -241,8 +254,8 @@ def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         x_step = channels + int(rng.integers(0, 4))
         ifm = _map(rng, rows + taps_y - 1, columns + span - 1, x_step, source, 0)
         ofm = _map(rng, rows, columns, channels, target, 3)
-        int4 = config.weight_bits == 4 and bool(rng.random() < 0.5)
-        words = blocks * (-(-taps_y * span // 2) if int4 else taps_y * span)
+        form, depth = _narrow(config, rng, 0.6), taps_y * span
+        words = blocks * (-(-depth // 2) if any(form.values()) else depth) + _books(config, form["codebook"], blocks)
         if ifm is None or ofm is None or words > config.weight_words:
             continue
         pitch = (columns - 1) * ofm["x_step"] + ofm["y_step"]
@@ -257,7 +270,7 @@ def random_strips(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
             "taps_x": 1,
             "span": span,
             "tap_y_step": (columns + span - 2) * ifm["x_step"] + ifm["y_step"],
-            "int4": int(int4),
+            **form,
             "weight_base": int(rng.integers(0, config.weight_words - words + 1)),
             "param_base": int(rng.integers(0, config.param_words - blocks * config.depthwise_cols // config.lanes + 1)),
             "blocks": blocks,

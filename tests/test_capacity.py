@@ -20,6 +20,7 @@ from hwq.profile import profile
 from hwq.program import HostStep, Program
 from hwq.runners import start_memory
 from hwq.runtime import Accelerator, InferenceSession, MachineBackend
+from hwq.weights import Form
 from tests.onnx_models import Builder
 from tests.programs import tiny
 from tests.test_program import forged
@@ -163,11 +164,12 @@ def test_what_pieces_compute_twice_counts_once():
 
 
 def test_equal_weights_lie_in_memory_once_for_each_storage():
-    images = Images(tiny(4, 4, 4, 2, weight_bits=4), shared=True)
+    images = Images(tiny(4, 4, 4, 2, weight_bits=4, codebooks=1), shared=True)
+    forms = [Form(), Form(int4=1), Form(codebook=1), Form(codebook=2)]
     matrix = np.arange(-6, 6, dtype=np.int8).reshape(3, 4)
-    first = [images.add_weights(matrix, "layer", 4, int4) for int4 in (0, 1)]
-    assert first[0] != first[1]
-    assert [images.add_weights(matrix.copy(), "other", 4, int4) for int4 in (0, 1)] == first
+    first = [images.add_weights(matrix, "layer", 4, form) for form in forms]
+    assert len(set(first)) == 4
+    assert [images.add_weights(matrix.copy(), "other", 4, form) for form in forms] == first
     assert images.add_weights(-matrix, "other", 4) not in first
 
 

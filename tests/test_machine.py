@@ -15,7 +15,8 @@ SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 6, 8, 2), (6, 4, 4, 2), (8, 16, 16, 8)
 @pytest.mark.parametrize("weight_bits", [4, 8])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_random_programs_equal_the_naive_model(shape, weight_bits):
-    config = programs.tiny(*shape, act_bytes=1024, weight_words=256, param_words=32, weight_bits=weight_bits)
+    sizes = {"act_bytes": 1024, "weight_words": 256, "param_words": 32, "codebooks": int(weight_bits == 4)}
+    config = programs.tiny(*shape, **sizes, weight_bits=weight_bits)
     for seed in range(12):
         machine = programs.random_machine(config, np.random.default_rng(seed), 3)
         expected = copy.deepcopy(machine)

@@ -93,7 +93,7 @@ def test_storage_is_chosen_by_layer():
     assert convolutions(compile(layer(8), config, golden=False, weights={"n_y": "auto"}))[0]["int4"]
     with pytest.raises(ModelError, match="the model has no operator 'z'"):
         compile(layer(8), config, weights={"z": "int8"})
-    with pytest.raises(ModelError, match="weights must be auto or int8, not 'int3'"):
+    with pytest.raises(ModelError, match="weights must be auto, int8 or codebook, not 'int3'"):
         compile(layer(8), config, weights="int3")
 
 

@@ -19,6 +19,7 @@ class Weights(enum.StrEnum):
 
     auto = "auto"
     int8 = "int8"
+    codebook = "codebook"
 
 
 def compile_(
@@ -29,7 +30,11 @@ def compile_(
         typer.Option("--output", "-o", metavar="P.hwq", help="Program file.", show_default=False, callback=writable),
     ],
     weights: Annotated[
-        Weights, typer.Option(help="auto: of 4 bits where they fit and the architecture has them; int8: as bytes.")
+        Weights,
+        typer.Option(
+            help="auto: of 4 bits where they fit, with --compact as indices into codebooks as well, where the "
+            "architecture has them; int8: as bytes; codebook: as auto, codebooks at the cost of a few cycles."
+        ),
     ] = Weights.auto,
     compact: Annotated[bool, typer.Option("--compact", help="Prefer little memory to few cycles.")] = False,
     json: JsonFile = None,

@@ -19,8 +19,9 @@ TABLES = dict(zip(SHAPES, (1, 4, 0, 3, 16, 5, 2), strict=True))
 
 PROGRAMS = 80
 
-ARRAYS = [(shape, 4) for shape in SHAPES] + [(shape, 8) for shape in SHAPES[1:5]]
-"""Shapes, and the width of the narrowest weights."""
+ARRAYS = [(shape, 4, 1) for shape in SHAPES] + [(shape, 8, 0) for shape in SHAPES[1:5]]
+ARRAYS += [(SHAPES[2], 4, 0), (SHAPES[2], 8, 1)]
+"""Shapes, the width of the narrowest weights, and whether there are codebooks."""
 
 
 def load(driver, machine):
@@ -33,10 +34,10 @@ def load(driver, machine):
     driver.write_act(0, machine.act)
 
 
-@pytest.mark.parametrize(("shape", "weight_bits"), ARRAYS, ids=str)
+@pytest.mark.parametrize(("shape", "weight_bits", "codebooks"), ARRAYS, ids=str)
 @pytest.mark.xdist_group("verilator")
-def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits):
-    config = programs.tiny(*shape, tables=TABLES[shape], weight_bits=weight_bits)
+def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits, codebooks):
+    config = programs.tiny(*shape, tables=TABLES[shape], weight_bits=weight_bits, codebooks=codebooks)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
@@ -58,7 +59,7 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits
 @pytest.mark.parametrize("shape", [(4, 4, 4, 1), (6, 4, 4, 2), (8, 16, 16, 8)], ids=str)
 @pytest.mark.xdist_group("verilator")
 def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, weight_bits):
-    config = programs.tiny(*shape, tables=TABLES[shape], weight_bits=weight_bits)
+    config = programs.tiny(*shape, tables=TABLES[shape], weight_bits=weight_bits, codebooks=int(weight_bits == 4))
     driver = accelerator(config)
     marked = {0: set(), 1: set()}
     for seed in range(PROGRAMS):
