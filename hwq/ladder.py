@@ -19,7 +19,7 @@ import onnx
 
 from hwq import ir, reference, runtime
 from hwq.compiler import Model, compile, load, random_feeds, split
-from hwq.config import ArrayConfig, load_arch
+from hwq.config import ArrayConfig
 from hwq.costs import LayerCost, cycles_agree, estimate, measured
 from hwq.cpu import cpu_flags
 from hwq.errors import HwqError, ModelError
@@ -27,7 +27,7 @@ from hwq.host import original_session
 from hwq.onnx_load import load_model, runnable
 from hwq.onnx_qonnx import qonnx_nodes
 from hwq.oracle import lsb_histogram
-from hwq.program import HostNodeInfo
+from hwq.program import HostNodeInfo, Program
 from hwq.rungs import Array, Rung
 from hwq.runners import HardwareRunner, MachineRunner, Oracle, Values, concatenated, start_memory
 
@@ -131,6 +131,7 @@ def verify(
     model: Model,
     arch: str | Path | ArrayConfig,
     *,
+    weights: str | Mapping[str, str] = "auto",
     inputs: Mapping[str, Array] | None = None,
     samples: int | None = None,
     seed: int = 0,
@@ -144,6 +145,8 @@ def verify(
     ----------
     model : path, onnx.ModelProto or Graph
     arch : preset name, architecture file or ArrayConfig
+    weights : str or mapping of str to str
+        How they are stored, as `hwq.compile` has it.
     inputs : mapping of str to array, optional
         Samples along the first dimension; otherwise random ones over the inputs' full range.
     samples : int, optional
@@ -169,11 +172,12 @@ def verify(
     >>> [(rung.name, rung.against, rung.mismatches) for rung in report.rungs]
     [('reference', 'onnxruntime', 0), ('machine', 'reference', 0)]
     """
-    config, graph = load_arch(arch), load(model)
+    graph = load(model)
     targets = _checked_targets(targets)
     feeds, count = _feeds(graph, inputs, samples, seed)
     tell = progress or (lambda what, done, total: None)
-    ladder = _Ladder(graph, config, targets, seed, bisect, tell)
+    program = compile(graph, arch, golden=False, weights=weights)
+    ladder = _Ladder(graph, program, targets, seed, bisect, tell)
     try:
         for first in range(0, count, _BATCH):
             tell(f"Comparing on {', '.join(targets)}", first, count)
@@ -220,16 +224,15 @@ class _Ladder:
     def __init__(
         self,
         graph: ir.Graph,
-        config: ArrayConfig,
+        program: Program,
         targets: Sequence[str],
         seed: int,
         bisect: bool,
         tell: Progress,
     ):
-        self._graph, self._targets = graph, targets
-        self._program = compile(graph, config, golden=False)
-        self._arranged, _ = split(graph, config)
-        memory = start_memory(self._program, seed)
+        self._graph, self._targets, self._program = graph, targets, program
+        self._arranged, _ = split(graph, program.config)
+        memory = start_memory(program, seed)
         self._oracle = Oracle(graph)
         self._reference = Rung("reference", ORACLE)
         self._machine = MachineRunner(self._program, self._arranged, memory)
@@ -237,7 +240,7 @@ class _Ladder:
         try:
             for target in targets:
                 if target not in ("reference", "machine"):
-                    tell(f"Opening {target} for {config.name} (a simulator is built once and cached)", 0, 0)
+                    tell(f"Opening {target} for {program.config.name} (a simulator is built once and cached)", 0, 0)
                     self._hardware[target] = HardwareRunner(target, self._program, memory, bisect=bisect)
         except BaseException:
             self.close()

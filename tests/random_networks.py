@@ -23,7 +23,8 @@ class Value:
 class RandomNetwork:
     """A chain of at least `layers` random layers; adds and concatenations bring a second branch.
 
-    The share `int4` of the layers, by chance, has weights that 4 bits hold.
+    The share `int4` of the layers, by chance, has weights that 4 bits hold, the share `codebook` weights of 16 values,
+    the same in all channels or others in every `group` of them.
 
     Members
     -------
@@ -32,8 +33,9 @@ class RandomNetwork:
         Its layers.
     """
 
-    def __init__(self, rng: np.random.Generator, layers: int, int4: float = 0):
+    def __init__(self, rng: np.random.Generator, layers: int, int4: float = 0, codebook: float = 0, group: int = 1):
         self._rng, self._int4 = rng, int4
+        self._codebook, self._group = codebook, group
         self._builder = Builder()
         self._dtype = str(rng.choice(["int8", "uint8"]))
         self.kinds: list[str] = []
@@ -67,12 +69,23 @@ class RandomNetwork:
         scales = rng.uniform(0.5, 2, shape[axis] if rng.integers(2) else ()) / (64 * np.sqrt(per_sum))
         zero_point = 0
         values = rng.integers(-128, 128, shape)
-        if self._int4:
-            if rng.random() < self._int4:
+        if self._int4 or self._codebook:
+            kind = rng.random()
+            if kind < self._int4:
                 values, scales = values >> 4, scales * 16
+            elif kind < self._int4 + self._codebook:
+                values = self._from_books(values % 16, axis)
             values = np.clip(values + zero_point, -128, 127)
         weight = self._builder.weight(values.astype(np.int8), scales, zero_point, axis)
         return weight, np.float32(scales) * np.float32(x.scale)
+
+    def _from_books(self, indices: np.ndarray, axis: int) -> np.ndarray:
+        """Return weights out of one random book, or of one for each group of channels."""
+        channels = np.moveaxis(indices, axis, 0)
+        books = self._rng.integers(-128, 128, (len(channels), 16))
+        chosen = np.arange(len(channels)) // self._group if self._rng.integers(2) else np.zeros(len(channels), int)
+        values = [book[index] for book, index in zip(books[chosen], channels, strict=True)]
+        return np.moveaxis(np.stack(values), 0, axis)
 
     def _window(self, size: int, pool: str | None) -> tuple[int, int, int, int, int]:
         """Return kernel, stride, dilation and both pads along an axis of `size`."""
@@ -115,7 +128,7 @@ class RandomNetwork:
     def _conv(self, x: Value) -> Value:
         self.kinds.append("conv")
         attributes, size = self._windows(x)
-        outputs = int(self._rng.integers(1, 21))
+        outputs = int(self._rng.integers(1, 41 if self._codebook else 21))
         scale = x.scale * 2.0 ** int(self._rng.integers(-1, 2))
         return self._quantized(self._sums(x, outputs, 1, attributes), (outputs, *size), scale)
 

@@ -121,6 +121,34 @@ def test_layers_of_4_bit_weights_have_their_own_limits(changes, error):
     assert machine.run().error.name == error
 
 
+CODEBOOK_CASES = [
+    ({}, "NONE"),
+    ({"codebook": 2}, "NONE"),
+    ({"codebook": 3}, "ILLEGAL_FIELD"),
+    ({"int4": 1}, "ILLEGAL_FIELD"),
+    ({"codebook": 2, "int4": 1}, "ILLEGAL_FIELD"),
+    ({"last_channels": 5}, "ILLEGAL_FIELD"),
+    ({"opcode": isa.Opcode.VECTOR}, "ILLEGAL_FIELD"),
+    ({"opcode": isa.Opcode.DEPTHWISE, "last_channels": 4}, "NONE"),
+    ({"weight_base": 2043, "span": 2}, "NONE"),
+    ({"weight_base": 2043, "span": 3}, "WEIGHT_RANGE"),
+    ({"weight_base": 2045}, "WEIGHT_RANGE"),
+    ({"weight_base": 2042, "blocks": 2}, "NONE"),
+    ({"weight_base": 2039, "blocks": 2, "codebook": 2}, "WEIGHT_RANGE"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error"), CODEBOOK_CASES)
+def test_layers_of_codebook_weights_have_their_own_limits(changes, error):
+    machine = blank(LEGAL | {"codebook": 1} | changes, weight_bits=4, codebooks=1)
+    assert machine.run().error.name == error
+
+
+@pytest.mark.parametrize("codebook", [1, 2])
+def test_a_core_without_codebooks_refuses_them(codebook):
+    assert blank(LEGAL | {"codebook": codebook}, weight_bits=4).run().error is isa.ErrorCode.ILLEGAL_FIELD
+
+
 def test_bits_outside_every_field_are_refused():
     machine = blank(LEGAL)
     machine.program[2] |= 1 << 31

@@ -6,6 +6,7 @@ import pytest
 import hwq
 from hwq import ir, isa, weights
 from hwq.compiler import compile
+from hwq.config import load_arch
 from hwq.errors import ModelError
 from hwq.ladder import verify
 from tests import programs
@@ -37,6 +38,39 @@ def test_bytes_are_one_word_a_step():
     words = weights.pack(block, 5, 0)
     assert words.tolist() == [[*row, 0, 0] for row in block.tolist()]
     assert np.array_equal(weights.unpack(words, 4, 3, 5, 0), block)
+
+
+@pytest.mark.parametrize("codebook", [1, 2])
+@pytest.mark.parametrize("cols", [3, 4, 16, 20])
+@pytest.mark.parametrize(("depth", "channels"), [(1, 1), (2, 4), (7, 4), (7, 9), (6, 50)])
+def test_every_index_has_its_half_of_a_byte_behind_its_book(depth, channels, cols, codebook):
+    rng = np.random.default_rng([depth, channels, cols])
+    books = rng.permutation(np.arange(-128, 128))[: 16 * (channels if codebook == 2 else 1)].reshape(-1, 16)
+    blocks = np.arange(channels) // cols
+    matrix = books[blocks % len(books), rng.integers(0, 16, (depth, channels))].astype(np.int8)
+    form = weights.Form(codebook=codebook)
+    words = weights.pack_layer(matrix, cols, cols, form)
+    book_words, block_words = -(-16 // cols), -(-depth // 2)
+    count = blocks[-1] + 1
+    assert len(words) == (count if codebook == 2 else 1) * book_words + count * block_words
+    stride = block_words + (book_words if codebook == 2 else 0)
+    for (k, c), weight in np.ndenumerate(matrix):
+        block, column = divmod(c, cols)
+        byte = words[book_words + block * stride + k // 2, column]
+        index = (int(byte) >> 4 * (k % 2)) & 15
+        assert words[block * stride * (codebook == 2) + index // cols, index % cols] == weight
+    assert np.array_equal(weights.unpack_layer(words, depth, channels, cols, cols, form), matrix)
+
+
+@pytest.mark.parametrize(
+    ("different", "books"), [([16, 16, 16], "BLOCK"), ([16, 17, 3], "NONE"), ([16, 16], "BLOCK"), ([16], "LAYER")]
+)
+def test_sixteen_weights_fit_a_book(different, books):
+    values = iter(range(-128, 128))
+    blocks = [np.resize([next(values) for _ in range(count)], (20, 4)) for count in different]
+    matrix = np.concatenate(blocks, axis=1).astype(np.int8)
+    assert weights.fitting_codebook(matrix, 4).name == books
+    assert weights.fitting_codebook(np.tile(matrix[:, :4], 5), 4).name == "LAYER"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +142,43 @@ def test_unsigned_weights_count_from_their_zero_point():
     assert verify(graph, config, samples=2, targets=["reference", "machine"]).ok
 
 
+BOOK = [*range(-120, 0, 9), 7, 127]
+BOOKS = ROOM | {"codebooks": 1}
+
+
+def forms(program):
+    return [(d["int4"], d["codebook"]) for d in convolutions(program)]
+
+
+@pytest.mark.parametrize(("channels", "words"), [(3, 14), (4, 14), (5, 24), (13, 44)])
+def test_a_book_is_used_where_it_is_asked_for_or_memory_is_short(channels, words):
+    config, model = programs.tiny(4, 4, 4, 1, **BOOKS), layer(channels, BOOK)
+    asked = compile(model, config, golden=False, weights="codebook")
+    wide = compile(model, config, golden=False)
+    assert (len(asked.weights), forms(asked)) == (words, [(0, 1)])
+    assert forms(wide) == forms(compile(model, config, golden=False, weights="int8", compact=True)) == [(0, 0)]
+    assert forms(compile(model, config, golden=False, compact=True)) == [(0, 1)]
+    assert forms(compile(model, config, golden=False, weights={"n_y": "codebook"})) == [(0, 1)]
+    short = programs.tiny(4, 4, 4, 1, **BOOKS | {"weight_words": words})
+    assert forms(compile(model, short, golden=False)) == [(0, 1)]
+    assert 0 < hwq.estimate(asked).cycles_predicted - hwq.estimate(wide).cycles_predicted <= 16
+
+
+def test_a_book_is_not_used_in_vain():
+    config, book = programs.tiny(4, 4, 4, 1, **BOOKS), {"golden": False, "weights": "codebook"}
+    assert forms(compile(layer(8), config, **book)) == [(1, 0)], "4 bits are better"
+    assert forms(compile(layer(8, range(-30, 30, 3)), config, **book)) == [(0, 0)], "too many weights"
+    assert forms(compile(layer(8, BOOK), programs.tiny(4, 4, 4, 1, **ROOM), **book)) == [(0, 0)], "not on this array"
+    wide = programs.tiny(4, 16, 4, 1, **BOOKS)
+    assert forms(compile(layer(8, BOOK), wide, **book)) == [(0, 1)]
+    small = Builder()
+    x = small.dequantize(small.quantize(small.input("x", (1, 3, 4, 4)), 0.05, 3), 0.05, 3)
+    weight = np.resize(np.array(BOOK, np.int8), (4, 3, 1, 1))
+    y = small.node("Conv", [x, small.weight(weight, 0.02)])
+    model = small.model(small.dequantize(small.quantize(y, 0.3, -5), 0.3, -5))
+    assert forms(compile(model, config, **book)) == [(0, 0)], "two words of indices and four of the book, for three"
+
+
 # In networks
 
 
@@ -142,6 +213,43 @@ def test_random_networks_of_random_widths_are_exact(shape):
         assert verify(graph, config, samples=1, seed=seed, targets=["reference", "machine"]).ok, f"seed {seed}"
         counts += layers_as_expected(graph, config)
     assert counts.min() >= 20
+
+
+def codebooks(program):
+    """Return how many descriptors have weights as bytes or of 4 bits, with one book, and with one a block."""
+    chosen = [d["codebook"] for step in program.array_steps for d in program.descriptors(step.slot)]
+    return np.bincount(chosen, minlength=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_random_networks_with_codebooks_are_exact(shape):
+    config, counts = programs.tiny(*shape, **BOOKS), np.zeros(3, int)
+    for seed in range(60):
+        rng = np.random.default_rng([seed, *shape, 1])
+        graph = hwq.load(RandomNetwork(rng, int(rng.integers(1, 4)), int4=0.2, codebook=0.6, group=shape[1]).model)
+        report = verify(graph, config, weights="codebook", samples=1, seed=seed, targets=["reference", "machine"])
+        assert report.ok, f"seed {seed}"
+        counts += codebooks(compile(graph, config, golden=False, weights="codebook"))
+    assert counts[1] >= 20
+    assert counts[2] >= 3
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+@pytest.mark.xdist_group("verilator")
+@pytest.mark.parametrize("arch", ["sim-4x4", "ecp5-8x16"])
+def test_random_networks_with_codebooks_are_exact_on_rtl(arch):
+    counts = np.zeros(3, int)
+    for seed in range(25):
+        rng = np.random.default_rng([seed, len(arch), 1])
+        layers, group = int(rng.integers(1, 4)), load_arch(arch).cols
+        network = RandomNetwork(rng, layers, int4=0.2, codebook=0.6, group=group)
+        report = verify(network.model, arch, weights="codebook", samples=1, seed=seed)
+        assert report.ok, f"seed {seed}: {network.kinds}"
+        counts += codebooks(compile(network.model, arch, golden=False, weights="codebook"))
+    assert counts[1] >= 10
+    assert counts[2] >= 1
 
 
 @pytest.mark.rtl

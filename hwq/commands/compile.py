@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwq.commands.options import Arch, JsonFile, Model, writable
+from hwq.commands.options import Arch, JsonFile, Model, Weights, WeightStorage, writable
 
 if TYPE_CHECKING:
     from hwq.program import Program
-
-
-class Weights(enum.StrEnum):
-    """How weights are stored; see `hwq.compile`."""
-
-    auto = "auto"
-    int8 = "int8"
-    codebook = "codebook"
 
 
 def compile_(
@@ -29,13 +20,7 @@ def compile_(
         Path,
         typer.Option("--output", "-o", metavar="P.hwq", help="Program file.", show_default=False, callback=writable),
     ],
-    weights: Annotated[
-        Weights,
-        typer.Option(
-            help="auto: of 4 bits where they fit, with --compact as indices into codebooks as well, where the "
-            "architecture has them; int8: as bytes; codebook: as auto, codebooks at the cost of a few cycles."
-        ),
-    ] = Weights.auto,
+    weights: Weights = WeightStorage.auto,
     compact: Annotated[bool, typer.Option("--compact", help="Prefer little memory to few cycles.")] = False,
     json: JsonFile = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,23 @@ JsonFile = Annotated[
     Path | None,
     typer.Option(
         "--json", metavar="FILE", help="Also write the report as JSON; - is standard output.", callback=writable
+    ),
+]
+
+
+class WeightStorage(enum.StrEnum):
+    """How weights are stored; see `hwq.compile`."""
+
+    auto = "auto"
+    int8 = "int8"
+    codebook = "codebook"
+
+
+Weights = Annotated[
+    WeightStorage,
+    typer.Option(
+        help="auto: of 4 bits where they fit, with little memory as indices into codebooks as well, where the "
+        "architecture has them; int8: as bytes; codebook: as auto, but codebooks at the cost of a few cycles."
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the random samples.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwq.commands.options import Arch, JsonFile, Model, Seed
+from hwq.commands.options import Arch, JsonFile, Model, Seed, Weights, WeightStorage
 
 if TYPE_CHECKING:
     from hwq.ladder import Report
@@ -24,6 +24,7 @@ def verify(
     targets: Annotated[
         str, typer.Option(metavar="T,T", help="From reference, machine, amaranth, verilator, pins, serial:PORT.")
     ] = "reference,machine,verilator",
+    weights: Weights = WeightStorage.auto,
     bisect: Annotated[bool, typer.Option("--bisect", help="Find the first wrong layer, tile and element.")] = False,
     json: JsonFile = None,
 ) -> None:
@@ -39,7 +40,15 @@ def verify(
     with progress() as show:
         show(f"Compiling {model}", 0, 0)
         report = climb(
-            model, arch, inputs=feeds, samples=samples, seed=seed, targets=chosen, bisect=bisect, progress=show
+            model,
+            arch,
+            weights=weights.value,
+            inputs=feeds,
+            samples=samples,
+            seed=seed,
+            targets=chosen,
+            bisect=bisect,
+            progress=show,
         )
     write_report(json, report.to_dict())
     if str(json) != "-":

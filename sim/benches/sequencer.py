@@ -24,7 +24,7 @@ class SequencerBench(Bench):
         super().__init__(dut)
         arch = json.loads(os.environ["HWQ_ARCH"])
         self.tables = arch["tables"]
-        self.has_int4 = arch["weight_bits"] == 4
+        self.has_int4, self.has_books = arch["weight_bits"] == 4, arch["codebooks"] == 1
         depthwise = min(arch["cols"], arch["fetch_bytes"])
         self.most = dict(zip(UNITS, (arch["cols"], depthwise, arch["lanes"]), strict=True))
         self.slots = arch["slots"]
@@ -38,9 +38,10 @@ class SequencerBench(Bench):
             values[field.name] = self.random.randint(1 if field.nonzero else low, high)
         values |= {"opcode": opcode, "table": self.random.randint(0, self.tables), "early": 0}
         values |= {"last_channels": self.random.randint(1, self.most[isa.Opcode(opcode).name.lower()])}
-        values |= {"strips": 0, "short_strip": 0, "product": 0, "int4": 0}
-        if opcode != isa.Opcode.VECTOR and self.has_int4:
-            values |= {"int4": self.random.randint(0, 1)}
+        values |= {"strips": 0, "short_strip": 0, "product": 0, "int4": 0, "codebook": 0}
+        if opcode != isa.Opcode.VECTOR:
+            forms = [{}, *[{"int4": 1}] * self.has_int4, *[{"codebook": 1}, {"codebook": 2}] * self.has_books]
+            values |= self.random.choice(forms)
         if opcode == isa.Opcode.DEPTHWISE:
             values |= {"residual": 0, "short_from": 0}
         return values
@@ -133,12 +134,22 @@ async def every_illegal_descriptor_stops(dut) -> None:
     for unit in UNITS:
         opcode = isa.Opcode[unit.upper()]
         wrong = [{field.name: 0} for field in isa.DESCRIPTOR if field.nonzero]
-        wrong += [{"last_channels": bench.most[unit] + 1, "int4": 0}, {"table": bench.tables + 1}, {"strips": 1}]
+        wrong += [
+            {"last_channels": bench.most[unit] + 1, "int4": 0, "codebook": 0},
+            {"table": bench.tables + 1},
+            {"strips": 1},
+        ]
         wrong += [{"product": 1, "residual": 0}, {"product": 1, "reduce": isa.Reduce.SUM}]
         if opcode == isa.Opcode.CONV:
-            wrong += [{"last_channels": 2 * bench.most[unit] + 1, "int4": 1}, {"product": 1, "residual": 1}]
+            wrong += [
+                {"last_channels": 2 * bench.most[unit] + 1, "int4": 1, "codebook": 0},
+                {"product": 1, "residual": 1},
+            ]
+        wrong += [{"codebook": 3}, {"int4": 1, "codebook": 1}, {"int4": 1, "codebook": 2}]
         if opcode == isa.Opcode.VECTOR or not bench.has_int4:
-            wrong += [{"int4": 1}]
+            wrong += [{"int4": 1, "codebook": 0}]
+        if opcode == isa.Opcode.VECTOR or not bench.has_books:
+            wrong += [{"int4": 0, "codebook": 1}, {"int4": 0, "codebook": 2}]
         if opcode == isa.Opcode.DEPTHWISE:
             wrong += [{"residual": 1}, {"span": 1, "short_from": 1}]
         for change in wrong:

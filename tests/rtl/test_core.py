@@ -10,7 +10,7 @@ from hwq import isa, timing
 from hwq.errors import DeviceError
 from hwq.overlap import mark_early
 from tests import programs
-from tests.test_machine import INT4_CASES, LEGAL, PRODUCT, blank
+from tests.test_machine import CODEBOOK_CASES, INT4_CASES, LEGAL, PRODUCT, blank
 
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
 """rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
@@ -115,6 +115,7 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
         (PRODUCT | {"opcode": isa.Opcode.CONV}, "ILLEGAL_FIELD"),
         ({"table": 4}, "ILLEGAL_FIELD"),
         ({"int4": 1}, "ILLEGAL_FIELD"),
+        ({"codebook": 1}, "ILLEGAL_FIELD"),
         ({"ifm_base": 4096}, "ACT_RANGE"),
         ({"ifm_base": 4095, "span": 2}, "ACT_RANGE"),
         ({"ifm_base": 0, "ifm_x_step": -1, "pixels": 2, "row_pixels": 2}, "ACT_RANGE"),
@@ -146,10 +147,14 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
     assert (driver.read_act(0, machine.config.act_bytes) == healthy.act).all()
 
 
-@pytest.mark.parametrize(("changes", "error"), INT4_CASES)
+FORMS = [({"int4": 1} | changes, error) for changes, error in INT4_CASES]
+FORMS += [({"codebook": 1} | changes, error) for changes, error in CODEBOOK_CASES]
+
+
+@pytest.mark.parametrize(("changes", "error"), FORMS)
 @pytest.mark.xdist_group("verilator")
-def test_layers_of_4_bit_weights_have_the_machine_s_limits(accelerator, changes, error):
-    machine = blank(LEGAL | {"int4": 1} | changes, slots=16, weight_bits=4)
+def test_layers_of_narrow_weights_have_the_machine_s_limits(accelerator, changes, error):
+    machine = blank(LEGAL | changes, slots=16, weight_bits=4, codebooks=1)
     driver = accelerator(machine.config)
     load(driver, machine)
     assert machine.run().error.name == error

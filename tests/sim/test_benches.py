@@ -41,8 +41,9 @@ def test_mesh(rows, cols, int4):
     bench(Mesh(rows=rows, cols=cols, int4=int4), "mesh", 2, environment=environment)
 
 
-def test_sequencer():
-    config = programs.tiny(2, 6, 4, 2, slots=8)
+@pytest.mark.parametrize(("weight_bits", "codebooks"), [(8, 0), (4, 0), (4, 1)])
+def test_sequencer(weight_bits, codebooks):
+    config = programs.tiny(2, 6, 4, 2, slots=8, weight_bits=weight_bits, codebooks=codebooks)
     bench(Sequencer(config), "sequencer", 7, environment={"HWQ_ARCH": json.dumps(config.to_dict())})
 
 

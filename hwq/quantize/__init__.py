@@ -1,0 +1,1 @@
+"""Quantizers: weights for the forms in which the accelerator stores them."""
