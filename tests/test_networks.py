@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hwq import isa
 from hwq.compiler import compile, load, random_feeds
 from hwq.config import PRESETS
 from hwq.costs import estimate
 from hwq.ladder import verify
+from hwq.quantize.codebook import share_weights
 from hwq.runtime import InferenceSession
 from tests.lowbit_networks import narrowed
 from tests.onnx_models import as_input
@@ -68,6 +70,14 @@ INT4_RATES = {
     "models/mlperf_ic_resnet8/resnet.onnx": (0.75, 98_361),
     "models/mlperf_kws_dscnn/kws_ref_model.onnx": (0.70, 25_595),
 }
+
+
+CODEBOOKS = [
+    # a book for each layer, or for each of its blocks of channels
+    ("models/mlperf_ic_resnet8/resnet.onnx", False),
+    ("models/mlperf_ic_resnet8/resnet.onnx", True),
+    ("models/mlperf_kws_dscnn/kws_ref_model.onnx", False),
+]
 
 
 def assert_equal(report):
@@ -130,6 +140,21 @@ def test_compact_network_of_4_bit_weights_takes_half_the_memory(workloads, path)
     feeds = {tensor.name: narrow.golden[tensor.name] for tensor in narrow.inputs}
     for name, value in zip(outputs, InferenceSession(narrow, target="machine").run(outputs, feeds), strict=True):
         np.testing.assert_array_equal(value, narrow.golden[name])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("path", "by_block"), CODEBOOKS)
+def test_network_of_shared_weights_is_equal_in_half_the_memory(workloads, path, by_block, arch):
+    model = share_weights(workloads / path, PRESETS[arch].cols if by_block else None)
+    wide = compile(model, arch, golden=False, weights="int8")
+    narrow = compile(model, arch, golden=False, weights="codebook")
+    books = {d["codebook"] for step in narrow.array_steps for d in narrow.descriptors(step.slot)}
+    assert (isa.Codebook.BLOCK in books) == by_block
+    if arch == "ecp5-8x16" or not by_block:  # a book takes a word of 16 columns, but four of four
+        assert narrow.weights.size <= 0.5 * 1.03 * wide.weights.size
+    assert estimate(narrow).cycles_predicted <= 1.01 * estimate(wide).cycles_predicted
+    report = verify(model, arch, weights="codebook", samples=1, seed=6)
+    assert_equal(report)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

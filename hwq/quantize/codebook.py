@@ -19,9 +19,6 @@ Book = npt.NDArray[np.int16]
 NF4 = np.array([-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127], np.int16)
 """The 4-bit NormalFloat of QLoRA (Dettmers et al., 2023) in steps of 1/127 of a block's largest magnitude."""
 
-_ROUNDS = 200
-"""Rounds of Lloyd's algorithm, at most; each lowers the error."""
-
 _INT8 = (-128, 127)
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -31,39 +28,50 @@ _QOPERATORS = {"QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5)}
 """Operators with a stored weight: the inputs that are it and its zero point."""
 
 
-def kmeans(values: Array, bounds: tuple[int, int] = _INT8) -> Book:
-    """Return the book of at most `isa.BOOK_ENTRIES` whole numbers, ascending, that fits `values` best.
+def kmeans(values: Array, entries: int = isa.BOOK_ENTRIES, bounds: tuple[int, int] = _INT8) -> Book:
+    """Return the book of at most `entries` whole numbers, ascending, that has the least squared error on `values`.
 
-    Lloyd's algorithm from where the cube roots of the values' frequencies put the first entries, the optimum's density;
-    nothing is random. One entry is 0: what was 0 stays 0, and weights that the compiler adds need no further entry.
+    It is the optimum, not one that depends on where a search begins: in one dimension clusters are neighbours, so
+    dynamic programming over the levels finds it (Wang and Song, 2011). Unless `values` are few enough to be the book,
+    one entry is 0: what was 0 stays 0, and weights of 0 that the compiler adds need no further entry.
 
     Parameters
     ----------
     values : array of any shape, int or float
-        Weights in the book's unit: stored ones less their zero point, or floats over their scale.
+        Weights in the book's unit: stored ones less their zero point, or floats over their scale. Floats count among
+        the whole number next to them.
+    entries : int
     bounds : (int, int)
-        Of the entries.
+        Of the entries; 0 lies between them.
     """
-    low, high = bounds
-    ordered = np.sort(np.clip(values, low, high).astype(np.float64), axis=None)
-    levels, counts = np.unique(np.rint(ordered), return_counts=True)
-    different = np.unique(ordered)
-    if len(different) <= isa.BOOK_ENTRIES and np.array_equal(different, levels):
+    clipped = np.clip(values, *bounds).astype(np.float64).reshape(-1)
+    whole = np.rint(clipped)
+    levels = np.unique(whole)
+    if len(levels) <= entries and np.array_equal(clipped, whole):
         return levels.astype(np.int16)
-    density = np.cumsum(np.cbrt(counts))
-    places = (np.arange(isa.BOOK_ENTRIES) + 0.5) / isa.BOOK_ENTRIES
-    centres = np.unique(levels[np.searchsorted(density, places * density[-1])])
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    for _ in range(_ROUNDS):
-        middles = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
-        ends = np.concatenate([[0], middles, [len(ordered)]])
-        sizes = np.diff(ends)
-        means = np.where(sizes > 0, np.diff(sums[ends]) / np.maximum(sizes, 1), centres)
-        means[np.argmin(np.abs(means))] = 0
-        if np.array_equal(means, centres):
-            break
-        centres = np.sort(means)
-    return np.unique(np.rint(centres)).astype(np.int16)
+    levels = np.union1d(levels, [0.0])
+    place = np.searchsorted(levels, whole)
+    count, total, square = (_between(np.bincount(place, clipped**power, len(levels))) for power in range(3))
+    entry = np.rint(total / np.maximum(count, 1))
+    zero = int(np.searchsorted(levels, 0))
+    entry[: zero + 1, zero + 1 :] = 0
+    cost = np.where(np.tri(len(entry), dtype=bool), np.inf, square - 2 * entry * total + entry**2 * count)
+    error, begins = np.where(np.arange(len(entry)) == 0, 0.0, np.inf), []
+    for _ in range(min(entries, len(levels))):
+        through = error[:, None] + cost
+        begins.append(through.argmin(axis=0))
+        error = through.min(axis=0)
+    book, end = [], len(levels)
+    for begin in reversed(begins):
+        book.append(entry[begin[end], end])
+        end = begin[end]
+    return np.unique(book).astype(np.int16)
+
+
+def _between(values: Array) -> Array:
+    """Return the sums of `values` from the first index up to the second, which is excluded."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return sums[None, :] - sums[:, None]
 
 
 def encode(values: Array, book: Book) -> npt.NDArray[np.uint8]:
@@ -89,7 +97,7 @@ def share(weight: Array, axis: int = 0, group: int | None = None, bounds: tuple[
     size = len(channels) if group is None else group
     for first in range(0, len(channels), size):
         part = channels[first : first + size]
-        book = kmeans(part, bounds)
+        book = kmeans(part, bounds=bounds)
         out[first : first + size] = book[encode(part, book)]
     return np.moveaxis(out, 0, axis)
 
