@@ -171,12 +171,17 @@ def test_a_book_is_not_used_in_vain():
     assert forms(compile(layer(8, BOOK), programs.tiny(4, 4, 4, 1, **ROOM), **book)) == [(0, 0)], "not on this array"
     wide = programs.tiny(4, 16, 4, 1, **BOOKS)
     assert forms(compile(layer(8, BOOK), wide, **book)) == [(0, 1)]
-    small = Builder()
-    x = small.dequantize(small.quantize(small.input("x", (1, 3, 4, 4)), 0.05, 3), 0.05, 3)
-    weight = np.resize(np.array(BOOK, np.int8), (4, 3, 1, 1))
-    y = small.node("Conv", [x, small.weight(weight, 0.02)])
-    model = small.model(small.dequantize(small.quantize(y, 0.3, -5), 0.3, -5))
-    assert forms(compile(model, config, **book)) == [(0, 0)], "two words of indices and four of the book, for three"
+
+
+@pytest.mark.parametrize(("inputs", "codebook"), [(3, 0), (9, 0), (11, 1)])
+def test_a_book_of_four_words_is_for_more_than_four_words_less(inputs, codebook):
+    model = Builder()
+    x = model.dequantize(model.quantize(model.input("x", (1, inputs, 4, 4)), 0.05, 3), 0.05, 3)
+    y = model.node("Conv", [x, model.weight(np.resize(np.array(BOOK, np.int8), (4, inputs, 1, 1)), 0.02)])
+    model = model.model(model.dequantize(model.quantize(y, 0.3, -5), 0.3, -5))
+    program = compile(model, programs.tiny(4, 4, 4, 1, **BOOKS), golden=False, weights="codebook")
+    assert forms(program) == [(0, codebook)]
+    assert len(program.weights) == min(inputs, -(-inputs // 2) + 4)
 
 
 # In networks
