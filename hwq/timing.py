@@ -28,7 +28,8 @@ class LayerTiming:
     bound : str
         ``mac``, ``weight``, ``fetch``, ``output`` or ``vector``: what sets the tile period; see `bound`.
     first_cycle, end_cycle : int
-        The cycles since the program's start in which its mesh steps or vector reads are issued, the end excluded.
+        The cycles since the program's start in which its mesh steps, or vector reads, are issued, and before them the
+        reads of a codebook; the end excluded.
     """
 
     slot: int

@@ -15,6 +15,7 @@ import pytest
 from hwq import cli, demo, reference
 from hwq.compiler import load
 from hwq.program import Program
+from hwq.quantize.codebook import share_weights
 from tests.onnx_models import Builder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,6 +219,17 @@ def test_compile_reports_memory_and_run_reads_the_program(hwq, folder, tmp_path)
         assert hwq("run", model, "-i", folder / "x.npz", "-o", outputs, "-t", target)[0] == 0
         with np.load(outputs) as values:
             np.testing.assert_array_equal(values["logits"], expected)
+
+
+def test_verify_stores_weights_as_it_is_told(hwq, tmp_path):
+    onnx.save(share_weights(DIGITS), tmp_path / "shared.onnx")
+    sizes = []
+    for weights in ("auto", "codebook"):
+        path = tmp_path / f"{weights}.json"
+        arguments = ["--arch", "sim-4x4", "--targets", "machine", "--samples", 1, "--weights", weights, "--json", path]
+        assert hwq("verify", tmp_path / "shared.onnx", *arguments)[0] == 0
+        sizes.append(sum(layer["weight_bytes"] for layer in json.loads(path.read_text())["layers"]))
+    assert sizes[1] <= 0.5 * 1.03 * sizes[0]
 
 
 def test_verify_writes_the_report(hwq, tmp_path):
