@@ -50,6 +50,8 @@ class ArrayConfig:
         computes two output channels on every multiplier.
     codebooks : int
         1 if layers may have weights that are indices into a codebook of 16 int8 ones, two a byte, else 0.
+    block_scales : int
+        1 if every tap of a convolution or matrix product may have scales of its own, one a channel, else 0.
 
     Raises
     ------
@@ -69,6 +71,7 @@ class ArrayConfig:
     tables: int = 0
     weight_bits: int = 8
     codebooks: int = 0
+    block_scales: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -94,6 +97,7 @@ class ArrayConfig:
         self._require("tables", 0 <= self.tables <= isa.MAX_TABLES, f"in 0..{isa.MAX_TABLES}")
         self._require("weight_bits", self.weight_bits in (4, 8), "4 or 8")
         self._require("codebooks", self.codebooks in (0, 1), "0 or 1")
+        self._require("block_scales", self.block_scales in (0, 1), "0 or 1")
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -117,7 +121,7 @@ class ArrayConfig:
     def block_channels(self, d: Mapping[str, int]) -> int:
         """Return the channels of a full block of descriptor `d`."""
         if d["opcode"] == isa.Opcode.CONV:
-            return 2 * self.cols if d["int4"] else self.cols
+            return 2 * self.cols if d["int4"] and not d["scaled"] else self.cols
         return self.depthwise_cols if d["opcode"] == isa.Opcode.DEPTHWISE else self.lanes
 
     @property
@@ -176,7 +180,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="sim-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512, tables=4,
-            weight_bits=4, codebooks=1,
+            weight_bits=4, codebooks=1, block_scales=1,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
@@ -186,7 +190,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="sim-16x16", rows=16, cols=16, fetch_bytes=16, lanes=8,
             act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512, tables=4,
-            weight_bits=4, codebooks=1,
+            weight_bits=4, codebooks=1, block_scales=1,
         ),
     )
 }  # fmt: skip
@@ -196,8 +200,8 @@ PRESETS: dict[str, ArrayConfig] = {
 def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
-    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` and `codebooks` to 0 and
-    `weight_bits` to 8.
+    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` to 8, `tables`,
+    `codebooks` and `block_scales` to 0.
 
     Raises
     ------

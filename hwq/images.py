@@ -120,14 +120,28 @@ class Images:
         self.params.append(sets)
         return len(self.params) - 1
 
-    def add_weights(self, matrix: npt.NDArray[np.int8], label: str, width: int, form: Form = BYTES) -> int:
-        """Append a (K, channels) matrix in blocks of `width` channels (see `hwq.weights`); return the first word."""
+    def add_weights(
+        self,
+        matrix: npt.NDArray[np.int8],
+        label: str,
+        width: int,
+        form: Form = BYTES,
+        scales: npt.NDArray[np.uint8] | None = None,
+    ) -> int:
+        """Append a (K, channels) matrix in blocks of `width` channels (see `hwq.weights`); return the first word.
+
+        Parameters
+        ----------
+        scales : uint8 (K / form.tap, channels) or None
+            Of the taps, where the form has them.
+        """
         config, first = self.config, self._weight_words
-        if (known := self._same(f"weights {form}", width, matrix, first)) is not None:
+        stored = matrix if scales is None else np.concatenate([matrix, scales.view(np.int8)])
+        if (known := self._same(f"weights {form}", width, stored, first)) is not None:
             return known
         need = self._words(matrix, width, form)
         self._fits("weight memory", "weight_words", first + need, config.weight_words, label)
-        self.weights.append(weights.pack_layer(matrix, width, config.cols, form))
+        self.weights.append(weights.pack_layer(matrix, width, config.cols, form, scales))
         self._weight_words += need
         return first
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,7 +132,8 @@ class Machine:
         narrow = d["int4"] and (not self.config.int4 or d["opcode"] == isa.Opcode.VECTOR)
         bookless = not self.config.codebooks or d["opcode"] == isa.Opcode.VECTOR or d["int4"]
         misread = d["codebook"] not in list(isa.Codebook) or (d["codebook"] and bookless)
-        if stray or zero or shapeless or excess or narrow or misread:
+        scaled = d["scaled"] and (not self.config.block_scales or d["opcode"] != isa.Opcode.CONV)
+        if stray or zero or shapeless or excess or narrow or misread or scaled:
             raise _Stop(isa.ErrorCode.ILLEGAL_FIELD)
         return d
 
@@ -149,7 +151,8 @@ class Machine:
         if int(starts.max()) + d["span"] > self.config.act_bytes:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
         depth = len(taps) * d["span"]
-        matrix = self._matrix(d, depth).astype(np.float32)
+        stored, scales = self._weights(d, depth)
+        matrix = stored.astype(np.float32)
         channels = matrix.shape[1]
         sums = np.empty((len(pixels), channels), np.int32)
         span = np.arange(d["span"], dtype=np.int64)
@@ -157,25 +160,30 @@ class Machine:
         for first in range(0, len(pixels), batch):
             index = starts[first : first + batch, :, None] + span
             operands = self.act[index.reshape(-1, depth)].astype(np.float32)
-            total = np.zeros((len(operands), channels), np.int64)
-            for k in range(0, depth, _CHUNK):
-                total += (operands[:, k : k + _CHUNK] @ matrix[k : k + _CHUNK]).astype(np.int64)
+            if d["scaled"]:
+                parts = (slice(k, k + d["span"]) for k in range(0, depth, d["span"]))
+                terms = (_wrapped(_product(operands[:, part], matrix[part]), weights.TAP_BITS) for part in parts)
+                total = sum(scale * term.astype(np.int64) for scale, term in zip(scales, terms, strict=True))
+            else:
+                total = _product(operands, matrix)
             sums[first : first + batch] = total.astype(np.int32)
-        if d["int4"]:
+        if d["int4"] and not d["scaled"]:
             single = 0 if weights.is_paired(d["last_channels"], cols) else d["last_channels"]
-            spare = np.int32(32 - weights.PAIR_BITS)
-            sums[:, : channels - single] = sums[:, : channels - single] << spare >> spare
+            paired = slice(channels - single)
+            sums[:, paired] = _wrapped(sums[:, paired], weights.PAIR_BITS)
         block, column = np.divmod(np.arange(channels, dtype=np.int64), width)
         return sums, d["param_base"] + block * (width // lanes) + column // lanes, column % lanes
 
-    def _matrix(self, d: dict[str, int], depth: int) -> npt.NDArray[np.int8]:
-        """Return the weights (depth, channels) of a layer."""
+    def _weights(self, d: dict[str, int], depth: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64]]:
+        """Return the weights (depth, channels) of a layer, and (taps, channels) the scales of its taps."""
         cols, width, form = self.config.cols, self.config.block_channels(d), weights.Form.of(d)
         words = weights.layer_words(depth, d["blocks"], width, d["last_channels"], cols, form)
         if d["weight_base"] + words > self.config.weight_words:
             raise _Stop(isa.ErrorCode.WEIGHT_RANGE)
         channels = (d["blocks"] - 1) * width + d["last_channels"]
-        return weights.unpack_layer(self.weights[d["weight_base"] :][:words], depth, channels, width, cols, form)
+        stored = self.weights[d["weight_base"] :][:words]
+        matrix, scales = weights.unpack_layer(stored, depth, channels, width, cols, form)
+        return matrix, scales.astype(np.int64)
 
     def _depthwise(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
         """Return the sums (pixels, channels), and each channel's parameter word and lane."""
@@ -188,7 +196,7 @@ class Machine:
             spans = [1] * len(taps)
         terms = d["repeats"] + 1
         depth = terms * sum(spans)
-        matrix = self._matrix(d, depth).astype(np.int32)
+        matrix = self._weights(d, depth)[0].astype(np.int32)
         sums = np.zeros((len(pixels), len(channel)), np.int32)
         first = 0
         for tap, span in zip(taps, spans, strict=True):
@@ -216,6 +224,20 @@ class Machine:
                 np.maximum(result, operands, out=result)
         assert result is not None
         return result, d["param_base"] + channel // lanes * d["param_step"], channel % lanes
+
+
+def _product(operands: npt.NDArray[np.float32], matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the exact product of matrices of int8 numbers."""
+    total = np.zeros((len(operands), matrix.shape[1]), np.int64)
+    for k in range(0, len(matrix), _CHUNK):
+        total += (operands[:, k : k + _CHUNK] @ matrix[k : k + _CHUNK]).astype(np.int64)
+    return total
+
+
+def _wrapped(sums: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int32]:
+    """Return the signed numbers that the sums' lowest `bits` stand for."""
+    spare = np.int32(32 - bits)
+    return sums.astype(np.int32) << spare >> spare
 
 
 def _requantized(

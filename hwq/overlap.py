@@ -20,7 +20,8 @@ def mark_early(descriptors: Sequence[MutableMapping[str, int]], config: ArrayCon
     """
     for before, d in itertools.pairwise(descriptors):
         on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
-        if on_mesh and not before.get("residual") and _is_safe(isa.complete(before), isa.complete(d), config):
+        prompt = not before.get("residual") and not before.get("scaled")
+        if on_mesh and prompt and _is_safe(isa.complete(before), isa.complete(d), config):
             d["early"] = 1
 
 

@@ -47,6 +47,9 @@ TABLE_LATENCY = 2
 POST_LATENCY = REQUANTIZE_LATENCY + ADD_LATENCY + TABLE_LATENCY
 """From an accumulator to its byte on the write port."""
 
+SCALE_LATENCY = 3
+"""From a tap's sum to the total it is part of, times its scale."""
+
 WRITE_BACK = 1 + POST_LATENCY + WRITE_LATENCY
 """From reading a result out of the mesh, or from a vector's last bytes on the read port, to memory holding it."""
 

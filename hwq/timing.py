@@ -70,7 +70,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
                     walk.follow(before, start)
             walk.layer()
             walk.shift(start)
-            issued, end, before = walk.next_step, walk.end, walk
+            issued, end, before = walk.next_step, walk.end, None if d["scaled"] else walk
         macs = pixels(d) * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), start + 1, issued))
         ended_before, ended = ended, end
@@ -117,7 +117,7 @@ def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
 def has_pairs(d: Mapping[str, int], config: ArrayConfig) -> bool:
     """Return whether a layer's first block has two channels on every column."""
     first = config.block_channels(d) if d["blocks"] > 1 else d["last_channels"]
-    return bool(d["int4"]) and weights.is_paired(first, config.cols)
+    return bool(d["int4"]) and not d["scaled"] and weights.is_paired(first, config.cols)
 
 
 def mesh_steps(d: Mapping[str, int], config: ArrayConfig) -> int:
@@ -158,7 +158,9 @@ def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
         return {"mac": weight_words(d), "fetch": fetch, "output": output}
     parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
     passes = parts + (-(-width // config.fetch_bytes) if d["residual"] else 0)
-    return {"mac": weight_words(d), "fetch": passes * config.rows, "output": output}
+    sums = d["taps_y"] * d["taps_x"] if d["scaled"] else 1
+    steps = weight_words(d) + (sums if d["scaled"] else 0)
+    return {"mac": steps, "fetch": passes * config.rows, "output": sums * output}
 
 
 def bound(d: Mapping[str, int], config: ArrayConfig) -> str:
@@ -187,11 +189,12 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
 
 
-def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:
-    """Return the bytes of the parts of a CONV tile."""
+def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[list[int]]:
+    """Return the bytes of the parts of each of a CONV tile's sums: one, or where taps have scales one a tap."""
     full, rest = divmod(d["span"], config.fetch_bytes)
     tap = [config.fetch_bytes] * full + ([rest] if rest else [])
-    return tap * (d["taps_y"] * d["taps_x"])
+    taps = d["taps_y"] * d["taps_x"]
+    return [tap] * taps if d["scaled"] else [tap * taps]
 
 
 class _Walk:
@@ -213,7 +216,7 @@ class _Walk:
     @property
     def end(self) -> int:
         """When the last result is in memory."""
-        return self.free - 1 + pipeline.WRITE_BACK
+        return self.free - 1 + pipeline.WRITE_BACK + (pipeline.SCALE_LATENCY if self._d["scaled"] else 0)
 
     def follow(self, before: _Walk, start: int) -> None:
         """Begin at `start` while the output path still works for the layer `before`."""
@@ -225,7 +228,7 @@ class _Walk:
         d, width = self._d, self._config.block_channels(self._d)
         for block in range(d["blocks"]):
             channels = d["last_channels"] if block == d["blocks"] - 1 else width
-            self._paired = bool(d["int4"]) and weights.is_paired(channels, self._config.cols)
+            self._paired = bool(d["int4"]) and not d["scaled"] and weights.is_paired(channels, self._config.cols)
             if weights.has_book(d["codebook"], block):
                 self.next_step += pipeline.BOOK_LOAD
             if d["opcode"] == isa.Opcode.CONV:
@@ -288,19 +291,22 @@ class _Walk:
             launch = max(self.launch, self.drained[0])
             self.launch = launch + self._config.rows
             ready = launch + self._config.rows + pipeline.READ_LATENCY
-        final = len(self._parts) - 1
-        for index, count in enumerate(self._parts):
-            launch = max(self.launch, self.taken)
-            self.launch = launch + self._config.rows
-            take = max(launch + pipeline.PART_LATENCY, self.next_step)
-            if index == final:
-                step = max(take + count - 1, self.hold, ready)
-                self.taken = step if count == 1 else take
-                self.next_step = step + 1
-            else:
-                self.taken = take
-                self.next_step = take + count
-        self._end_tile(step, drain)
+        for index, parts in enumerate(self._parts):
+            self.next_step += self._d["scaled"]
+            for count in parts[:-1]:
+                self.taken = self._take()
+                self.next_step = self.taken + count
+            take, final = self._take(), index == len(self._parts) - 1
+            step = max(take + parts[-1] - 1, self.hold, ready if final else 0)
+            self.taken = step if parts[-1] == 1 else take
+            self.next_step = step + 1
+            self._end_sum(step, drain, final)
+
+    def _take(self) -> int:
+        """Launch a part; return when it is taken."""
+        launch = max(self.launch, self.taken)
+        self.launch = launch + self._config.rows
+        return max(launch + pipeline.PART_LATENCY, self.next_step)
 
     def _row_tile(self, pixels: int, runs: list[int], drain: int) -> None:
         """Advance by one tile of `pixels` pixels of a DEPTHWISE layer; its last run begins once it can end."""
@@ -308,23 +314,24 @@ class _Walk:
         begin = self.next_step + sum(pixels + span - 1 for span in runs[:-1])
         step = max(begin, self.hold - (last - 1)) + last - 1
         self.next_step = step + 1
-        self._end_tile(step, drain)
+        self._end_sum(step, drain)
 
     def _strip(self, steps: int, lead: int, drains: Sequence[int]) -> None:
         """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
         begin = max(self.next_step, self.hold - lead, self.free - self._first_read - lead)
         for tile, drain in enumerate(drains):
             period = self._config.strip_columns * pipeline.STRIP_STEPS
-            self._end_tile(begin + lead + tile * period, drain)
+            self._end_sum(begin + lead + tile * period, drain)
         self.next_step = begin + steps
 
-    def _end_tile(self, step: int, drain: int) -> None:
-        """Let the tile's last step be at `step`."""
+    def _end_sum(self, step: int, drain: int, final: bool = True) -> None:
+        """Let the last step of a sum be at `step`; it is its tile's `final` one."""
         self.last_step = step
         start_in = max(self._first_read, self.free - step)
         self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired)
         self.free = step + start_in + drain
-        self.drained = [*self.drained[1:], self.free]
+        if final:
+            self.drained = [*self.drained[1:], self.free]
 
     def _relative(self) -> tuple[int, ...]:
         """Return all that later tiles depend on, relative to the last step."""

@@ -10,6 +10,9 @@ words. Of 4-bit weights (`int4` in a descriptor) there are two forms, by the cha
 Indices (`codebook` in a descriptor) have the second form, in blocks of up to `cols` channels. A *book* of
 `isa.BOOK_ENTRIES` int8 weights lies before the first block, or before each: entry e is byte e % cols of its word
 e // cols.
+
+Where taps have scales (`scaled`), the weights of a block are those of its taps, each by itself in one of the unpaired
+forms, after a word that holds the channels' scales. A book comes before the first of them.
 """
 
 from __future__ import annotations
@@ -23,26 +26,50 @@ import numpy.typing as npt
 from hwq import isa
 
 Array = npt.NDArray[np.int8]
+Scales = npt.NDArray[np.uint8]
 
 PAIR_BITS = 24
 """Width of each of the two accumulators of a paired column; they wrap."""
 
+TAP_BITS = 24
+"""Width of the sum that a tap's scale multiplies; it wraps."""
+
+MAX_TAP = 256
+"""Steps of the longest tap whose sums `TAP_BITS` hold whatever its operands."""
+
+SCALE_MAX = 255
+"""Largest scale of a tap."""
+
 
 @dataclass(frozen=True)
 class Form:
-    """How a layer's weights are stored: its descriptor's fields of these names; bytes where both are 0."""
+    """How a layer's weights are stored; bytes where all are 0.
+
+    Members
+    -------
+    int4, codebook : int
+        The descriptor's fields of these names.
+    tap : int
+        Steps of a tap where taps have scales, else 0.
+    """
 
     int4: int = 0
     codebook: int = isa.Codebook.NONE
+    tap: int = 0
 
     @classmethod
     def of(cls, d: Mapping[str, int]) -> Form:
         """Return the form that descriptor `d` names."""
-        return cls(d["int4"], d["codebook"])
+        return cls(d["int4"], d["codebook"], d["span"] if d["scaled"] else 0)
 
     def fields(self) -> dict[str, int]:
         """Return the descriptor's fields."""
-        return {"int4": self.int4, "codebook": int(self.codebook)}
+        return {"int4": self.int4, "codebook": int(self.codebook), "scaled": int(self.tap > 0)}
+
+    @property
+    def halves(self) -> int:
+        """1 if two weights share a byte, else 0."""
+        return int(self.int4 or self.codebook > 0)
 
 
 BYTES = Form()
@@ -91,8 +118,10 @@ def block_words(depth: int, channels: int, cols: int, halves: int) -> int:
 
 def layer_words(depth: int, blocks: int, width: int, last_channels: int, cols: int, form: Form) -> int:
     """Return the weight words of `blocks` blocks of `width` channels, `last_channels` in the last."""
-    halves = int(form != BYTES)
-    full, last = (block_words(depth, channels, cols, halves) for channels in (width, last_channels))
+    taps, steps = (depth // form.tap, form.tap) if form.tap else (1, depth)
+    full, last = (
+        taps * ((form.tap > 0) + block_words(steps, channels, cols, form.halves)) for channels in (width, last_channels)
+    )
     books = sum(has_book(form.codebook, block) for block in range(blocks)) * book_words(cols)
     return books + (blocks - 1) * full + last
 
@@ -120,8 +149,11 @@ def fitting_codebook(matrix: Array, width: int) -> isa.Codebook:
     return isa.Codebook.BLOCK if fits else isa.Codebook.NONE
 
 
-def pack_layer(matrix: Array, width: int, cols: int, form: Form) -> Array:
-    """Return the weight words (n, cols) of a layer (K, channels) in blocks of `width` channels."""
+def pack_layer(matrix: Array, width: int, cols: int, form: Form, scales: Scales | None = None) -> Array:
+    """Return the weight words (n, cols) of a layer (K, channels) in blocks of `width` channels.
+
+    `scales` (K / form.tap, channels) are its taps', where the form has them.
+    """
     out, book = [], np.unique(matrix)
     for index, first in enumerate(range(0, matrix.shape[1], width)):
         block = matrix[:, first : first + width]
@@ -132,23 +164,41 @@ def pack_layer(matrix: Array, width: int, cols: int, form: Form) -> Array:
             out[-1].reshape(-1)[: len(book)] = book
         if form.codebook:
             block = np.searchsorted(book, block).astype(np.int8)
-        out.append(pack(block, cols, int(form != BYTES)))
+        for tap, steps in enumerate(_taps(form, len(block))):
+            if scales is not None:
+                out.append(np.zeros((1, cols), np.int8))
+                out[-1][0, : block.shape[1]] = scales[tap, first : first + width].view(np.int8)
+            out.append(pack(block[steps], cols, form.halves))
     return np.concatenate(out)
 
 
-def unpack_layer(words: Array, depth: int, channels: int, width: int, cols: int, form: Form) -> Array:
-    """Return the layer (depth, channels) that `pack_layer` made `words` of."""
-    out, book, halves, first = [], words[:0].reshape(-1), int(form != BYTES), 0
+def unpack_layer(words: Array, depth: int, channels: int, width: int, cols: int, form: Form) -> tuple[Array, Scales]:
+    """Return the layer (depth, channels), and the scales (taps, channels), that `pack_layer` made `words` of."""
+    taps = _taps(form, depth)
+    matrix, scales = np.empty((depth, channels), np.int8), np.empty((len(taps) if form.tap else 0, channels), np.uint8)
+    book, first = words[:0].reshape(-1), 0
     for index, channel in enumerate(range(0, channels, width)):
         count = min(width, channels - channel)
         if has_book(form.codebook, index):
             book = words[first : first + book_words(cols)].reshape(-1)
             first += book_words(cols)
-        end = first + block_words(depth, count, cols, halves)
-        block = unpack(words[first:end], depth, count, cols, halves)
-        out.append(book[block & isa.BOOK_ENTRIES - 1] if form.codebook else block)
-        first = end
-    return np.concatenate(out, axis=1)
+        own = slice(channel, channel + count)
+        for tap, steps in enumerate(taps):
+            if form.tap:
+                scales[tap, own] = words[first, :count].view(np.uint8)
+                first += 1
+            length = steps.stop - steps.start
+            end = first + block_words(length, count, cols, form.halves)
+            block = unpack(words[first:end], length, count, cols, form.halves)
+            matrix[steps, own] = book[block & isa.BOOK_ENTRIES - 1] if form.codebook else block
+            first = end
+    return matrix, scales
+
+
+def _taps(form: Form, depth: int) -> list[slice]:
+    """Return the runs of a block's steps that lie together."""
+    length = form.tap or depth
+    return [slice(first, first + length) for first in range(0, depth, length)]
 
 
 def pack(block: Array, cols: int, halves: int) -> Array:

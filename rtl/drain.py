@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout
+from rtl.paired import wide_blocks
 from rtl.walker import WalkerControl
 
 
@@ -14,7 +15,7 @@ class Drain(wiring.Component):
     """Walk a tile group by group of `lanes` columns, row by row within a group, and give each result its address.
 
     A CONV tile's pixels run on over the end of a row of the map, those of a DEPTHWISE tile stop there. A strip's
-    pixels run down its two rows column by column.
+    pixels run down its two rows column by column. Where taps have scales, a tile is walked once for each tap.
 
     The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
     was issued and the next tile may follow as soon as the read has ended.
@@ -33,6 +34,7 @@ class Drain(wiring.Component):
     o_columns, o_pairs, o_high : its columns, the `lanes` from ``lanes * o_columns`` on; they hold two channels each;
         the high one is meant
     o_valid : the row holds a pixel
+    o_first, o_last, o_sum_end : the tile's first tap with scales is being read, its last; the tap's last read
     o_final : the layer's last read
     o_param : parameter word of the group
     o_address, o_count : where the group's bytes go, and how many of them exist
@@ -56,6 +58,9 @@ class Drain(wiring.Component):
                 "o_pairs": Out(1),
                 "o_high": Out(1),
                 "o_valid": Out(1),
+                "o_first": Out(1),
+                "o_last": Out(1),
+                "o_sum_end": Out(1),
                 "o_final": Out(1),
                 "o_param": Out(address_shape),
                 "o_address": Out(address_shape),
@@ -88,8 +93,8 @@ class Drain(wiring.Component):
         depthwise, exists, hidden = Signal(), Signal(), Signal()
         strips_left, map_end, last_strip = Signal(16), Signal(), Signal()
         strip_base = Signal(address_shape)
-        int4, columns_end = d.int4 & int(config.int4), Signal()
-        block_channels = Mux(depthwise, config.depthwise_cols, cols << int4)
+        wide, columns_end = wide_blocks(d, config), Signal()
+        block_channels = Mux(depthwise, config.depthwise_cols, cols << wide)
         pixels, kept_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         in_row = Mux(depthwise & ~strips & (self.ofm.row_left < rows), self.ofm.row_left, rows)
         with m.If(self.o_row == 0):
@@ -104,9 +109,10 @@ class Drain(wiring.Component):
             channels_left.eq(Mux(last_block, d.last_channels, block_channels) - offset),
             group_end.eq(channels_left <= lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
-            self.o_pairs.eq(int4 & ~depthwise & (~last_block | (d.last_channels > cols))),
+            self.o_pairs.eq(wide & ~depthwise & (~last_block | (d.last_channels > cols))),
             row_end.eq(self.o_row == Mux(group_end, pixels - 1, rows - 1)),
-            tile_end.eq(self.o_read & row_end & group_end),
+            self.o_sum_end.eq(self.o_read & row_end & group_end),
+            tile_end.eq(self.o_sum_end & self.o_last),
             exists.eq(self.o_row < pixels),
             map_end.eq(tile_end & self.ofm.final),
             last_strip.eq(strips_left <= 1),
@@ -127,7 +133,7 @@ class Drain(wiring.Component):
                 )
             ),
             self.ofm.step.eq(self.o_read & exists),
-            self.ofm.rewind.eq(self.o_read & row_end & ~group_end),
+            self.ofm.rewind.eq(self.o_read & row_end & ~tile_end),
             self.ofm.commit.eq(tile_end),
         ]
         with m.If(self.ofm.start):
@@ -136,13 +142,26 @@ class Drain(wiring.Component):
                 m.d.sync += [block_base.eq(self.ofm.base), strips_left.eq(d.strips)]
 
         with m.If(self.o_read):
-            m.d.sync += [running.eq(~tile_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]
+            m.d.sync += [running.eq(~self.o_sum_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]
             with m.If(row_end):
                 m.d.sync += [
                     self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
                     self.o_columns.eq(Mux(group_end | columns_end, 0, self.o_columns + 1)),
                     self.o_high.eq(~group_end & (self.o_high | columns_end)),
                 ]
+        if not config.block_scales:
+            m.d.comb += self.o_last.eq(1)
+        else:
+            taps_x_left, taps_y_left = Signal.like(d.taps_x), Signal.like(d.taps_y)
+            m.d.comb += self.o_last.eq(~d.scaled | ((taps_x_left == 1) & (taps_y_left == 1)))
+            with m.If(self.o_sum_end):
+                m.d.sync += [self.o_first.eq(tile_end), taps_x_left.eq(taps_x_left - 1)]
+                with m.If(taps_x_left == 1):
+                    m.d.sync += [taps_x_left.eq(d.taps_x), taps_y_left.eq(taps_y_left - 1)]
+                with m.If(tile_end):
+                    m.d.sync += taps_y_left.eq(d.taps_y)
+            with m.If(self.i_start):
+                m.d.sync += [self.o_first.eq(1), taps_x_left.eq(d.taps_x), taps_y_left.eq(d.taps_y)]
         with m.If(due & (running | waiting | self.i_start)):
             m.d.sync += waiting.eq(1)
         with m.Elif(waiting & ~running & ~self.i_start):

@@ -8,17 +8,20 @@ from amaranth.utils import ceil_log2
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout
+from rtl.paired import wide_blocks
 from rtl.walker import WalkerControl
 
 RESIDUAL_BUFFERS = pipeline.RESIDUAL_BUFFERS
 
 
 def part_layout(config: ArrayConfig) -> data.StructLayout:
-    """Return what the issuer must know of a part: bytes, last of its tile, the tile's pixels and place in the layer."""
+    """Return what the issuer must know of a part: bytes, last of its sum, its tile's pixels and place."""
+    sums = {"sum_end": 1} if config.block_scales else {}
     return data.StructLayout(
         {
             "count": unsigned(ceil_log2(config.fetch_bytes) + 1),
             "tile_end": 1,
+            **sums,
             "pixels": range(config.rows + 1),
             "block_end": 1,
             "last_block": 1,
@@ -85,7 +88,7 @@ class Fetch(wiring.Component):
         m = Module()
         config, d = self._config, self.i_descriptor
         rows, fetch = config.rows, config.fetch_bytes
-        width = config.cols << (d.int4 & int(config.int4))  # of a block
+        width = config.cols << wide_blocks(d, config)
 
         running, residual_phase = self.o_running, Signal()
         row = Signal(range(rows))
@@ -124,6 +127,8 @@ class Fetch(wiring.Component):
             self.o_part.block_end.eq(self.ifm.left <= rows),
             self.o_part.last_block.eq(last_block),
         ]
+        if config.block_scales:
+            m.d.comb += self.o_part.sum_end.eq(tile_end | (span_end & d.scaled))
         with m.If(residual_phase):
             m.d.comb += [
                 self.o_address.eq(self.res.address + slice_offset),

@@ -9,6 +9,7 @@ from hwq.config import ArrayConfig
 from rtl.depthwise import StepSource
 from rtl.fetch import part_layout
 from rtl.layouts import address_shape, descriptor_layout
+from rtl.paired import wide_blocks
 
 
 class Issue(wiring.Component):
@@ -20,6 +21,9 @@ class Issue(wiring.Component):
     before its first step, one a cycle, `BOOK_LOAD` in all, by the way that weights take. The counters run on from layer
     to layer.
 
+    Where taps have scales, each tap has a sum of its own, which ends as a tile does, and takes a cycle more: the first,
+    in which its scales are read.
+
     Latency: operands reach the mesh's edge `ISSUE_TO_EDGE` cycles after `o_step`. Throughput: one step a cycle.
 
     Members
@@ -30,8 +34,9 @@ class Issue(wiring.Component):
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
     o_free : the serializers' waiting half is free, or is being taken in this cycle
-    o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its tile's first, last
-    o_weight, o_zero : address of the step's or entry's weight word; the weights are zero instead
+    o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its sum's first, last
+    o_scale : instead of a step, the scales of a tap are read
+    o_weight, o_zero : address of the step's, scales' or entry's weight word; the weights are zero instead
     o_pairs, o_steps, o_odd : the word has the weights of two channels, of two steps, of which the later is meant
     o_indices : the weights are indices into the book
     o_book, o_entry, o_column : no step, but this entry of a book is read: byte `o_column` of the word
@@ -52,6 +57,7 @@ class Issue(wiring.Component):
                 "depthwise": In(StepSource(config)),
                 "o_free": Out(1),
                 "o_step": Out(1),
+                "o_scale": Out(1),
                 "o_take": Out(1),
                 "o_first": Out(1),
                 "o_last": Out(1),
@@ -83,7 +89,7 @@ class Issue(wiring.Component):
         # the step at the head: the next byte of the active part, or the first of the waiting one
         fresh, head_last, head_block_end, head_last_block = Signal(), Signal(), Signal(), Signal()
         available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
-        head_first, head_end = Signal(), Signal()  # the latter: of its block
+        head_first, head_end, head_tile_end = Signal(), Signal(), Signal()  # the second: of its block
         head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
         m.d.comb += [
@@ -94,6 +100,7 @@ class Issue(wiring.Component):
             m.d.comb += [
                 available.eq(1),
                 head_last.eq(steps.last),
+                head_tile_end.eq(steps.last),
                 head_first.eq(steps.first),
                 head_pixels.eq(steps.pixels),
                 head_end.eq(steps.end),
@@ -104,33 +111,36 @@ class Issue(wiring.Component):
         with m.Else():
             first_byte, next_byte = waiting.count == 1, active.count == 1
             m.d.comb += [
-                available.eq(~fresh | full),
-                head_last.eq(Mux(fresh, waiting.tile_end & first_byte, active.tile_end & next_byte)),
+                available.eq((~fresh | full) & ~self.o_scale),
+                head_last.eq(head_tile_end),
+                head_tile_end.eq(Mux(fresh, waiting.tile_end & first_byte, active.tile_end & next_byte)),
                 head_pixels.eq(Mux(fresh, waiting.pixels, active.pixels)),
                 head_block_end.eq(Mux(fresh, waiting.block_end, active.block_end)),
                 head_last_block.eq(Mux(fresh, waiting.last_block, active.last_block)),
                 head_first.eq(tile_begin),
-                head_end.eq(head_last & head_block_end),
+                head_end.eq(head_tile_end & head_block_end),
             ]
+            if config.block_scales:
+                m.d.comb += head_last.eq(Mux(fresh, waiting.sum_end & first_byte, active.sum_end & next_byte))
 
-        int4, wide = d.int4 & int(config.int4), Signal()
+        wide, paired = wide_blocks(d, config), Signal()
         m.d.comb += [
             self.o_indices.eq((d.codebook != isa.Codebook.NONE) & config.codebooks),
-            wide.eq(~head_last_block | (d.last_channels > config.cols)),
-            self.o_pairs.eq(int4 & ~depthwise & wide),
-            self.o_steps.eq((int4 & ~self.o_pairs) | self.o_indices),
+            paired.eq(~head_last_block | (d.last_channels > config.cols)),
+            self.o_pairs.eq(wide & ~depthwise & paired),
+            self.o_steps.eq((d.int4 & int(config.int4) & ~self.o_pairs) | self.o_indices),
         ]
 
         # output path: cycles until a last step may come again, until the drain is free
         hold, busy = Signal(16), Signal(16)
         first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
-        full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << int4)
+        full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << wide)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
         start_in, drain_cycles, may_begin, may_end = Signal(16), Signal(16), Signal(), Signal()
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(config.rows * (Mux(head_last_block, last_groups, full_groups) - 1) + head_pixels),
-            may_end.eq((hold == 0) & (~d.residual | (residuals != 0))),
+            may_end.eq((hold == 0) & (~d.residual | ~head_tile_end | (residuals != 0))),
             may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
             self.o_first.eq(head_first),
@@ -145,7 +155,7 @@ class Issue(wiring.Component):
             hold.eq(Mux(hold == 0, 0, hold - 1)),
             busy.eq(Mux(busy == 0, 0, busy - 1)),
         ]
-        layer_last = head_block_end & head_last_block
+        layer_last = head_tile_end & head_block_end & head_last_block
         slack, paired_slack = (pipeline.overwrite_slack(config, paired) for paired in (False, True))
         with m.If(self.o_last):
             # this tile's read starts in start_in cycles
@@ -176,14 +186,25 @@ class Issue(wiring.Component):
                 m.d.sync += self.o_running.eq(0)
         with m.If(self.o_last):
             m.d.sync += self.o_odd.eq(0)
-            with m.If(head_block_end):
+            with m.If(head_tile_end & head_block_end):
                 m.d.sync += [weight_block.eq(next_block), self.o_weight.eq(next_block)]
-            with m.Else():
+            with m.Elif(head_tile_end):
                 m.d.sync += self.o_weight.eq(weight_block)
+            with m.Else():
+                m.d.sync += self.o_weight.eq(next_block)
 
-        with m.If(self.i_residual_ready & ~(self.o_last & d.residual)):
+        if config.block_scales:
+            unscaled = Signal()  # the tap's scales are to be read
+            m.d.comb += self.o_scale.eq(self.o_running & unscaled & ~self.o_book)
+            with m.If(self.i_start | self.o_last):
+                m.d.sync += unscaled.eq(d.scaled)
+            with m.Elif(self.o_scale):
+                m.d.sync += [unscaled.eq(0), self.o_weight.eq(self.o_weight + 1)]
+
+        used = self.o_last & head_tile_end & d.residual
+        with m.If(self.i_residual_ready & ~used):
             m.d.sync += residuals.eq(residuals + 1)
-        with m.If(~self.i_residual_ready & self.o_last & d.residual):
+        with m.If(~self.i_residual_ready & used):
             m.d.sync += residuals.eq(residuals - 1)
 
         with m.If(self.i_clear):

@@ -11,6 +11,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq import isa
+from hwq.config import ArrayConfig
 from hwq.weights import PAIR_BITS
 from rtl.codebook import Codebook
 
@@ -58,6 +59,12 @@ def chosen_sum(sums: data.View, pairs: Value, high: Value) -> Value:
     """Return the 32-bit sum that `sums` holds, of a paired column the lower or the higher one."""
     half = Mux(high, sums.high, sums.low).as_signed()
     return Mux(pairs, half, Cat(sums.low, sums.high[: 32 - PAIR_BITS]).as_signed())
+
+
+def wide_blocks(descriptor: data.View, config: ArrayConfig) -> Value:
+    """Return whether a layer's full blocks of channels have two on every column."""
+    wide = descriptor.int4 & int(config.int4)
+    return wide & ~descriptor.scaled if config.block_scales else wide
 
 
 class Multiplier(wiring.Component):

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import descriptor_layout, field_slice
+from rtl.paired import wide_blocks
 
 
 class Sequencer(wiring.Component):
@@ -109,9 +110,8 @@ class Sequencer(wiring.Component):
                 m.d.sync += [loading.eq(0), loaded.eq(1)]
 
         # check: the opcode, then the counts
-        int4 = upcoming.int4 & int(config.int4)
         starts = {
-            isa.Opcode.CONV: (self.o_conv, config.cols << int4),
+            isa.Opcode.CONV: (self.o_conv, config.cols << wide_blocks(upcoming, config)),
             isa.Opcode.DEPTHWISE: (self.o_depthwise, config.depthwise_cols),
             isa.Opcode.VECTOR: (self.o_vector, config.lanes),
         }
@@ -133,6 +133,7 @@ class Sequencer(wiring.Component):
         bookless = not config.codebooks or (upcoming.opcode == isa.Opcode.VECTOR) | upcoming.int4
         known_book = upcoming.codebook.matches(*isa.Codebook)
         misread = ~known_book | ((upcoming.codebook != isa.Codebook.NONE) & bookless)
+        scaled = upcoming.scaled & (not config.block_scales or upcoming.opcode != isa.Opcode.CONV)
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         early, inside = Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
@@ -144,7 +145,10 @@ class Sequencer(wiring.Component):
             bad_opcode.eq(~halt & ~known),
             bad_field.eq(
                 known
-                & (_any(zero) | stray | too_many | shapeless | narrow | misread | (upcoming.table > config.tables))
+                & (
+                    (_any(zero) | stray | too_many | shapeless | narrow | misread | scaled)
+                    | (upcoming.table > config.tables)
+                )
             ),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
@@ -156,6 +160,7 @@ class Sequencer(wiring.Component):
                 & ~self.i_fetching
                 & ~self.i_layer_done
                 & upcoming.early
+                & ~(self.o_descriptor.scaled & config.block_scales)
                 & self.o_descriptor.opcode.matches(*on_mesh)
                 & upcoming.opcode.matches(*on_mesh)
                 & ~bad_field

@@ -12,12 +12,14 @@ from amaranth.utils import ceil_log2
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.act_ram import ActRam
+from rtl.block_scales import BlockScales
 from rtl.bus import BusSignature
 from rtl.depthwise import Depthwise, StepSource
 from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
 from rtl.issue import Issue
+from rtl.layouts import address_shape
 from rtl.mesh import Mesh, shadow_shape
 from rtl.paired import WeightUnpack, chosen_sum
 from rtl.pipeline import delayed
@@ -271,6 +273,50 @@ class Accelerator(wiring.Component):
         group_in_slice = Signal(range(max(2, group_lanes)))
         place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1)}))
         picked_valid, picked_final = Signal(), Signal()
+        accs = picked
+        result_layout = data.StructLayout(
+            {
+                "valid": 1,
+                "final": 1,
+                "row": range(rows),
+                "group": drain.o_group.shape(),
+                "param": address_shape,
+                "address": address_shape,
+                "count": range(lanes + 1),
+                "buffer": drain.o_buffer.shape(),
+            }
+        )
+        result = Signal(result_layout)
+        m.d.comb += [
+            result.valid.eq(drain.o_read & drain.o_valid & drain.o_last & ~abort),
+            result.final.eq(drain.o_read & drain.o_final & ~abort),
+            *(result[name].eq(getattr(drain, f"o_{name}")) for name in list(result_layout.members)[2:]),
+        ]
+        if config.block_scales:
+            m.submodules.scales = scales = BlockScales(config)
+            assert scales.LATENCY == pipeline.SCALE_LATENCY <= pipeline.READ_LATENCY, "second operands are kept so long"
+            m.d.comb += [
+                scales.i_start.eq(sequencer.o_conv),
+                scales.i_write.eq(delayed(m, issue.o_scale, pipeline.WEIGHT_DELAY + 1)),
+                scales.i_word.eq(weights.o_word),
+                scales.i_read.eq(drain.o_read),
+                scales.i_row.eq(drain.o_row),
+                scales.i_columns.eq(drain.o_columns),
+                scales.i_first.eq(drain.o_first),
+                scales.i_end.eq(drain.o_sum_end & descriptor.scaled),
+                scales.i_sum.eq(picked),
+            ]
+            late, use_scales = result, descriptor.scaled
+            for stage in range(scales.LATENCY):
+                later = Signal(result_layout, name=f"result_{stage}")
+                m.d.sync += later.eq(late)
+                with m.If(abort | ~use_scales):
+                    m.d.sync += [later.valid.eq(0), later.final.eq(0)]
+                late = later
+            chosen_result = Signal(result_layout)
+            m.d.comb += chosen_result.eq(Mux(use_scales, late.as_value(), result.as_value()))
+            result, accs = chosen_result, Signal.like(picked)
+            m.d.comb += accs.eq(Mux(delayed(m, use_scales, 1), scales.o.as_value(), picked.as_value()))
         # one-hot selection: a third of a multiplexer's LUTs
         reading = Signal(rows * config.groups)
         m.d.comb += [
@@ -285,26 +331,26 @@ class Accelerator(wiring.Component):
             m.d.comb += Value.cast(shadow).eq(functools.reduce(operator.or_, masked))
             m.d.sync += picked[lane].eq(chosen_sum(shadow, drain.o_pairs, drain.o_high) if config.int4 else shadow)
         m.d.sync += [
-            picked_valid.eq(drain.o_read & drain.o_valid & ~abort),
-            picked_final.eq(drain.o_read & drain.o_final & ~abort),
-            place.address.eq(drain.o_address),
-            place.count.eq(drain.o_count),
-            group_in_slice.eq(drain.o_group),
+            picked_valid.eq(result.valid & ~abort),
+            picked_final.eq(result.final & ~abort),
+            place.address.eq(result.address),
+            place.count.eq(result.count),
+            group_in_slice.eq(result.group),
         ]
         second_bytes = second_read.data.word_select(group_in_slice[: ceil_log2(group_lanes)], 8 * lanes)
         m.d.comb += [
             second_read.addr.eq(
                 Cat(
-                    drain.o_row[: slot_bits[0]],
-                    (drain.o_group >> ceil_log2(group_lanes))[: slot_bits[1]],
-                    drain.o_buffer[: slot_bits[2]],
+                    result.row[: slot_bits[0]],
+                    (result.group >> ceil_log2(group_lanes))[: slot_bits[1]],
+                    result.buffer[: slot_bits[2]],
                 )
             ),
             vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes]),
-            params.i_address.eq(Mux(use_vector, vector.o_param, drain.o_param)),
+            params.i_address.eq(Mux(use_vector, vector.o_param, result.param)),
             post.i_valid.eq(Mux(use_vector, vector.o_valid, picked_valid)),
             post.i_final.eq(Mux(use_vector, vector.o_final, picked_final)),
-            post.i_acc.as_value().eq(Mux(use_vector, vector.o_acc.as_value(), picked.as_value())),
+            post.i_acc.as_value().eq(Mux(use_vector, vector.o_acc.as_value(), accs.as_value())),
             post.i_residual.as_value().eq(Mux(use_vector, vector.o_residual.as_value(), second_bytes)),
             post.i_address.eq(Mux(use_vector, vector.o_write_address, place.address)),
             post.i_count.eq(Mux(use_vector, vector.o_write_count, place.count)),
@@ -320,7 +366,10 @@ class Accelerator(wiring.Component):
         m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | post.o_final))
         weight_past, param_past = Signal(), Signal()
         m.d.sync += [
-            weight_past.eq((issue.o_book | (issue.o_step & ~issue.o_zero)) & (issue.o_weight >= config.weight_words)),
+            weight_past.eq(
+                (issue.o_book | issue.o_scale | (issue.o_step & ~issue.o_zero))
+                & (issue.o_weight >= config.weight_words)
+            ),
             param_past.eq(
                 (drain.o_read & (drain.o_param >= config.param_words))
                 | (vector.o_emit & (vector.o_param >= config.param_words))

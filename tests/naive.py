@@ -36,7 +36,8 @@ def run(machine: Machine) -> None:
             return
         conv = d["opcode"] == isa.Opcode.CONV
         depthwise = d["opcode"] == isa.Opcode.DEPTHWISE
-        width = config.cols << d["int4"] if conv else config.depthwise_cols if depthwise else config.lanes
+        wide = d["int4"] and not d["scaled"]
+        width = config.cols << wide if conv else config.depthwise_cols if depthwise else config.lanes
         channels = (d["blocks"] - 1) * width + d["last_channels"]
         walks = {name: _Walk(d, name) for name in ("ifm", "res", "ofm")}
         results = {}
@@ -57,7 +58,11 @@ def run(machine: Machine) -> None:
                             total = (total or 0) + int(act[address + i * d["ifm_x_step"] + channel]) * weight
                             k += 1
                         continue
-                    if conv:
+                    if conv and d["scaled"]:
+                        scale, weights = _scaled_tap(machine, d, block, tap, column)
+                        part = sum(int(act[address + i]) * weight for i, weight in enumerate(weights))
+                        total = (total or 0) + scale * ((part + (1 << 23)) % (1 << 24) - (1 << 23))
+                    elif conv:
                         for i in range(d["span"]):
                             depth = d["taps_y"] * d["taps_x"] * d["span"]
                             weight = _weight(machine, d, depth, block, k, column)
@@ -70,7 +75,7 @@ def run(machine: Machine) -> None:
                         else:
                             total = total + value if d["reduce"] == isa.Reduce.SUM else max(total, value)
                 assert total is not None
-                if conv and d["int4"] and (block < d["blocks"] - 1 or d["last_channels"] > config.cols):
+                if conv and wide and (block < d["blocks"] - 1 or d["last_channels"] > config.cols):
                     total = (total + (1 << 23)) % (1 << 24) - (1 << 23)
                 word = d["param_base"]
                 if conv or depthwise:
@@ -133,14 +138,37 @@ def _weight(machine: Machine, d: dict[str, int], depth: int, block: int, k: int,
 
 def _entry(machine: Machine, d: dict[str, int], depth: int, block: int, k: int, channel: int) -> int:
     """Return the entry of a book that weight k of a channel of a block names."""
-    cols, of_block = machine.config.cols, d["codebook"] == 2
-    book_words = (16 + cols - 1) // cols
+    of_block = d["codebook"] == 2
+    book_words = (16 + machine.config.cols - 1) // machine.config.cols
     books = block + 1 if of_block else 1
     first = d["weight_base"] + block * ((depth + 1) // 2) + books * book_words
     byte = int(machine.weights[first + k // 2, channel])
-    index = (byte >> 4 if k % 2 else byte) & 15
-    book = first - book_words if of_block else d["weight_base"]
-    return int(machine.weights[book + index // cols, index % cols])
+    return _book_entry(machine, first - book_words if of_block else d["weight_base"], byte >> 4 if k % 2 else byte)
+
+
+def _book_entry(machine: Machine, book: int, index: int) -> int:
+    cols = machine.config.cols
+    return int(machine.weights[book + (index & 15) // cols, (index & 15) % cols])
+
+
+def _scaled_tap(machine: Machine, d: dict[str, int], block: int, tap: int, column: int) -> tuple[int, list[int]]:
+    """Return the scale and the weights of a tap of a channel."""
+    taps, span, halves = d["taps_y"] * d["taps_x"], d["span"], d["int4"] or d["codebook"]
+    words = 1 + ((span + 1) // 2 if halves else span)
+    book_words = (16 + machine.config.cols - 1) // machine.config.cols
+    books = (0, 1, block + 1)[d["codebook"]] * book_words
+    book = d["weight_base"] + (block * (taps * words + book_words) if d["codebook"] == 2 else 0)
+    first = d["weight_base"] + books + (block * taps + tap) * words
+    scale = int(machine.weights[first, column]) % 256
+    weights = []
+    for k in range(span):
+        byte = int(machine.weights[first + 1 + (k // 2 if halves else k), column])
+        nibble = (byte >> 4 if k % 2 else byte) & 15
+        if d["codebook"]:
+            weights.append(_book_entry(machine, book, nibble))
+        else:
+            weights.append((nibble ^ 8) - 8 if d["int4"] else byte)
+    return scale, weights
 
 
 def _strips(machine: Machine, d: dict[str, int], results: dict[int, int]) -> None:

@@ -63,7 +63,7 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
             # what a layer reads must not be what the one before it writes
             apart = (before["ofm_base"] < half) == (d["ofm_base"] < half)
             on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
-            if apart and on_mesh and not before["residual"]:
+            if apart and on_mesh and not before["residual"]:  # after taps with scales it has no effect
                 d["early"] = int(rng.integers(0, 2))
         descriptors.append(d)
     set_program(machine, descriptors)
@@ -160,12 +160,17 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
         taps_y, taps_x = int(rng.integers(1, 4)), int(rng.integers(1, 4))
         span = int(rng.integers(1, 3 * config.fetch_bytes))
         form = _narrow(config, rng, 0.7)
-        width = config.cols * (2 if form["int4"] else 1)
+        scaled = bool(config.block_scales) and bool(rng.random() < 0.5)
+        width = config.cols * (2 if form["int4"] and not scaled else 1)
         blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, width + 1))
         channels = (blocks - 1) * width + last
         depth = taps_y * taps_x * span
-        halves = [form["codebook"] > 0] * (blocks - 1) + [any(form.values()) and last <= config.cols]
-        words = sum(-(-depth // 2) if half else depth for half in halves) + _books(config, form["codebook"], blocks)
+        if scaled:
+            words = blocks * taps_y * taps_x * (1 + (-(-span // 2) if any(form.values()) else span))
+        else:
+            halves = [form["codebook"] > 0] * (blocks - 1) + [any(form.values()) and last <= config.cols]
+            words = sum(-(-depth // 2) if half else depth for half in halves)
+        words += _books(config, form["codebook"], blocks)
         tap_x_step, tap_y_step = int(rng.integers(0, 2 * span)), int(rng.integers(0, 40))
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + span
         residual = bool(rng.random() < 0.4)
@@ -180,6 +185,7 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
         return {
             "opcode": isa.Opcode.CONV,
             **form,
+            "scaled": int(scaled),
             "row_pixels": columns,
             "pixels": pixels,
             "taps_y": taps_y,

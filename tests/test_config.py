@@ -45,7 +45,8 @@ def test_digest_changes_with_every_size():
     for field in dataclasses.fields(GOOD):
         if field.name in ("name", "lanes"):
             continue
-        other = {"codebooks": 1 - GOOD.codebooks}.get(field.name, getattr(GOOD, field.name) * 2)
+        value = getattr(GOOD, field.name)
+        other = 1 - value if field.name in ("codebooks", "block_scales") else value * 2
         digests.add(dataclasses.replace(GOOD, **{field.name: other}).digest())
     assert len(digests) == len(dataclasses.fields(GOOD)) - 1
 
@@ -71,6 +72,7 @@ def test_digest_changes_with_every_size():
         ("tables", 17, "tables must be in 0..16, not 17"),
         ("weight_bits", 5, "weight_bits must be 4 or 8, not 5"),
         ("codebooks", 2, "codebooks must be 0 or 1, not 2"),
+        ("block_scales", -1, "block_scales must be 0 or 1, not -1"),
         ("name", 3, "name must be a string, not 3"),
     ],
 )

@@ -15,7 +15,8 @@ SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 6, 8, 2), (6, 4, 4, 2), (8, 16, 16, 8)
 @pytest.mark.parametrize("weight_bits", [4, 8])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_random_programs_equal_the_naive_model(shape, weight_bits):
-    sizes = {"act_bytes": 1024, "weight_words": 256, "param_words": 32, "codebooks": int(weight_bits == 4)}
+    sizes = {"act_bytes": 1024, "weight_words": 256, "param_words": 32}
+    sizes |= dict.fromkeys(("codebooks", "block_scales"), int(weight_bits == 4))
     config = programs.tiny(*shape, **sizes, weight_bits=weight_bits)
     for seed in range(12):
         machine = programs.random_machine(config, np.random.default_rng(seed), 3)
@@ -71,6 +72,7 @@ PRODUCT = {"opcode": isa.Opcode.VECTOR, "product": 1, "residual": 1}
         ({"last_channels": 5}, "ILLEGAL_FIELD"),
         ({"opcode": isa.Opcode.VECTOR, "last_channels": 2}, "ILLEGAL_FIELD"),
         ({"int4": 1}, "ILLEGAL_FIELD"),
+        ({"scaled": 1}, "ILLEGAL_FIELD"),
         (PRODUCT, "NONE"),
         (PRODUCT | {"residual": 0}, "ILLEGAL_FIELD"),
         (PRODUCT | {"reduce": isa.Reduce.SUM}, "ILLEGAL_FIELD"),
@@ -147,6 +149,54 @@ def test_layers_of_codebook_weights_have_their_own_limits(changes, error):
 @pytest.mark.parametrize("codebook", [1, 2])
 def test_a_core_without_codebooks_refuses_them(codebook):
     assert blank(LEGAL | {"codebook": codebook}, weight_bits=4).run().error is isa.ErrorCode.ILLEGAL_FIELD
+
+
+SCALED_CASES = [
+    ({"last_channels": 4}, "NONE"),
+    ({"last_channels": 5}, "ILLEGAL_FIELD"),
+    ({"int4": 1, "last_channels": 5}, "ILLEGAL_FIELD"),
+    ({"opcode": isa.Opcode.VECTOR}, "ILLEGAL_FIELD"),
+    ({"opcode": isa.Opcode.DEPTHWISE}, "ILLEGAL_FIELD"),
+    ({"weight_base": 2046}, "NONE"),
+    ({"weight_base": 2047}, "WEIGHT_RANGE"),
+    ({"weight_base": 2048}, "WEIGHT_RANGE"),
+    ({"weight_base": 2046, "span": 2}, "WEIGHT_RANGE"),
+    ({"weight_base": 2046, "span": 2, "int4": 1}, "NONE"),
+    ({"weight_base": 2044, "taps_x": 2}, "NONE"),
+    ({"weight_base": 2045, "taps_x": 2}, "WEIGHT_RANGE"),
+    ({"weight_base": 2044, "taps_y": 2, "int4": 1}, "NONE"),
+    ({"param_base": 124, "last_channels": 4}, "NONE"),
+    ({"param_base": 125, "last_channels": 4}, "PARAM_RANGE"),
+    ({"weight_base": 2042, "codebook": 1}, "NONE"),
+    ({"weight_base": 2043, "codebook": 1}, "WEIGHT_RANGE"),
+    ({"weight_base": 2042, "span": 2, "taps_x": 1, "codebook": 2}, "NONE"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error"), SCALED_CASES)
+def test_layers_with_scales_have_their_own_limits(changes, error):
+    machine = blank(LEGAL | {"scaled": 1} | changes, weight_bits=4, codebooks=1, block_scales=1)
+    assert machine.run().error.name == error
+
+
+@pytest.mark.parametrize(("span", "taps", "scale"), [(256, 3, 255), (600, 1, 1), (512, 2, 3), (256, 12, 255)])
+def test_sums_of_taps_wrap_at_24_bits_and_totals_at_32(span, taps, scale):
+    config = programs.tiny(2, 2, 4, 1, act_bytes=8192, weight_words=1 << 15, block_scales=1)
+    machine = programs.random_machine(config, np.random.default_rng(0), 0)
+    machine.weights[:] = -128
+    machine.weights[: taps * (span + 1) : span + 1] = np.uint8(scale).view(np.int8)
+    machine.act[:4096] = -128
+    d = {"opcode": isa.Opcode.CONV, "scaled": 1, "row_pixels": 1, "pixels": 1, "taps_y": 1, "taps_x": taps}
+    d |= {"span": span, "blocks": 1, "last_channels": 1, "ofm_base": 5000, "lo": -128, "hi": 127, "factor_a": 1}
+    d |= {"add_lo": -128, "add_hi": 127}
+    programs.set_program(machine, [d])
+    machine.params[:] = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, {"bias": 0, "mantissa": 1 << 23, "shift": 47})
+    expected = copy.deepcopy(machine)
+    naive.run(expected)
+    machine.run()
+    assert (machine.act == expected.act).all()
+    part = (span * 128 * 128 + (1 << 23)) % (1 << 24) - (1 << 23)
+    assert machine.act[5000] == round(((part * scale * taps + (1 << 31)) % (1 << 32) - (1 << 31)) / (1 << 24))
 
 
 def test_bits_outside_every_field_are_refused():

@@ -25,6 +25,7 @@ class SequencerBench(Bench):
         arch = json.loads(os.environ["HWQ_ARCH"])
         self.tables = arch["tables"]
         self.has_int4, self.has_books = arch["weight_bits"] == 4, arch["codebooks"] == 1
+        self.has_scales = arch["block_scales"] == 1
         depthwise = min(arch["cols"], arch["fetch_bytes"])
         self.most = dict(zip(UNITS, (arch["cols"], depthwise, arch["lanes"]), strict=True))
         self.slots = arch["slots"]
@@ -38,10 +39,12 @@ class SequencerBench(Bench):
             values[field.name] = self.random.randint(1 if field.nonzero else low, high)
         values |= {"opcode": opcode, "table": self.random.randint(0, self.tables), "early": 0}
         values |= {"last_channels": self.random.randint(1, self.most[isa.Opcode(opcode).name.lower()])}
-        values |= {"strips": 0, "short_strip": 0, "product": 0, "int4": 0, "codebook": 0}
+        values |= {"strips": 0, "short_strip": 0, "product": 0, "int4": 0, "codebook": 0, "scaled": 0}
         if opcode != isa.Opcode.VECTOR:
             forms = [{}, *[{"int4": 1}] * self.has_int4, *[{"codebook": 1}, {"codebook": 2}] * self.has_books]
             values |= self.random.choice(forms)
+        if opcode == isa.Opcode.CONV and self.has_scales:
+            values |= {"scaled": self.random.randint(0, 1)}
         if opcode == isa.Opcode.DEPTHWISE:
             values |= {"residual": 0, "short_from": 0}
         return values
@@ -143,8 +146,11 @@ async def every_illegal_descriptor_stops(dut) -> None:
         if opcode == isa.Opcode.CONV:
             wrong += [
                 {"last_channels": 2 * bench.most[unit] + 1, "int4": 1, "codebook": 0},
+                {"last_channels": bench.most[unit] + 1, "int4": 1, "codebook": 0, "scaled": 1},
                 {"product": 1, "residual": 1},
             ]
+        if opcode != isa.Opcode.CONV or not bench.has_scales:
+            wrong += [{"scaled": 1}]
         wrong += [{"codebook": 3}, {"int4": 1, "codebook": 1}, {"int4": 1, "codebook": 2}]
         if opcode == isa.Opcode.VECTOR or not bench.has_int4:
             wrong += [{"int4": 1, "codebook": 0}]

@@ -10,7 +10,7 @@ from hwq import isa, timing
 from hwq.errors import DeviceError
 from hwq.overlap import mark_early
 from tests import programs
-from tests.test_machine import CODEBOOK_CASES, INT4_CASES, LEGAL, PRODUCT, blank
+from tests.test_machine import CODEBOOK_CASES, INT4_CASES, LEGAL, PRODUCT, SCALED_CASES, blank
 
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
 """rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
@@ -19,9 +19,10 @@ TABLES = dict(zip(SHAPES, (1, 4, 0, 3, 16, 5, 2), strict=True))
 
 PROGRAMS = 80
 
-ARRAYS = [(shape, 4, 1) for shape in SHAPES] + [(shape, 8, 0) for shape in SHAPES[1:5]]
-ARRAYS += [(SHAPES[2], 4, 0), (SHAPES[2], 8, 1)]
-"""Shapes, the width of the narrowest weights, and whether there are codebooks."""
+ALL = {"weight_bits": 4, "codebooks": 1, "block_scales": 1}
+ARRAYS = [(shape, ALL) for shape in SHAPES] + [(shape, {}) for shape in SHAPES[1:5]]
+ARRAYS += [(SHAPES[2], {name: value}) for name, value in ALL.items()]
+"""Shapes, and what the core has besides."""
 
 
 def load(driver, machine):
@@ -34,10 +35,10 @@ def load(driver, machine):
     driver.write_act(0, machine.act)
 
 
-@pytest.mark.parametrize(("shape", "weight_bits", "codebooks"), ARRAYS, ids=str)
+@pytest.mark.parametrize(("shape", "options"), ARRAYS, ids=str)
 @pytest.mark.xdist_group("verilator")
-def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits, codebooks):
-    config = programs.tiny(*shape, tables=TABLES[shape], weight_bits=weight_bits, codebooks=codebooks)
+def test_random_programs_in_every_byte_and_cycle(accelerator, shape, options):
+    config = programs.tiny(*shape, tables=TABLES[shape], **options)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
@@ -55,11 +56,11 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits
         assert counters["cycles_mesh"] == sum(timing.mesh_steps(d, config) for d in programs.decoded(machine)[:-1])
 
 
-@pytest.mark.parametrize("weight_bits", [4, 8])
+@pytest.mark.parametrize("options", [ALL, {}], ids=str)
 @pytest.mark.parametrize("shape", [(4, 4, 4, 1), (6, 4, 4, 2), (8, 16, 16, 8)], ids=str)
 @pytest.mark.xdist_group("verilator")
-def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, weight_bits):
-    config = programs.tiny(*shape, tables=TABLES[shape], weight_bits=weight_bits, codebooks=int(weight_bits == 4))
+def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, options):
+    config = programs.tiny(*shape, tables=TABLES[shape], **options)
     driver = accelerator(config)
     marked = {0: set(), 1: set()}
     for seed in range(PROGRAMS):
@@ -116,6 +117,7 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
         ({"table": 4}, "ILLEGAL_FIELD"),
         ({"int4": 1}, "ILLEGAL_FIELD"),
         ({"codebook": 1}, "ILLEGAL_FIELD"),
+        ({"scaled": 1}, "ILLEGAL_FIELD"),
         ({"ifm_base": 4096}, "ACT_RANGE"),
         ({"ifm_base": 4095, "span": 2}, "ACT_RANGE"),
         ({"ifm_base": 0, "ifm_x_step": -1, "pixels": 2, "row_pixels": 2}, "ACT_RANGE"),
@@ -149,12 +151,13 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
 
 FORMS = [({"int4": 1} | changes, error) for changes, error in INT4_CASES]
 FORMS += [({"codebook": 1} | changes, error) for changes, error in CODEBOOK_CASES]
+FORMS += [({"scaled": 1} | changes, error) for changes, error in SCALED_CASES]
 
 
 @pytest.mark.parametrize(("changes", "error"), FORMS)
 @pytest.mark.xdist_group("verilator")
 def test_layers_of_narrow_weights_have_the_machine_s_limits(accelerator, changes, error):
-    machine = blank(LEGAL | changes, slots=16, weight_bits=4, codebooks=1)
+    machine = blank(LEGAL | changes, slots=16, weight_bits=4, codebooks=1, block_scales=1)
     driver = accelerator(machine.config)
     load(driver, machine)
     assert machine.run().error.name == error
