@@ -55,6 +55,8 @@ def _takes_any_order(plan: Plan, step: Step, read: str) -> bool:
     if _keeps_channels(step.op):
         same = plan.buffer(step.writes).shape[3] == channels
         return same and step.add is None and may_reorder(plan, step.writes)
+    if isinstance(step.op, ir.Conv | ir.Gemm) and step.op.block_scales is not None:
+        return False
     return isinstance(step.op, ir.Gemm) or (isinstance(step.op, ir.Conv) and step.op.groups == 1)
 
 

@@ -101,6 +101,33 @@ def constraint_tables(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     return table_entries(op, graph).tobytes() in tables_by_use(graph)[: config.tables]
 
 
+def constraint_block_scales(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Weights with a scale for each block of inputs need an architecture that has them (block_scales)."""
+    return not (isinstance(op, ir.Conv | ir.Gemm) and op.block_scales) or bool(config.block_scales)
+
+
+def constraint_block_taps(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """A convolution with block scales may have several kernel rows, kernel columns or blocks, but not all three."""
+    if not isinstance(op, ir.Conv) or op.block_scales is None:
+        return True
+    counts = (*op.weight.shape[2:], len(op.block_scales.scale))
+    return any(count == 1 for count in counts)
+
+
+def constraint_block_sums(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Sums with block scales may leave 32 bits; use smaller scales, or split the layer along its inputs."""
+    if not isinstance(op, ir.Conv | ir.Gemm) or op.block_scales is None:
+        return True
+    x = graph.tensors[op.inputs[0]]
+    reach = max(x.range[1] - x.zero_point, x.zero_point - x.range[0])
+    inputs = op.weight if isinstance(op, ir.Gemm) else op.weight.transpose(1, 0, 2, 3)
+    sizes = np.abs(inputs.astype(np.int64)).reshape(*inputs.shape[:2], -1).sum(axis=2)
+    scale = op.block_scales.scale.astype(np.int64)
+    blocks = op.block_scales.blocks(len(sizes))
+    largest = sum(factor * sizes[part].sum(axis=0) for factor, part in zip(scale, blocks, strict=True))
+    return bool((reach * largest + np.abs(op.bias.astype(np.int64))).max() < 1 << 31)
+
+
 def constraint_counts(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """Rows, columns and channels are limited to 65,535, kernels to 4,095 in each direction."""
     shapes = [graph.tensors[name].shape for name in (*op.inputs, *op.outputs)]
@@ -126,6 +153,9 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_pairs,
     constraint_floor,
     constraint_tables,
+    constraint_block_scales,
+    constraint_block_taps,
+    constraint_block_sums,
 )
 """Every rule, in the order they are tried."""
 

@@ -74,9 +74,19 @@ class Images:
                 first = slot + 1
         return total
 
-    def forms(self, name: str, matrix: npt.NDArray[np.int8], depthwise: bool = False) -> list[Form]:
-        """Return how weights (K, channels) of operator `name` may be stored, the one to be preferred first."""
+    def forms(self, name: str, matrix: npt.NDArray[np.int8], depthwise: bool = False, tap: int = 0) -> list[Form]:
+        """Return how weights (K, channels) of operator `name` may be stored, the one to be preferred first.
+
+        Where taps of `tap` steps have scales, that is the form which takes the least memory.
+        """
         config, wanted = self.config, self.storage.of(name)
+        if tap:
+            forms = [Form(tap=tap)]
+            if config.codebooks and wanted != "int8":
+                forms.append(Form(codebook=weights.fitting_codebook(matrix, config.cols), tap=tap))
+            if config.int4 and wanted != "int8" and weights.fits_int4(matrix, config.cols, config.cols):
+                forms.append(Form(int4=1, tap=tap))
+            return [min(forms, key=lambda form: self._words(matrix, config.cols, form))]
         width, int4_width = (config.depthwise_cols,) * 2 if depthwise else (config.cols, 2 * config.cols)
         forms = [BYTES]
         if config.codebooks and (wanted == "codebook" or (wanted == "auto" and self.compact)):

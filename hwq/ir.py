@@ -95,6 +95,24 @@ class Floor:
     shift: Array
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockScales:
+    """Scales of blocks of `size` inputs, integers: input i of output o has ``scale[i // size, o]`` as a factor.
+
+    Members
+    -------
+    size : int
+    scale : uint8 (ceil(inputs / size), outputs)
+    """
+
+    size: int
+    scale: Array
+
+    def blocks(self, inputs: int) -> list[slice]:
+        """Return the inputs of each block."""
+        return [slice(start, min(start + self.size, inputs)) for start in range(0, inputs, self.size)]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conv(Op):
     """``y[n,o] = R(sum (x[n,i] - x_zp) * (weight[o,i] - weight_zero_point[o]) + bias[o])``, padding reads as ``x_zp``.
@@ -107,6 +125,7 @@ class Conv(Op):
     weight_zero_point : int array (O,), within the range of the weight's dtype
     weight_scale : float32 (O,)
     bias : int32 (O,)
+    block_scales : factors of the products, by blocks of input channels, where not None
     strides, dilations : (y, x), at least 1
     pads : (top, left, bottom, right), at least 0
     lo, hi : clamp in y's quantized domain
@@ -117,6 +136,7 @@ class Conv(Op):
     weight_zero_point: Array
     weight_scale: Array
     bias: Array
+    block_scales: BlockScales | None = None
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
@@ -139,6 +159,7 @@ class Gemm(Op):
     weight_zero_point : int array (N,)
     weight_scale : float32 (N,)
     bias : int32 (N,)
+    block_scales : factors of the products, by blocks of k, where not None
     alpha : float
     lo, hi : clamp in y's quantized domain
     floor : in place of R, where not None
@@ -148,6 +169,7 @@ class Gemm(Op):
     weight_zero_point: Array
     weight_scale: Array
     bias: Array
+    block_scales: BlockScales | None = None
     alpha: float = 1.0
     lo: int = -128
     hi: int = 127

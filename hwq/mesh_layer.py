@@ -20,6 +20,7 @@ from hwq.mesh_parts import Part, ways
 from hwq.multipliers import multipliers
 from hwq.pairs import pair_parameters
 from hwq.plan import Plan, Step, stored_zero_point
+from hwq.scaled_taps import scaled_taps
 from hwq.timing import cycles, memory_words
 from hwq.weights import BYTES, Form
 
@@ -30,11 +31,22 @@ MAX_SPAN = 0xFFFF
 
 @dataclass(frozen=True)
 class Run:
-    """A part as one descriptor an image: its `fields` less bases, and its weights (K, channels) in reading order."""
+    """A part as one descriptor an image: its `fields` less bases, and its weights (K, channels) in reading order.
+
+    `scales` (taps, channels) are its taps', or None.
+    """
 
     part: Part
     fields: Fields
     matrix: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.uint8] | None = None
+
+    def weight_sums(self) -> npt.NDArray[np.int64]:
+        """Return what each channel's sum grows by if every input byte does by one."""
+        matrix = self.matrix.astype(np.int64)
+        if self.scales is None:
+            return matrix.sum(0)
+        return (matrix.reshape(len(self.scales), -1, matrix.shape[1]).sum(1) * self.scales).sum(0)
 
 
 def conv_runs(plan: Plan, step: Step, images: Images) -> list[Run]:
@@ -86,8 +98,8 @@ def run_descriptors(runs: Sequence[Run], plan: Plan, step: Step, images: Images)
     bases = []
     for run in runs:
         channels, width = run.part.channels, images.config.block_channels(run.fields)
-        folded = op.bias[channels].astype(np.int64) - zero_point * run.matrix.astype(np.int64).sum(0)
-        weight_base = images.add_weights(run.matrix, step.name, width, Form.of(run.fields))
+        folded = op.bias[channels].astype(np.int64) - zero_point * run.weight_sums()
+        weight_base = images.add_weights(run.matrix, step.name, width, Form.of(run.fields), run.scales)
         param_base = images.add_params(channel_params(plan, op, folded, channels), step.name, width)
         bases.append({"weight_base": weight_base, "param_base": param_base})
     for image in range(plan.view(step.writes).shape[0] if isinstance(op, ir.Conv) else 1):
@@ -108,6 +120,7 @@ def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
         op.strides,
         op.dilations,
         (-op.pads[0], -op.pads[1]),
+        op.block_scales,
     )
 
 
@@ -121,6 +134,7 @@ def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
         _as_image(plan.view(step.reads[0])),
         _as_image(plan.view(step.writes)),
         None if second is None else _as_image(second),
+        block_scales=op.block_scales,
     )
 
 
@@ -134,11 +148,12 @@ def _best(part: Part, output: Fields, images: Images, name: str) -> Run | None:
         **output,
     }
     runs = []
-    for fields, matrix in tap_orders(part, config):
-        for form in images.forms(name, matrix):
+    orders = tap_orders(part, config) if part.block_scales is None else scaled_taps(part, config)
+    for fields, matrix, *scales in orders:
+        for form in images.forms(name, matrix, tap=fields["span"] if scales else 0):
             width = config.block_channels(shared | form.fields())
             blocks = {"blocks": -(-channels // width), "last_channels": (channels - 1) % width + 1}
-            runs.append(Run(part, shared | fields | form.fields() | blocks, matrix))
+            runs.append(Run(part, shared | fields | form.fields() | blocks, matrix, *scales))
     return min(runs, key=lambda run: _rank([run], images, name), default=None)
 
 

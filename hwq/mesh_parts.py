@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq.config import ArrayConfig
+from hwq.ir import BlockScales
 from hwq.layout import View
 
 
@@ -33,6 +34,7 @@ class Part:
     strides, dilations : (y, x)
     start : (y, x)
         The first pixel's first tap in `x` [pixel].
+    block_scales : of blocks of inputs, or None
     """
 
     weight: npt.NDArray[np.int16]
@@ -43,6 +45,7 @@ class Part:
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     start: tuple[int, int] = (0, 0)
+    block_scales: BlockScales | None = None
 
     def weight_words(self, config: ArrayConfig) -> int:
         """Return the weight words the part takes if it reads every tap by itself."""
@@ -104,7 +107,7 @@ def _abreast(part: Part, config: ArrayConfig) -> Iterator[tuple[Part, ...]]:
     """Yield the ways to compute several neighbouring pixels of a row as one, those left at its end by themselves."""
     channels, width = part.weight.shape[3], part.y.shape[3]
     views = [view for view in (part.y, part.second) if view is not None]
-    if any(view.strides[3] != channels for view in views):
+    if part.block_scales is not None or any(view.strides[3] != channels for view in views):
         return
     pairs = config.int4 and part.weight.min() >= -8 and part.weight.max() <= 7
     most = config.cols * (2 if pairs else 1)  # channels of a block

@@ -83,6 +83,31 @@ def constraint_whole_scale(block_size: int) -> bool:
     return not block_size
 
 
+def constraint_block_storage(known: bool) -> bool:
+    """The weight's blocks aren't stored in a way known here: use 4 bits, power-of-two blocks, float32 scales, NF4."""
+    return known
+
+
+def constraint_block_shape(fits: bool) -> bool:
+    """The scales don't belong to blocks along the inputs of each output: quantize along the inputs' axis."""
+    return fits
+
+
+def constraint_block_groups(groups: int) -> bool:
+    """The convolution has groups and scales for blocks of its inputs: use one scale an output channel."""
+    return groups == 1
+
+
+def constraint_block_range(values: Array) -> bool:
+    """Weights less their zero points exceed 8 bits: use zero points in the middle."""
+    return bool(values.min(initial=0) >= -128 and values.max(initial=0) <= 127)
+
+
+def constraint_block_sums(fits: bool) -> bool:
+    """Sums of blocks times their scales exceed 32 bits even with scales of 4 bits: split the layer along its inputs."""
+    return fits
+
+
 def constraint_countable_sums(count: int) -> bool:
     """The layer makes more than 2**24 sums, too many to run the nodes after it for each: quantize before them."""
     return count <= 1 << 24

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from hwq.ir import Add, Array, AveragePool, Concat, Conv, Gemm, Mul, Op, Pair, Reshape, Sub, Tensor
+from hwq.ir import Add, Array, AveragePool, BlockScales, Concat, Conv, Gemm, Mul, Op, Pair, Reshape, Sub, Tensor
 from hwq.onnx_carriers import node_name, pad_op, pad_value
 from hwq.onnx_constraints import (
     constraint_bias_in_range,
@@ -109,7 +109,7 @@ def _operator_bias(values: Values, name: str, outputs: int) -> Array:
     return constant_vector(value if value is not None and value.dtype == np.int32 else None, outputs)
 
 
-def _qdq_bias(values: Values, node: onnx.NodeProto, name: str, scale: Array) -> Array:
+def qdq_bias(values: Values, node: onnx.NodeProto, name: str, scale: Array) -> Array:
     """Return the int32 bias of accumulators of the given scale: as stored where that is the bias's own scale."""
     outputs = scale.size
     if not name:
@@ -136,7 +136,7 @@ def _qdq_bias(values: Values, node: onnx.NodeProto, name: str, scale: Array) -> 
 def _qdq_conv(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp) -> list[Op]:
     x, weight = _input(values, node.input[0]), qdq_weight(values, node.input[1])
     scale, zero_point = per_output(weight, 0)
-    bias = _qdq_bias(values, node, operand(node, 2), np.float32(x.scale) * scale)
+    bias = qdq_bias(values, node, operand(node, 2), np.float32(x.scale) * scale)
     return build_conv(values, node, x, weight.values, scale, zero_point, bias, y, clamp)
 
 
@@ -161,6 +161,7 @@ def build_conv(
     bias: Array,
     y: Tensor,
     clamp: Clamp,
+    block_scales: BlockScales | None = None,
 ) -> list[Op]:
     """Return the Conv of a node, with the views an image of rank 3 takes."""
     require(constraint_one_signedness, x, y)
@@ -185,6 +186,7 @@ def build_conv(
             weight_zero_point=zero_point,
             weight_scale=scale,
             bias=bias,
+            block_scales=block_scales,
             strides=window.strides,
             pads=window.pads,
             dilations=window.dilations,
@@ -201,7 +203,7 @@ def _qdq_conv_transpose(values: Values, node: onnx.NodeProto, y: Tensor, clamp: 
     x, weight = _input(values, node.input[0]), qdq_weight(values, node.input[1])
     require(constraint_one_signedness, x, y)
     scale, zero_point = per_output(weight, 1)
-    bias = _qdq_bias(values, node, operand(node, 2), np.float32(x.scale) * scale)
+    bias = qdq_bias(values, node, operand(node, 2), np.float32(x.scale) * scale)
     return build_transposed(values, node, x, weight.values, scale, zero_point, bias, y, clamp)
 
 
@@ -242,7 +244,7 @@ def _qdq_matrix(
     require(constraint_matrix_weight, weight.values)
     scale, zero_point = per_output(weight, 0 if transposed else 1)
     accumulator = np.float32(alpha) * np.float32(x.scale) * scale
-    bias = _qdq_bias(values, bias_node, bias_name, accumulator)
+    bias = qdq_bias(values, bias_node, bias_name, accumulator)
     matrix = weight.values.T if transposed else weight.values
     return build_gemm(values, node, x, matrix, scale, zero_point, bias, y, clamp, alpha)
 
@@ -283,6 +285,7 @@ def build_gemm(
     y: Tensor,
     clamp: Clamp,
     alpha: float,
+    block_scales: BlockScales | None = None,
 ) -> list[Op]:
     """Return the Gemm of a node; `weight` is (K, N), `scale`, `zero_point` and `bias` are (N,)."""
     require(constraint_one_signedness, x, y)
@@ -298,6 +301,7 @@ def build_gemm(
             weight_zero_point=zero_point,
             weight_scale=scale,
             bias=bias,
+            block_scales=block_scales,
             alpha=float(alpha),
             lo=lo,
             hi=hi,

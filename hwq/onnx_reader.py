@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from hwq.ir import Graph, HostNode, Op, Reshape, Tensor, Transpose
+from hwq.onnx_blocks import blocked_layer, is_blocked
 from hwq.onnx_carriers import carry, data_inputs, is_carrier, is_view, node_name
 from hwq.onnx_constraints import (
     StaysOnHost,
@@ -33,7 +34,7 @@ from hwq.onnx_constraints import (
 from hwq.onnx_functions import read_function
 from hwq.onnx_integer import rewrite_integer_layers
 from hwq.onnx_load import Source, load_model, node_inputs, open_source
-from hwq.onnx_operators import FUNCTIONS_FIRST, OPERATOR_RULES, QDQ_RULES
+from hwq.onnx_operators import FUNCTIONS_FIRST, OPERATOR_RULES, QDQ_RULES, QdqRule
 from hwq.onnx_split import replace_splits
 from hwq.onnx_steps import only_reader
 from hwq.onnx_sums import LAYERS, Quantizer, find_sum, read_whole_sum
@@ -281,7 +282,7 @@ class _Reader:
             return self.reasons[node.output[0]]
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return EDGE
-        if node.op_type in QDQ_RULES or is_carrier(node):
+        if node.op_type in QDQ_RULES or is_carrier(node) or is_blocked(self.values, node):
             return sentence(constraint_quantized_output)
         return sentence(constraint_known_operator)
 
@@ -303,7 +304,7 @@ class _Reader:
         """
         if node.op_type == "QuantizeLinear":
             views, lo, hi, inner = self._walk_back(node, y)
-            rule = QDQ_RULES.get(inner.op_type) if inner is not None and not inner.domain else None
+            rule = self._rule(inner)
             if inner is not None and rule is not None:
                 core, ops = self._before_views(views, inner.output[0], y)
                 lo, hi = max(lo, clamp[0]), min(hi, clamp[1])
@@ -331,6 +332,14 @@ class _Reader:
             for step in layer.nodes if layer is not None else ():
                 self.reasons.setdefault(step.output[0], str(broken))
             return []
+
+    def _rule(self, node: onnx.NodeProto | None) -> QdqRule | None:
+        """Return how `node` and the QuantizeLinear after it are read as one."""
+        if node is None:
+            return None
+        if is_blocked(self.values, node):
+            return blocked_layer
+        return None if node.domain else QDQ_RULES.get(node.op_type)
 
     def _low_bit(self, node: onnx.NodeProto) -> list[Op]:
         """Return the operators of a node that ends a low-bit quantizer or a layer without one; [] if it does neither.

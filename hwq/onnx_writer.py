@@ -19,6 +19,7 @@ from hwq.ir import (
     Add,
     Array,
     AveragePool,
+    BlockScales,
     Concat,
     Conv,
     Expand,
@@ -158,6 +159,9 @@ class _Writer:
         if op.floor is not None:
             self._floor(op, op.floor, "ConvInteger", weight, zero_point, **_window_attributes(op))
             return
+        if op.block_scales is not None:
+            self._blocks(op, op.block_scales, "ConvInteger", **_window_attributes(op))
+            return
         inputs = [
             x.name,
             *self._params(x),
@@ -177,6 +181,9 @@ class _Writer:
         weight, zero_point = _kernel_type(x, op.weight, op.weight_zero_point)
         if op.floor is not None:
             self._floor(op, op.floor, "MatMulInteger", weight, zero_point)
+            return
+        if op.block_scales is not None:
+            self._blocks(op, op.block_scales, "MatMulInteger")
             return
         left, result, raw = x.name, y.name, self._clamp(op)
         if len(x.shape) != 2:  # QGemm takes matrices only
@@ -234,6 +241,45 @@ class _Writer:
                 constant = self._constant(f"{op.name}/{label}", value.reshape(-1, *(1,) * (rank - 1)))
                 self._node(f"{op.name}/{label}", step, [name, constant], output)
             name = output
+
+    def _blocks(self, op: Conv | Gemm, scales: BlockScales, op_type: str, **attributes: Any) -> None:
+        """Write the sums of all blocks, times their scales, added and requantized by operators of one rounding each."""
+        x, y = self._ends(op)
+        is_conv = op_type == "ConvInteger"
+        axis, inputs = (1, op.weight.shape[1]) if is_conv else (len(x.shape) - 1, len(op.weight))
+
+        def values(vector: Array) -> Array:
+            return vector.reshape(1, -1, *(1,) * (len(y.shape) - 2)) if is_conv else vector
+
+        zero_points = [
+            self._constant(f"{x.name}/zero_point", np.array(x.zero_point, x.dtype)),
+            self._constant(f"{op.name}/weight_zero_point", np.array(0, np.int8)),
+        ]
+        total = self._constant(f"{op.name}/bias", values(op.bias.astype(np.int32)))
+        axes = self._constant(f"{op.name}/axes", np.array([axis], np.int64))
+
+        def step(op_type: str, label: str, *operands: str | Array, output: str = "", **attributes: Any) -> str:
+            names = [
+                value if isinstance(value, str) else self._constant(f"{op.name}/{label}_operand", value)
+                for value in operands
+            ]
+            made = output or self._name(f"{op.name}/{label}")
+            self._node(made, op_type, names, made, **attributes)
+            return made
+
+        for index, (part, scale) in enumerate(zip(scales.blocks(inputs), scales.scale, strict=True)):
+            bounds = (np.array([bound], np.int64) for bound in (part.start, part.stop))
+            own = step("Slice", f"inputs_{index}", x.name, *bounds, axes)
+            weight = op.weight[:, part] if is_conv else op.weight[part]
+            term = step(op_type, f"sum_{index}", own, weight, *zero_points, **attributes)
+            scaled = step("Mul", f"scaled_{index}", term, values(scale.astype(np.int32)))
+            total = step("Add", f"total_{index}", total, scaled)
+        raw = self._clamp(op)
+        floats = step("Cast", "float", total, to=TensorProto.FLOAT)
+        product = step("Mul", "product", floats, values(multipliers(self.graph, op)))
+        zero_point = self._constant(f"{y.name}/zero_point", np.array(y.zero_point, y.dtype))
+        step("QuantizeLinear", "quantized", product, np.array(1, np.float32), zero_point, output=raw)
+        self._clip(op, raw)
 
     @_write.register
     def _(self, op: Add) -> None:

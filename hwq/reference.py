@@ -22,6 +22,7 @@ from hwq.host import run_model
 from hwq.ir import (
     Array,
     AveragePool,
+    BlockScales,
     Concat,
     Conv,
     Expand,
@@ -190,22 +191,35 @@ def _(op: Conv, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
     channels, kernel = len(op.weight), (op.weight.shape[2], op.weight.shape[3])
     weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32).reshape(-1, 1, 1, 1)
-    pieces = exact_pieces(weight.reshape(channels, -1).T, _reach(x))
-    matrices = weight.reshape(op.groups, channels // op.groups, -1).astype(np.float32)
+    terms = []
+    for part, scale in _factors(op.block_scales, op.weight.shape[1]):
+        matrices = weight[:, part].reshape(op.groups, channels // op.groups, -1).astype(np.float32)
+        pieces = exact_pieces(weight[:, part].reshape(channels, -1).T, _reach(x))
+        terms.append((part, scale, matrices, pieces))
     images = inputs[0].reshape(-1, *x.shape[1:])
     result = np.empty((len(images), *y.shape[1:]), y.dtype)
-    depth = op.groups * matrices.shape[2]
+    depth = op.groups * weight[0].size
     for block in _blocks(len(images), max(depth, channels) * y.shape[2] * y.shape[3]):
         image = pad_image(images[block].astype(np.float32) - np.float32(x.zero_point), op.pads, 0)
         if op.groups == x.shape[1] == channels:
             acc = _depthwise(image, weight, op)
         else:
-            windows = columns(image, kernel, op.strides, op.dilations)
-            acc = exact_matmul(matrices, windows.reshape(op.groups, matrices.shape[2], -1), pieces)
+            acc = np.zeros((channels, 1), np.int32)
+            for part, scale, matrices, pieces in terms:
+                windows = columns(image[:, part], kernel, op.strides, op.dilations)
+                sums = exact_matmul(matrices, windows.reshape(op.groups, matrices.shape[2], -1), pieces)
+                acc = acc + sums.reshape(channels, -1) * scale[:, np.newaxis]
         acc = acc.reshape(channels, -1) + op.bias[:, np.newaxis]
         quantized = _requantize(op, graph, acc.T).T
         result[block] = quantized.reshape(channels, -1, *y.shape[2:]).transpose(1, 0, 2, 3)
     return result.reshape(len(inputs[0]), *y.shape)
+
+
+def _factors(scales: BlockScales | None, inputs: int) -> list[tuple[slice, Array]]:
+    """Return the runs of inputs whose products have the same factor in an output, and each output's factor."""
+    if scales is None:
+        return [(slice(None), np.ones(1, np.int32))]
+    return list(zip(scales.blocks(inputs), scales.scale.astype(np.int32), strict=True))
 
 
 def _requantize(op: Conv | Gemm, graph: Graph, acc: Array) -> Array:
@@ -238,10 +252,11 @@ def _depthwise(image: Array, weight: Array, op: Conv) -> Array:
 def _(op: Gemm, graph: Graph, inputs: list[Array]) -> Array:
     x, y = _ends(graph, op)
     weight = op.weight.astype(np.int32) - op.weight_zero_point.astype(np.int32)
-    pieces = exact_pieces(weight, _reach(x))
     rows = inputs[0].reshape(-1, x.shape[-1]).astype(np.float32) - np.float32(x.zero_point)
-    acc = exact_matmul(rows, weight.astype(np.float32), pieces)
-    acc += op.bias
+    acc = np.broadcast_to(op.bias, (len(rows), len(op.bias)))
+    for part, scale in _factors(op.block_scales, len(weight)):
+        pieces = exact_pieces(weight[part], _reach(x))
+        acc = acc + exact_matmul(rows[:, part], weight[part].astype(np.float32), pieces) * scale
     result = _requantize(op, graph, acc)
     return result.astype(y.dtype).reshape(len(inputs[0]), *y.shape)
 

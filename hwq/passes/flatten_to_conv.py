@@ -1,6 +1,7 @@
 """Turn a matrix product over a flattened image into a convolution with one window as large as the image.
 
-- Gemm(Reshape(x)) with x (N, C, H, W), H*W > 1, and the Reshape to (N, C*H*W): Conv with kernel (H, W), then Reshape.
+- Gemm(Reshape(x)) with x (N, C, H, W), H*W > 1, and the Reshape to (N, C*H*W): Conv with kernel (H, W), then Reshape;
+  not with block scales, whose blocks the order of memory would cut up.
 - Gemm(Reshape(Transpose(x))) with the Transpose to (N, H, W, C): the same, the weight's rows in another order.
 
 The array keeps channels innermost, so flattening would have to move every byte; a convolution reads them in place.
@@ -24,7 +25,7 @@ def flatten_to_conv(graph: Graph) -> Graph:
     ops: list[Op] = []
     producers = {name: op for op in graph.ops for name in op.outputs}
     for op in graph.ops:
-        source = _flattened(graph, producers, op) if isinstance(op, Gemm) and op.alpha == 1 else None
+        source = _flattened(graph, producers, op) if isinstance(op, Gemm) and _is_plain(op) else None
         if source is None or not isinstance(op, Gemm):
             ops.append(op)
             continue
@@ -47,6 +48,10 @@ def flatten_to_conv(graph: Graph) -> Graph:
         )
         ops.append(Reshape(name=f"{op.name}/flatten", inputs=(image.name,), outputs=op.outputs))
     return rebuilt(graph, ops, tensors)
+
+
+def _is_plain(gemm: Gemm) -> bool:
+    return gemm.alpha == 1 and gemm.block_scales is None
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,8 @@ def _per_channel(op: Conv | Gemm, chosen: slice) -> dict[str, Any]:
     count = op.weight.shape[0 if isinstance(op, Conv) else 1]
     names = ("weight_zero_point", "weight_scale", "bias")
     changes: dict[str, Any] = {name: np.broadcast_to(getattr(op, name), (count,))[chosen] for name in names}
+    if op.block_scales is not None:
+        changes["block_scales"] = replace(op.block_scales, scale=op.block_scales.scale[:, chosen])
     if op.floor is not None:
         values = (op.floor.multiplier, op.floor.offset, op.floor.shift)
         changes["floor"] = Floor(*(np.broadcast_to(value, (count,))[chosen] for value in values))
