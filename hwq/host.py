@@ -94,7 +94,7 @@ def run_once(
     ModelError
         ONNX Runtime refuses the model or fails while running it.
     """
-    return _run(oracle_session(model), feeds, outputs)
+    return run_session(oracle_session(model), feeds, outputs)
 
 
 def run_model(
@@ -102,7 +102,7 @@ def run_model(
 ) -> dict[str, Array]:
     """Run `model` as `run_once` does, keeping its session for the next call with the same model."""
     data = model if isinstance(model, bytes) else model.SerializeToString(deterministic=True)
-    return _run(_cached_session(data), feeds, outputs)
+    return run_session(_cached_session(data), feeds, outputs)
 
 
 @functools.lru_cache(maxsize=64)
@@ -110,7 +110,16 @@ def _cached_session(data: bytes) -> ort.InferenceSession:
     return oracle_session(data)
 
 
-def _run(session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str] | None) -> dict[str, Array]:
+def run_session(
+    session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+) -> dict[str, Array]:
+    """Run an open model and return its outputs by name.
+
+    Raises
+    ------
+    ModelError
+        ONNX Runtime fails while running it.
+    """
     names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
     try:
         values = session.run(names, dict(feeds))

@@ -23,7 +23,7 @@ from hwq.config import ArrayConfig
 from hwq.costs import LayerCost, cycles_agree, estimate, measured
 from hwq.cpu import cpu_flags
 from hwq.errors import HwqError, ModelError
-from hwq.host import original_session
+from hwq.host import original_session, run_session
 from hwq.onnx_load import load_model, runnable
 from hwq.onnx_qonnx import qonnx_nodes
 from hwq.oracle import lsb_histogram
@@ -331,12 +331,12 @@ def _histogram(
     source = model if isinstance(model, onnx.ModelProto) else load_model(model)
     try:
         session = original_session(runnable(source, graph.name) if qonnx_nodes(source) else source)
+        each = (_rows(graph, feeds, sample, sample + 1) for sample in range(samples))
+        rows = [run_session(session, inputs, list(oracle)) for inputs in each]
     except ModelError:
         return None
-    names = list(oracle)
-    rows = [session.run(names, _rows(graph, feeds, sample, sample + 1)) for sample in range(samples)]
-    original = concatenated([dict(zip(names, row, strict=True)) for row in rows])
+    original = concatenated(rows)
     counts = lsb_histogram(original, oracle)
     return {
-        name: {str(step): count for step, count in steps.items()} for name, steps in zip(names, counts, strict=True)
+        name: {str(step): count for step, count in steps.items()} for name, steps in zip(oracle, counts, strict=True)
     }

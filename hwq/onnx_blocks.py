@@ -32,6 +32,9 @@ from hwq.quantize.codebook import NF4
 from hwq.second_level import second_level
 from hwq.weights import SCALE_MAX
 
+_FLOAT_ROUNDING = 2.0**-23
+"""A smaller relative change is that of rounding to float32."""
+
 _LEAST_FACTORS = 16
 """A scale has at least so many values, even if sums would fit 32 bits only with fewer."""
 
@@ -66,7 +69,7 @@ def blocked_layer(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp)
     weight = _READERS[layer.op_type](values, layer)
     require(constraint_block_range, weight.values)
     scales, level, change = _integers(x, weight)
-    if change:
+    if change > _FLOAT_ROUNDING:
         values.rewrites.append(
             f"{node_name(layer)}: scales of blocks are integers under one scale an output, "
             f"which changes them by at most {100 * change:.2g}%"

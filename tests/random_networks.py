@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from tests import blocked_models
 from tests.onnx_models import Builder
 
 
@@ -24,7 +25,8 @@ class RandomNetwork:
     """A chain of at least `layers` random layers; adds and concatenations bring a second branch.
 
     The share `int4` of the layers, by chance, has weights that 4 bits hold, the share `codebook` weights of 16 values,
-    the same in all channels or others in every `group` of them.
+    the same in all channels or others in every `group` of them; the share `blocked` of the matrix products and 1x1
+    convolutions has a scale for each block of inputs.
 
     Members
     -------
@@ -33,8 +35,16 @@ class RandomNetwork:
         Its layers.
     """
 
-    def __init__(self, rng: np.random.Generator, layers: int, int4: float = 0, codebook: float = 0, group: int = 1):
-        self._rng, self._int4 = rng, int4
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        layers: int,
+        int4: float = 0,
+        codebook: float = 0,
+        group: int = 1,
+        blocked: float = 0,
+    ):
+        self._rng, self._int4, self._blocked = rng, int4, blocked
         self._codebook, self._group = codebook, group
         self._builder = Builder()
         self._dtype = str(rng.choice(["int8", "uint8"]))
@@ -43,7 +53,7 @@ class RandomNetwork:
         x = self._quantized(self._builder.input("x", (1, *shape)), shape, 2.0 ** -int(rng.integers(3, 7)))
         while len(self.kinds) < layers:
             x = self._layer(x)
-        self.model: onnx.ModelProto = self._builder.model(x.name)
+        self.model: onnx.ModelProto = self._builder.model(x.name, opset=21 if blocked else 17)
 
     def _layer(self, x: Value) -> Value:
         if len(x.shape) == 1:
@@ -125,7 +135,21 @@ class RandomNetwork:
         y = builder.node("Conv", inputs, group=groups, **attributes)
         return builder.node("Relu", [y]) if rng.integers(3) == 0 else y
 
+    def _in_blocks(self, x: Value, name: str, inputs: int, form: str) -> Value:
+        """Return a layer of random weights in blocks, of at most 12 outputs."""
+        self.kinds.append(f"{form} in blocks")
+        rng, outputs = self._rng, int(self._rng.integers(1, 13))
+        size = 16 if form == "bnb4" else int(rng.choice([16, 32, 64]))
+        scales = blocked_models.grid(rng, -(-inputs // size), outputs)
+        if rng.integers(2):
+            scales = rng.uniform(0.01, 0.02, scales.shape).astype(np.float32)
+        made = blocked_models.layer(self._builder, form, name, scales, size, inputs, rng)
+        scale = x.scale * 2.0 ** np.ceil(np.log2(np.abs(made.weight).sum(0).max() / 2))
+        return self._quantized(made.name, (outputs, *x.shape[1:]) if form == "conv" else (outputs,), scale)
+
     def _conv(self, x: Value) -> Value:
+        if self._blocked and self._rng.random() < self._blocked:
+            return self._in_blocks(x, x.name, x.shape[0], "conv")
         self.kinds.append("conv")
         attributes, size = self._windows(x)
         outputs = int(self._rng.integers(1, 41 if self._codebook else 21))
@@ -158,6 +182,10 @@ class RandomNetwork:
         self.kinds.append("gemm")
         inputs, outputs = int(np.prod(x.shape)), int(self._rng.integers(1, 13))
         flat = self._builder.node("Flatten", [x.name]) if len(x.shape) > 1 else x.name
+        if self._blocked and self._rng.random() < self._blocked:
+            self.kinds.pop()
+            forms = [form for form in blocked_models.FORMS if form != "conv" and (form != "bnb4" or inputs % 16 == 0)]
+            return self._in_blocks(x, flat, inputs, str(self._rng.choice(forms)))
         weight, _ = self._weights((inputs, outputs), x, axis=1)
         return self._quantized(self._builder.node("MatMul", [flat, weight]), (outputs,), x.scale)
 

@@ -241,14 +241,18 @@ def test_quantized_float_weight_is_folded():
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_blocked_weight_stays_on_the_host_with_its_rule(transposed):
+def test_blocked_weight_keeps_its_stored_values(transposed):
     rng, b = np.random.default_rng(SEED), Narrow()
-    values = b.constant(rng.integers(-8, 8, (16, 4)).astype(ml_dtypes.int4))
-    scale = b.constant(rng.uniform(0.5, 1, (4, 4)), np.float32)
+    stored = rng.integers(-8, 8, (16, 4))
+    values = b.constant(stored.astype(ml_dtypes.int4))
+    factors = rng.integers(1, 16, (4, 4))
+    scale = b.constant(factors / 16, np.float32)
     weight = b.node("DequantizeLinear", [values, scale], axis=0, block_size=4)
     if transposed:
         weight = b.node("Transpose", [b.node("Transpose", [weight], perm=[1, 0])], perm=[1, 0])
     x = b.dequantize(b.quantize(b.input("x", (1, 16)), 0.5, 0), 0.5, 0)
     y = b.dequantize(b.quantize(b.node("MatMul", [x, weight]), 1.0, 0), 1.0, 0)
     graph = equal_to_the_original(b.model(y), halves((1, 16)))
-    assert reasons(graph)["MatMul"] == sentence(onnx_constraints.constraint_whole_scale)
+    gemm = next(op for op in graph.ops if op.kind == "Gemm")
+    assert gemm.weight.tolist() == stored.tolist()
+    assert np.array_equal(gemm.block_scales.scale * gemm.weight_scale, factors / 16)
