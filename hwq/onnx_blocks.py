@@ -32,8 +32,8 @@ from hwq.quantize.codebook import NF4
 from hwq.second_level import second_level
 from hwq.weights import SCALE_MAX
 
-_FLOAT_ROUNDING = 2.0**-23
-"""A smaller relative change is that of rounding to float32."""
+_LEAST_SCALE = 2.0**-100
+"""Of smaller scales, the products with others may not be float32 numbers."""
 
 _LEAST_FACTORS = 16
 """A scale has at least so many values, even if sums would fit 32 bits only with fewer."""
@@ -69,7 +69,7 @@ def blocked_layer(values: Values, node: onnx.NodeProto, y: Tensor, clamp: Clamp)
     weight = _READERS[layer.op_type](values, layer)
     require(constraint_block_range, weight.values)
     scales, level, change = _integers(x, weight)
-    if change > _FLOAT_ROUNDING:
+    if change:
         values.rewrites.append(
             f"{node_name(layer)}: scales of blocks are integers under one scale an output, "
             f"which changes them by at most {100 * change:.2g}%"
@@ -131,7 +131,7 @@ def _n_bits(values: Values, node: onnx.NodeProto) -> Blocked:
     blocks = -(-inputs // size) if size > 0 else 0
     bits = attribute(node, "bits", 4)
     require(constraint_block_storage, bits == 4 and size >= 16 and size & (size - 1) == 0 and not operand(node, 4))
-    packed, scale = (_constant(values, node, position) for position in (1, 2))
+    packed, scale = _constant(values, node, 1), _scales(values, node, 2)
     half = size // 2
     shaped = packed.dtype == np.uint8 and packed.size == outputs * blocks * half and scale.size == outputs * blocks
     require(constraint_block_shape, shaped)
@@ -152,7 +152,7 @@ def _bnb4(values: Values, node: onnx.NodeProto) -> Blocked:
     inputs, outputs, size = (int(attribute(node, name, 0)) for name in ("K", "N", "block_size"))
     plain = attribute(node, "quant_type", 1) == 1 and attribute(node, "transB", 1) == 1
     require(constraint_block_storage, plain and size > 0 and inputs % size == 0)
-    packed, scale = (_constant(values, node, position) for position in (1, 2))
+    packed, scale = _constant(values, node, 1), _scales(values, node, 2)
     fits = packed.dtype == np.uint8 and 2 * packed.size == inputs * outputs and scale.size * size == inputs * outputs
     require(constraint_block_shape, fits)
     codes = _nibbles(packed.reshape(-1))
@@ -177,7 +177,7 @@ def _dequantized(values: Values, node: onnx.NodeProto) -> Blocked:
         name = maker.input[0]
         maker = values.producer(name)
     assert maker is not None
-    stored, scale = (_constant(values, maker, position) for position in (0, 1))
+    stored, scale = _constant(values, maker, 0), _scales(values, maker, 1)
     zero_point = _constant(values, maker, 2) if operand(maker, 2) else np.zeros_like(scale, stored.dtype)
     size, axis = int(attribute(maker, "block_size", 0)), int(attribute(maker, "axis", 1)) % max(stored.ndim, 1)
     require(constraint_block_storage, stored.dtype.name in ("int8", "uint8") and size > 0)
@@ -202,6 +202,14 @@ def _constant(values: Values, node: onnx.NodeProto, position: int) -> Array:
     return present(constraint_constant_weight, values.source.constants.get(operand(node, position)))
 
 
+def _scales(values: Values, node: onnx.NodeProto, position: int) -> Array:
+    scale = _constant(values, node, position)
+    size = np.abs(scale)
+    usable = np.isfinite(size) & ((size == 0) | (size >= _LEAST_SCALE))
+    require(constraint_block_storage, scale.dtype == np.float32 and bool(usable.all()))
+    return scale
+
+
 def _nibbles(packed: Array) -> Array:
     """Return the halves of every byte of the last axis, the lower one first."""
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
@@ -209,7 +217,6 @@ def _nibbles(packed: Array) -> Array:
 
 def _signed(weight: Array, scale: Array, size: int) -> Blocked:
     """Return a weight whose scales aren't negative: a block's sign goes into its values."""
-    require(constraint_block_storage, scale.dtype == np.float32 and bool(np.isfinite(scale).all()))
     signs = np.where(scale < 0, -1, 1)[np.arange(len(weight)) // size]
     values = weight.astype(np.int16) * signs.reshape(*signs.shape, *(1,) * (weight.ndim - 2))
     return Blocked(values, np.abs(scale), size)
