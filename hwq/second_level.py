@@ -9,8 +9,8 @@ from hwq.weights import SCALE_MAX
 
 Float32 = npt.NDArray[np.float32]
 
-_FLOAT_ROUNDING = 2.0**-23
-"""A smaller relative change is that of rounding to float32."""
+_FLOAT_ROUNDING = 2.0**-21
+"""A smaller relative change is that of a few roundings to float32."""
 
 
 def second_level(scales: Float32, most: int = SCALE_MAX) -> tuple[npt.NDArray[np.uint8], Float32, float]:
