@@ -28,9 +28,8 @@ from hwq.onnx_constraints import (
 )
 from hwq.onnx_operators import Clamp, build_conv, build_gemm, qdq_bias
 from hwq.onnx_values import Values, attribute, operand
-from hwq.quantize.codebook import NF4
 from hwq.second_level import second_level
-from hwq.weights import SCALE_MAX
+from hwq.weights import NF4, SCALE_MAX
 
 _LEAST_SCALE = 2.0**-100
 """Of smaller scales, the products with others may not be float32 numbers."""

@@ -40,6 +40,9 @@ MAX_TAP = 256
 SCALE_MAX = 255
 """Largest scale of a tap."""
 
+NF4 = np.array([-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127], np.int16)
+"""The 4-bit NormalFloat of QLoRA (Dettmers et al., 2023) in steps of 1/127 of a block's largest magnitude."""
+
 
 @dataclass(frozen=True)
 class Form:

@@ -11,7 +11,8 @@ import hwq
 from hwq import demo
 from hwq.compiler import compile
 from hwq.ladder import verify
-from hwq.quantize.codebook import NF4, encode, kmeans, share, share_weights
+from hwq.quantize.codebook import encode, kmeans, share, share_weights
+from hwq.weights import NF4
 from tests import programs
 from tests.onnx_models import Builder
 

@@ -16,9 +16,6 @@ from hwq import isa
 Array = npt.NDArray[Any]
 Book = npt.NDArray[np.int16]
 
-NF4 = np.array([-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127], np.int16)
-"""The 4-bit NormalFloat of QLoRA (Dettmers et al., 2023) in steps of 1/127 of a block's largest magnitude."""
-
 _INT8 = (-128, 127)
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -1,6 +1,6 @@
 """NF4 with double quantization: 4-bit codes, an 8-bit scale for each block of 64, a float32 over many of those.
 
-As QLoRA (Dettmers et al., 2023) has it, in whole numbers: the levels are those of `hwq.quantize.codebook.NF4`,
+As QLoRA (Dettmers et al., 2023) has it, in whole numbers: the levels are those of `hwq.weights.NF4`,
 multiples of 1/127, and a block's largest magnitude is an integer times the float. One such float serves 256 blocks
 there; on the array it serves an output, whose requantizer multiplies by it, so that all before it is integers.
 
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq.quantize.codebook import NF4, encode
+from hwq.quantize.codebook import encode
 from hwq.second_level import second_level
+from hwq.weights import NF4
 
 Array = npt.NDArray[Any]
 
