@@ -50,6 +50,8 @@ class RandomNetwork:
         self._dtype = str(rng.choice(["int8", "uint8"]))
         self.kinds: list[str] = []
         shape = (int(rng.integers(1, 13)), int(rng.integers(1, 11)), int(rng.integers(1, 11)))
+        if blocked and rng.integers(3) == 0:
+            shape = (16 * int(rng.integers(1, 9)),)
         x = self._quantized(self._builder.input("x", (1, *shape)), shape, 2.0 ** -int(rng.integers(3, 7)))
         while len(self.kinds) < layers:
             x = self._layer(x)
@@ -136,9 +138,9 @@ class RandomNetwork:
         return builder.node("Relu", [y]) if rng.integers(3) == 0 else y
 
     def _in_blocks(self, x: Value, name: str, inputs: int, form: str) -> Value:
-        """Return a layer of random weights in blocks, of at most 12 outputs."""
+        """Return a layer of random weights in blocks."""
         self.kinds.append(f"{form} in blocks")
-        rng, outputs = self._rng, int(self._rng.integers(1, 13))
+        rng, outputs = self._rng, int(self._rng.integers(1, 21))
         size = 16 if form == "bnb4" else int(rng.choice([16, 32, 64]))
         scales = blocked_models.grid(rng, -(-inputs // size), outputs)
         if rng.integers(2):
@@ -184,8 +186,9 @@ class RandomNetwork:
         flat = self._builder.node("Flatten", [x.name]) if len(x.shape) > 1 else x.name
         if self._blocked and self._rng.random() < self._blocked:
             self.kinds.pop()
-            forms = [form for form in blocked_models.FORMS if form != "conv" and (form != "bnb4" or inputs % 16 == 0)]
-            return self._in_blocks(x, flat, inputs, str(self._rng.choice(forms)))
+            others = [form for form in blocked_models.FORMS if form not in ("conv", "bnb4")]
+            is_nf4 = inputs % 16 == 0 and self._rng.integers(2) == 0
+            return self._in_blocks(x, flat, inputs, "bnb4" if is_nf4 else str(self._rng.choice(others)))
         weight, _ = self._weights((inputs, outputs), x, axis=1)
         return self._quantized(self._builder.node("MatMul", [flat, weight]), (outputs,), x.scale)
 

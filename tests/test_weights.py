@@ -257,6 +257,48 @@ def test_random_networks_with_codebooks_are_exact_on_rtl(arch):
     assert counts[2] >= 1
 
 
+def blocked_network(seed, cols):
+    """A network of layers of every width, and most matrix products and 1x1 convolutions with block scales."""
+    rng = np.random.default_rng(seed)
+    layers = int(rng.integers(1, 4))
+    return RandomNetwork(rng, layers, int4=0.3, codebook=0.3, group=cols, blocked=0.7)
+
+
+def scaled_forms(program):
+    """Return how many descriptors with scales have bytes, 4-bit weights and indices, and how many have no scales."""
+    chosen = [d for step in program.array_steps for d in program.descriptors(step.slot) if d["opcode"] == 1]
+    kinds = [2 if d["codebook"] else d["int4"] for d in chosen if d["scaled"]]
+    return np.array([*np.bincount(kinds, minlength=3), len(chosen) - len(kinds)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_random_networks_with_block_scales_are_exact(shape):
+    config, counts = programs.tiny(*shape, **BOOKS, block_scales=1), np.zeros(4, int)
+    for seed in range(60):
+        graph = hwq.load(blocked_network([seed, *shape, 2], shape[1]).model)
+        report = verify(graph, config, weights="codebook", samples=1, seed=seed, targets=["reference", "machine"])
+        assert report.ok, f"seed {seed}"
+        counts += scaled_forms(compile(graph, config, golden=False, weights="codebook"))
+    assert counts.min() >= 3
+    assert counts.sum() - counts[3] >= 40
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+@pytest.mark.xdist_group("verilator")
+@pytest.mark.parametrize("arch", ["sim-4x4", "sim-16x16"])
+def test_random_networks_with_block_scales_are_exact_on_rtl(arch):
+    counts = np.zeros(4, int)
+    for seed in range(25):
+        network = blocked_network([seed, len(arch), 2], load_arch(arch).cols)
+        report = verify(network.model, arch, weights="codebook", samples=1, seed=seed)
+        assert report.ok, f"seed {seed}: {network.kinds}"
+        counts += scaled_forms(compile(network.model, arch, golden=False, weights="codebook"))
+    assert counts.min() >= 1
+    assert counts.sum() - counts[3] >= 20
+
+
 @pytest.mark.rtl
 @pytest.mark.slow
 @pytest.mark.xdist_group("verilator")
