@@ -129,7 +129,8 @@ def _n_bits(values: Values, node: onnx.NodeProto) -> Blocked:
     inputs, outputs, size = (int(attribute(node, name, 0)) for name in ("K", "N", "block_size"))
     blocks = -(-inputs // size) if size > 0 else 0
     bits = attribute(node, "bits", 4)
-    require(constraint_block_storage, bits == 4 and size >= 16 and size & (size - 1) == 0 and not operand(node, 4))
+    plain = not operand(node, 4) and not attribute(node, "weight_prepacked", 0)
+    require(constraint_block_storage, bits == 4 and size >= 16 and size & (size - 1) == 0 and plain)
     packed, scale = _constant(values, node, 1), _scales(values, node, 2)
     half = size // 2
     shaped = packed.dtype == np.uint8 and packed.size == outputs * blocks * half and scale.size == outputs * blocks

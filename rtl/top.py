@@ -306,6 +306,7 @@ class Accelerator(wiring.Component):
                 scales.i_end.eq(drain.o_sum_end & descriptor.scaled),
                 scales.i_sum.eq(picked),
             ]
+            # places travel along; what a layer without scales ahead of this one has left on the way is gone already
             late, use_scales = result, descriptor.scaled
             for stage in range(scales.LATENCY):
                 later = Signal(result_layout, name=f"result_{stage}")

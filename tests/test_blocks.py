@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import hwq
 from hwq import ir, onnx_constraints, reference, weights
 from hwq.compiler import compile
 from hwq.ladder import verify
-from hwq.onnx_constraints import sentence
+from hwq.onnx_blocks import _n_bits
+from hwq.onnx_constraints import StaysOnHost, sentence
+from hwq.onnx_load import open_source
+from hwq.onnx_values import Values
 from hwq.second_level import second_level
 from tests import blocked_models, programs
 from tests.blocked_models import FORMS, grid, single
@@ -219,6 +222,27 @@ def test_fp4_stays_on_the_host():
     model, _ = single("bnb4", grid(np.random.default_rng(0), 2, 4), 32, 64, 1)
     next(a for a in node_and_constants(model, "MatMulBnb4")[0].attribute if a.name == "quant_type").i = 0
     refuse(model, "block_storage")
+
+
+@pytest.mark.parametrize(("name", "value"), [("bits", 2), ("bits", 8), ("block_size", 24), ("weight_prepacked", 1)])
+def test_other_forms_of_n_bits_are_not_known(name, value):
+    model, _ = single("n_bits", grid(np.random.default_rng(0), 2, 4), 32, 64, 1)
+    values = Values(open_source(model, "test"))
+    node = node_and_constants(model, "MatMulNBits")[0]
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+    with pytest.raises(StaysOnHost, match="The weight's blocks aren't stored in a way known here"):
+        _n_bits(values, node)
+
+
+def test_n_bits_with_scales_in_another_order_of_inputs_is_not_known():
+    model, _ = single("n_bits", grid(np.random.default_rng(0), 2, 4), 32, 64, 1)
+    values = Values(open_source(model, "test"))
+    node = node_and_constants(model, "MatMulNBits")[0]
+    node.input.extend(["", "order"])
+    with pytest.raises(StaysOnHost, match="The weight's blocks aren't stored in a way known here"):
+        _n_bits(values, node)
 
 
 def test_blocks_across_outputs_stay_on_the_host():
