@@ -50,6 +50,9 @@ class ArrayConfig:
         computes two output channels on every multiplier.
     codebooks : int
         1 if layers may have weights that are indices into a codebook of 16 int8 ones, two a byte, else 0.
+    act_bits : int
+        Narrowest activations [bit], 8 or 4. With 4, a layer of such activations and weights has two channels in every
+        byte of either and multiplies both on one multiplier; needs `weight_bits` 4 and two `lanes`.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class ArrayConfig:
     tables: int = 0
     weight_bits: int = 8
     codebooks: int = 0
+    act_bits: int = 8
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -94,6 +98,9 @@ class ArrayConfig:
         self._require("tables", 0 <= self.tables <= isa.MAX_TABLES, f"in 0..{isa.MAX_TABLES}")
         self._require("weight_bits", self.weight_bits in (4, 8), "4 or 8")
         self._require("codebooks", self.codebooks in (0, 1), "0 or 1")
+        rule = "8, or 4 with weight_bits 4 and lanes of at least 2"
+        fits = self.act_bits == 8 or (self.act_bits == 4 and self.int4 and self.lanes >= 2)
+        self._require("act_bits", fits, rule)
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -108,6 +115,11 @@ class ArrayConfig:
     def int4(self) -> bool:
         """Whether layers may have weights of 4 bits."""
         return self.weight_bits == 4
+
+    @property
+    def act_int4(self) -> bool:
+        """Whether layers may have activations of 4 bits."""
+        return self.act_bits == 4
 
     @property
     def widest_block(self) -> int:
@@ -181,12 +193,12 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
             act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4,
-            weight_bits=4, codebooks=1,
+            weight_bits=4, codebooks=1, act_bits=4,
         ),
         ArrayConfig(
             name="sim-16x16", rows=16, cols=16, fetch_bytes=16, lanes=8,
             act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512, tables=4,
-            weight_bits=4, codebooks=1,
+            weight_bits=4, codebooks=1, act_bits=4,
         ),
     )
 }  # fmt: skip
@@ -196,8 +208,8 @@ PRESETS: dict[str, ArrayConfig] = {
 def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
-    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` and `codebooks` to 0 and
-    `weight_bits` to 8.
+    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` and `codebooks` to 0,
+    `weight_bits` and `act_bits` to 8.
 
     Raises
     ------

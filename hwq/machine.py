@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hwq import fixed, isa, pipeline, weights
+from hwq import fixed, isa, nibbles, pipeline, weights
 from hwq.addresses import ADDRESS_MASK, Indices, output_addresses, pixel_addresses, strip_inputs, tap_offsets
 from hwq.config import ArrayConfig
 
@@ -104,6 +104,8 @@ class Machine:
         )
         if d["table"]:
             value = self.tables[d["table"] - 1][value.astype(np.int64) + 128]
+        if d["ofm_int4"]:
+            value, channels = nibbles.join(value), channels[: -(-len(channels) // 2)]
         self.act[self._checked(output_addresses(d), channels)] = value
         return False
 
@@ -131,7 +133,10 @@ class Machine:
         narrow = d["int4"] and (not self.config.int4 or d["opcode"] == isa.Opcode.VECTOR)
         bookless = not self.config.codebooks or d["opcode"] == isa.Opcode.VECTOR or d["int4"]
         misread = d["codebook"] not in list(isa.Codebook) or (d["codebook"] and bookless)
-        if stray or zero or shapeless or excess or narrow or misread:
+        packed = d["ifm_int4"] or d["ofm_int4"]
+        halves = d["ifm_int4"] and weights.Form.of(d) != weights.BYTES
+        alone = not self.config.act_int4 or d["opcode"] != isa.Opcode.CONV or halves
+        if stray or zero or shapeless or excess or narrow or misread or (packed and alone):
             raise _Stop(isa.ErrorCode.ILLEGAL_FIELD)
         return d
 
@@ -149,20 +154,23 @@ class Machine:
         if int(starts.max()) + d["span"] > self.config.act_bytes:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
         depth = len(taps) * d["span"]
-        matrix = self._matrix(d, depth).astype(np.float32)
+        stored = self._matrix(d, depth)
+        matrix = (weights.dot_weights(stored) if d["ifm_int4"] else stored).astype(np.float32)
         channels = matrix.shape[1]
         sums = np.empty((len(pixels), channels), np.int32)
         span = np.arange(d["span"], dtype=np.int64)
         batch = max(1, _BLOCK_ELEMENTS // depth)
         for first in range(0, len(pixels), batch):
             index = starts[first : first + batch, :, None] + span
-            operands = self.act[index.reshape(-1, depth)].astype(np.float32)
+            gathered = self.act[index.reshape(-1, depth)]
+            operands = (nibbles.split(gathered) if d["ifm_int4"] else gathered).astype(np.float32)
             total = np.zeros((len(operands), channels), np.int64)
-            for k in range(0, depth, _CHUNK):
+            for k in range(0, len(matrix), _CHUNK):
                 total += (operands[:, k : k + _CHUNK] @ matrix[k : k + _CHUNK]).astype(np.int64)
             sums[first : first + batch] = total.astype(np.int32)
-        if d["int4"]:
-            single = 0 if weights.is_paired(d["last_channels"], cols) else d["last_channels"]
+        if d["int4"] or d["ifm_int4"]:
+            all_short = d["ifm_int4"] or weights.is_paired(d["last_channels"], cols)
+            single = 0 if all_short else d["last_channels"]
             spare = np.int32(32 - weights.PAIR_BITS)
             sums[:, : channels - single] = sums[:, : channels - single] << spare >> spare
         block, column = np.divmod(np.arange(channels, dtype=np.int64), width)

@@ -12,16 +12,16 @@ import numpy.typing as npt
 from hwq import ir, isa
 from hwq.channel_order import channel_order
 from hwq.config import ArrayConfig
-from hwq.constraints import truncations
 from hwq.errors import CapacityError
 from hwq.images import Images, rounding_params, truncating_params
 from hwq.layout import View
 from hwq.mesh_parts import Part, ways
 from hwq.multipliers import multipliers
 from hwq.pairs import pair_parameters
-from hwq.plan import Plan, Step, stored_zero_point
+from hwq.plan import Plan, Step
 from hwq.timing import cycles, memory_words
-from hwq.weights import BYTES, Form
+from hwq.truncations import truncations
+from hwq.weights import BYTES, Form, dot_bytes, dot_weights
 
 Fields = dict[str, int]
 
@@ -82,11 +82,12 @@ def run_descriptors(runs: Sequence[Run], plan: Plan, step: Step, images: Images)
     """Yield the descriptors of a step's parts, image by image."""
     op = step.op
     assert isinstance(op, ir.Conv | ir.Gemm)
-    zero_point = stored_zero_point(plan.tensors[op.inputs[0]])
+    zero_point = plan.zero_point(op.inputs[0])
     bases = []
     for run in runs:
         channels, width = run.part.channels, images.config.block_channels(run.fields)
-        folded = op.bias[channels].astype(np.int64) - zero_point * run.matrix.astype(np.int64).sum(0)
+        matrix = dot_weights(run.matrix) if run.part.ifm_int4 else run.matrix
+        folded = op.bias[channels].astype(np.int64) - zero_point * matrix.astype(np.int64).sum(0)
         weight_base = images.add_weights(run.matrix, step.name, width, Form.of(run.fields))
         param_base = images.add_params(channel_params(plan, op, folded, channels), step.name, width)
         bases.append({"weight_base": weight_base, "param_base": param_base})
@@ -99,6 +100,9 @@ def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
     weight = op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16)[:, None, None, None]
     if op.groups == 1:
         weight = weight[:, channel_order(plan, step.reads[0])]
+    packed = step.reads[0] in plan.packed
+    if packed:
+        weight = dot_bytes(weight, 1)
     return Part(
         weight.transpose(2, 3, 1, 0),
         np.arange(len(op.weight)),
@@ -108,12 +112,17 @@ def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
         op.strides,
         op.dilations,
         (-op.pads[0], -op.pads[1]),
+        packed,
+        step.writes in plan.packed,
     )
 
 
 def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
     weight = op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16)
     weight = weight[None, None, channel_order(plan, step.reads[0])]
+    packed = step.reads[0] in plan.packed
+    if packed:
+        weight = dot_bytes(weight, 2)
     second = _second_operand(plan, step)
     return Part(
         weight,
@@ -121,6 +130,8 @@ def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
         _as_image(plan.view(step.reads[0])),
         _as_image(plan.view(step.writes)),
         None if second is None else _as_image(second),
+        ifm_int4=packed,
+        ofm_int4=step.writes in plan.packed,
     )
 
 
@@ -129,13 +140,15 @@ def _best(part: Part, output: Fields, images: Images, name: str) -> Run | None:
     channels, config = part.weight.shape[3], images.config
     shared = {
         "opcode": isa.Opcode.CONV,
+        "ifm_int4": int(part.ifm_int4),
+        "ofm_int4": int(part.ofm_int4),
         "row_pixels": part.y.shape[3],
         "pixels": part.y.shape[2] * part.y.shape[3],
         **output,
     }
     runs = []
     for fields, matrix in tap_orders(part, config):
-        for form in images.forms(name, matrix):
+        for form in [BYTES] if part.ifm_int4 else images.forms(name, matrix):
             width = config.block_channels(shared | form.fields())
             blocks = {"blocks": -(-channels // width), "last_channels": (channels - 1) % width + 1}
             runs.append(Run(part, shared | fields | form.fields() | blocks, matrix))
@@ -153,7 +166,7 @@ def channel_params(
 ) -> npt.NDArray[np.uint32]:
     """Return the parameter sets of a mesh layer's `channels`; `bias` is that of the array's sums."""
     if isinstance(op, ir.Conv | ir.Gemm) and op.floor is not None:
-        parameters = truncations(op, plan.graph)
+        parameters = truncations(op, plan.graph, plan.packed.get(op.inputs[0]))
         assert parameters is not None, op.name
         return truncating_params([parameters[channel] for channel in channels])
     multiplier = multipliers(plan.graph, op)
@@ -165,7 +178,8 @@ def output_fields(plan: Plan, step: Step) -> Fields:
     """Return the output path's fields: zero point, clamps, and the sum the step carries."""
     op, add = step.op, step.add
     result = plan.tensors[op.outputs[0]]
-    label = 128 if result.dtype == "uint8" else 0
+    own = 128 if result.dtype == "uint8" else 0
+    label = plan.packed.get(result.name, own)
     if isinstance(op, ir.Conv | ir.Gemm | ir.AveragePool):
         fields = {"zero_point": result.zero_point - label, "lo": op.lo - label, "hi": op.hi - label}
         if not isinstance(op, ir.AveragePool) and op.floor is not None:
@@ -175,7 +189,8 @@ def output_fields(plan: Plan, step: Step) -> Fields:
     fields |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     if add is None:
         return fields
-    parameters = pair_parameters(add, plan.graph)
+    label = plan.packed.get(step.writes, own)
+    parameters = pair_parameters(add, plan.graph, plan.packed.get(step.writes))
     assert parameters is not None, add.name
     factors = parameters.factor_a, parameters.factor_b
     own_first = add.inputs[0] == (op.outputs[0] if op is not add else step.reads[0])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from hwq.config import ArrayConfig
 from hwq.layout import View
+from hwq.weights import has_int4
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Part:
     strides, dilations : (y, x)
     start : (y, x)
         The first pixel's first tap in `x` [pixel].
+    ifm_int4 : bool
+        The bytes of `x` are two inputs each, those of the weight `hwq.weights.dot_bytes`.
+    ofm_int4 : bool
+        The bytes of `y` are two channels each.
     """
 
     weight: npt.NDArray[np.int16]
@@ -43,6 +48,8 @@ class Part:
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     start: tuple[int, int] = (0, 0)
+    ifm_int4: bool = False
+    ofm_int4: bool = False
 
     def weight_words(self, config: ArrayConfig) -> int:
         """Return the weight words the part takes if it reads every tap by itself."""
@@ -103,10 +110,9 @@ def _bundle(layer: Part, groups: int, first: int, size: int) -> Part:
 def _abreast(part: Part, config: ArrayConfig) -> Iterator[tuple[Part, ...]]:
     """Yield the ways to compute several neighbouring pixels of a row as one, those left at its end by themselves."""
     channels, width = part.weight.shape[3], part.y.shape[3]
-    views = [view for view in (part.y, part.second) if view is not None]
-    if any(view.strides[3] != channels for view in views):
+    if part.y.strides[3] << part.ofm_int4 != channels or (part.second and part.second.strides[3] != channels):
         return
-    pairs = config.int4 and part.weight.min() >= -8 and part.weight.max() <= 7
+    pairs = config.int4 and not part.ifm_int4 and has_int4(part.weight)
     most = config.cols * (2 if pairs else 1)  # channels of a block
     for count in range(2, min(most // math.gcd(most, channels), width) + 1):
         wide = _widened(part, count)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hwq import ir, isa, reference
+from hwq import ir, isa, nibbles, reference
 from hwq.compiler import Model, compile, load
 from hwq.config import ArrayConfig, load_arch
 from hwq.driver import Driver
@@ -228,16 +228,26 @@ def pack(port: PortImage, value: Array) -> npt.NDArray[np.int8]:
     """Return the bytes of activation memory that hold `value`."""
     value = follow(port.chain, value)
     data = np.full(port.size_bytes, port.fill, np.int8)
-    label = 128 if port.dtype == "uint8" else 0
-    data[port.view.offsets() - port.address] = (value.astype(np.int16) - label).astype(np.int8)
+    stored = (value.astype(np.int16) - _label(port)).astype(np.int8)
+    if port.packed is not None:
+        stored = nibbles.join(stored, nibbles.channel_axis(stored.shape))
+    data[port.view.offsets() - port.address] = stored
     return data
 
 
 def unpack(port: PortImage, data: npt.NDArray[np.int8]) -> Array:
     """Return the tensor that the bytes `data` from `port.address` hold."""
-    label = 128 if port.dtype == "uint8" else 0
-    value = (data[port.view.offsets() - port.address].astype(np.int16) + label).astype(port.dtype)
+    stored = data[port.view.offsets() - port.address]
+    if port.packed is not None:
+        axis = nibbles.channel_axis(stored.shape)
+        stored = nibbles.split(stored, axis).take(range(port.shape[axis]), axis)
+    value = (stored.astype(np.int16) + _label(port)).astype(port.dtype)
     return follow(port.chain, value).reshape(port.shape)
+
+
+def _label(port: PortImage) -> int:
+    """Return what the tensor's values are stored less."""
+    return (128 if port.dtype == "uint8" else 0) if port.packed is None else port.packed
 
 
 def sample_count(infos: Sequence[TensorInfo], feeds: Mapping[str, Array], model: str) -> int:

@@ -71,7 +71,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             walk.layer()
             walk.shift(start)
             issued, end, before = walk.next_step, walk.end, walk
-        macs = pixels(d) * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
+        macs = pixels(d) * (weight_words(d) << d["ifm_int4"]) * channels(d, config) * (d["opcode"] != isa.Opcode.VECTOR)
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), start + 1, issued))
         ended_before, ended = ended, end
         loaded = go + pipeline.DESCRIPTOR_LOAD
@@ -112,6 +112,11 @@ def memory_words(d: Mapping[str, int], config: ArrayConfig) -> int:
 def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the output channels of a descriptor."""
     return (d["blocks"] - 1) * config.block_channels(d) + d["last_channels"]
+
+
+def pixel_bytes(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Return the bytes a descriptor writes for each output pixel."""
+    return -(-channels(d, config) >> d["ofm_int4"])
 
 
 def has_pairs(d: Mapping[str, int], config: ArrayConfig) -> bool:

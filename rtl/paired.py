@@ -4,9 +4,14 @@ A paired column multiplies an activation by ``high * 2**LOW_BITS + low``. The pr
 and ``a * high`` above them, less one where ``a * low`` is negative: that borrow is given back as the carry into the
 upper sum. ``a * low`` is in -1016..1024, 12 bits with its sign, which is what `LOW_BITS` must be at least; the whole
 operand has 17 bits and the product 24.
+
+Activations of 4 bits are multiplied two at once as well: a byte's activation is an operand like a weight's, and in the
+product of ``a1 * 2**LOW_BITS + a0`` and ``w0 * 2**LOW_BITS + w1`` bits `LOW_BITS` and up are
+``a0 * w0 + a1 * w1``, less the borrow of ``a0 * w1``. What lies above, ``a1 * w0``, is cut off, and the upper sum is
+the result.
 """
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -60,21 +65,36 @@ def chosen_sum(sums: data.View, pairs: Value, high: Value) -> Value:
     return Mux(pairs, half, Cat(sums.low, sums.high[: 32 - PAIR_BITS]).as_signed())
 
 
+def operand(byte: Value, pairs: Value) -> Value:
+    """Return the operand (`OPERAND_BITS`) of a byte: of its two halves, the high one as the upper number, or of all."""
+    low, high = byte[:4].as_signed(), byte[4:].as_signed()
+    upper = (high - low[3])[:5]
+    return Mux(pairs, Cat(low, low[3].replicate(4), upper), Cat(byte, byte[7].replicate(5)))
+
+
+def activation_shape(act_int4: bool) -> Shape:
+    """Return the shape of an activation on its way right: a byte, or an operand."""
+    return Shape(OPERAND_BITS) if act_int4 else signed(8)
+
+
 class Multiplier(wiring.Component):
-    """``o = i_a * multiplicand(i_w)``.
+    """``o = i_a * multiplicand(i_w)``, with `act_int4` ``multiplicand(i_a) * multiplicand(i_w)``, its lower bits.
 
     Latency: 2. Throughput: one product a cycle.
     """
 
-    i_a: In(signed(8))
-    i_w: In(OPERAND_BITS)
-    o: Out(signed(PRODUCT_BITS))
+    def __init__(self, *, act_int4: bool = False):
+        self._act_int4 = act_int4
+        super().__init__(
+            {"i_a": In(activation_shape(act_int4)), "i_w": In(OPERAND_BITS), "o": Out(signed(PRODUCT_BITS))}
+        )
 
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
         product = Signal.like(self.o, reset_less=True)
-        m.d.sync += [product.eq(self.i_a * multiplicand(self.i_w)), self.o.eq(product)]
+        a = multiplicand(self.i_a) if self._act_int4 else self.i_a
+        m.d.sync += [product.eq(a * multiplicand(self.i_w)), self.o.eq(product)]
         return m
 
 

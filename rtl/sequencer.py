@@ -133,6 +133,10 @@ class Sequencer(wiring.Component):
         bookless = not config.codebooks or (upcoming.opcode == isa.Opcode.VECTOR) | upcoming.int4
         known_book = upcoming.codebook.matches(*isa.Codebook)
         misread = ~known_book | ((upcoming.codebook != isa.Codebook.NONE) & bookless)
+        packed = upcoming.ifm_int4 | upcoming.ofm_int4
+        halves = upcoming.int4 | (upcoming.codebook != isa.Codebook.NONE)
+        alone = (upcoming.opcode != isa.Opcode.CONV) | int(not config.act_int4) | (upcoming.ifm_int4 & halves)
+        past = upcoming.table > config.tables
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         early, inside = Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
@@ -142,10 +146,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq(~halt & ~known),
-            bad_field.eq(
-                known
-                & (_any(zero) | stray | too_many | shapeless | narrow | misread | (upcoming.table > config.tables))
-            ),
+            bad_field.eq(known & _any([*zero, stray, too_many, shapeless, narrow, misread, packed & alone, past])),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
             early.eq(

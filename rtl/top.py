@@ -67,7 +67,11 @@ class Accelerator(wiring.Component):
             sources[strips] = use_strips
         m.submodules.issue = issue = Issue(config)
         m.submodules.mesh = mesh = Mesh(
-            rows=rows, cols=config.cols, strips=bool(config.strip_columns), int4=config.int4
+            rows=rows,
+            cols=config.cols,
+            strips=bool(config.strip_columns),
+            int4=config.int4,
+            act_int4=config.act_int4,
         )
         m.submodules.drain = drain = Drain(config)
         m.submodules.vector = vector = Vector(config)
@@ -141,6 +145,7 @@ class Accelerator(wiring.Component):
                 m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
         use_vector = descriptor.opcode == isa.Opcode.VECTOR
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
+        use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         for name in ("ifm", "res", "ofm"):
             walker = PixelWalker()
             m.submodules[f"walk_{name}"] = walker
@@ -240,14 +245,15 @@ class Accelerator(wiring.Component):
         control = delayed(m, taken, pipeline.ISSUE_TO_EDGE)
         column_bytes = Signal(8 * config.cols, reset_less=True)
         m.d.sync += column_bytes.eq(act.o_data.as_value())
-        form = delayed(m, Cat(issue.o_zero, issue.o_pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
+        pairs = issue.o_pairs | use_dots
+        form = delayed(m, Cat(issue.o_zero, pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
         if config.int4 or config.codebooks:
             m.submodules.unpack = unpack = WeightUnpack(cols=config.cols, codebook=bool(config.codebooks))
             m.d.comb += [
                 unpack.i_word.eq(weights.o_word),
                 Cat(unpack.i_zero, unpack.i_pairs, unpack.i_steps, unpack.i_odd).eq(form),
                 *(mesh.i_w[c].eq(unpack.o[c]) for c in range(config.cols)),
-                mesh.i_pairs.eq(delayed(m, issue.o_pairs, pipeline.ISSUE_TO_EDGE)),
+                Cat(mesh.i_pairs, mesh.i_dots).eq(delayed(m, Cat(pairs, use_dots), pipeline.ISSUE_TO_EDGE)),
             ]
             if config.codebooks:
                 book = Cat(issue.o_indices, issue.o_book, issue.o_entry, issue.o_column)
@@ -283,7 +289,8 @@ class Accelerator(wiring.Component):
             sums = (Value.cast(mesh.o_shadow[lane + lanes * index]) for index in range(len(reading)))
             masked = (sums & chosen.replicate(len(sums)) for sums, chosen in zip(sums, reading, strict=True))
             m.d.comb += Value.cast(shadow).eq(functools.reduce(operator.or_, masked))
-            m.d.sync += picked[lane].eq(chosen_sum(shadow, drain.o_pairs, drain.o_high) if config.int4 else shadow)
+            halves = (drain.o_pairs | drain_dots, drain.o_high | drain_dots)
+            m.d.sync += picked[lane].eq(chosen_sum(shadow, *halves) if config.int4 else shadow)
         m.d.sync += [
             picked_valid.eq(drain.o_read & drain.o_valid & ~abort),
             picked_final.eq(drain.o_read & drain.o_final & ~abort),

@@ -163,6 +163,17 @@ def test_check_names_the_rule_that_sends_a_node_to_the_host(hwq, tmp_path):
     assert "Padding must be smaller than the dilated kernel." in " ".join(out.split())
 
 
+def test_check_names_the_rule_that_keeps_bytes(hwq, tmp_path):
+    b = Builder()
+    x = b.dequantize(b.quantize(b.input("x", (1, 8192)), 0.1, 0), 0.1, 0)
+    y = b.node("MatMul", [x, b.weight(np.full((8192, 17), -8, np.int8), np.full(17, 0.1), axis=1)], "y")
+    onnx.save(b.model(b.dequantize(b.quantize(y, 0.1, 0), 0.1, 0)), tmp_path / "deep.onnx")
+    status, out, _ = hwq("check", tmp_path / "deep.onnx", "--json", "-")
+    (node,) = (node for node in json.loads(out)["nodes"] if node["name"] == "n_y")
+    assert (status, node["where"]) == (0, "array")
+    assert node["reason"].startswith("Stored as bytes: sums of these 4-bit weights need more than 24 bits; split")
+
+
 def test_check_says_what_exceeds_the_memories(hwq, folder, tmp_path):
     path = tmp_path / "check.json"
     status, out, err = hwq("check", DIGITS, "--arch", folder / "small.toml", "--json", path)
