@@ -8,7 +8,9 @@ import importlib
 from boards.board import Board
 from hwq.errors import HwqError
 
-BOARDS = ("icebreaker", "ulx3s", "ice40-hx8k")
+BOARDS = (
+    "icebreaker", "upduino", "ice40-hx8k", "ulx3s", "ecpix5", "orangecrab", "colorlight-i5", "colorlight-i9",
+)  # fmt: skip
 
 
 def find(name: str) -> Board:
