@@ -78,7 +78,7 @@ class Plan:
 
 def synthesize(plan: Plan) -> Path:
     """Return the folder of the netlist, ``top.json``, and of Yosys's log, ``top.rpt``."""
-    return _step("synthesis", plan.synthesis, plan.files, ["top.json", "top.rpt"])
+    return step("synthesis", plan.synthesis, plan.files, ["top.json", "top.rpt"])
 
 
 def fit(plan: Plan, netlist: Path) -> dict[str, tuple[int, int]]:
@@ -90,7 +90,7 @@ def fit(plan: Plan, netlist: Path) -> dict[str, tuple[int, int]]:
         Where nextpnr didn't come so far.
     """
     command = (*plan.routing, "--pack-only")
-    folder = _step("fit", command, _inputs(plan, netlist), ["top.tim"], good=(0, 1))
+    folder = step("fit", command, _inputs(plan, netlist), ["top.tim"], good=(0, 1))
     return utilisation((folder / "top.tim").read_text())
 
 
@@ -110,7 +110,7 @@ def route(plan: Plan, netlist: Path, seed: int) -> Path:
     A missed clock is no error here.
     """
     command = (*plan.routing, "--seed", str(seed), "--timing-allow-fail", "--report", "report.json")
-    return _step(f"seed-{seed}", command, _inputs(plan, netlist), [plan.routed, "report.json", "top.tim"])
+    return step(f"seed-{seed}", command, _inputs(plan, netlist), [plan.routed, "report.json", "top.tim"])
 
 
 def route_all(plan: Plan, netlist: Path, seeds: Iterable[int], progress: Progress) -> dict[int, Path | ToolError]:
@@ -141,7 +141,7 @@ def route_all(plan: Plan, netlist: Path, seeds: Iterable[int], progress: Progres
 
 def pack(plan: Plan, routed: Path) -> Path:
     """Return the bitstream of what `route` returned."""
-    folder = _step("bitstream", plan.packing, {plan.routed: (routed / plan.routed).read_bytes()}, [plan.bitstream])
+    folder = step("bitstream", plan.packing, {plan.routed: (routed / plan.routed).read_bytes()}, [plan.bitstream])
     return folder / plan.bitstream
 
 
@@ -150,7 +150,7 @@ def _inputs(plan: Plan, netlist: Path) -> dict[str, bytes]:
     return {"top.json": (netlist / "top.json").read_bytes(), **limits}
 
 
-def _step(
+def step(
     what: str, command: Sequence[str], inputs: Mapping[str, bytes], outputs: Sequence[str], good: Sequence[int] = (0,)
 ) -> Path:
     """Return the folder of `outputs` that `command` makes of the files `inputs`."""

@@ -100,7 +100,11 @@ def open_bus(config: ArrayConfig) -> VerilatorBus:
     DeviceError
         When the simulator can't be built.
     """
-    text = verilog(config)
+    return open_library(verilog(config))
+
+
+def open_library(text: str) -> VerilatorBus:
+    """Return the bus of a fresh accelerator in Verilog, top module ``top``; raises as `open_bus`."""
     try:
         return VerilatorBus(build(text))
     except subprocess.CalledProcessError as error:

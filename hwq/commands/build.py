@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
 
 def build(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
     board: Annotated[
         str, typer.Option("--board", "-b", metavar="BOARD", help="Without it the boards are listed.")
     ] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")] = None,
     arch: Annotated[
         str | None, typer.Option("--arch", "-a", metavar="ARCH", help="The board's own without it.")
     ] = None,
     clock: Annotated[float | None, typer.Option(metavar="MHZ", help="The board's own without it.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Placements to try.")] = 4,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what it would take, from earlier builds, in a moment.")
+    ] = False,
     json: JsonFile = None,
 ) -> None:
     """Build a board's bitstream with Yosys and nextpnr: DIR/top.bit or top.bin, report.json and the tools' logs.
@@ -33,6 +36,12 @@ def build(
     from hwq.commands.console import console, progress, write_report
     from hwq.errors import HwqError
 
+    if estimate:
+        print_estimate(board, arch, json)
+        return
+    if output is None:
+        boards_module("registry").find(board)
+        raise typer.BadParameter("a build needs a folder: --output DIR")
     with progress() as show:
         try:
             report = boards_module("build").build(board, output, arch=arch, clock_mhz=clock, seeds=seeds, progress=show)
@@ -43,6 +52,32 @@ def build(
         print_report(report, output)
     if report.problem:
         console(stderr=True).print(f"hwq: {report.problem}", markup=False)
+        raise typer.Exit(1)
+
+
+def print_estimate(board: str, arch: str | None, json: Path | None) -> None:
+    """Print what an accelerator would take; exit with status 1 where it wouldn't fit."""
+    from dataclasses import asdict
+
+    from hwq.commands.console import console, percent, table, write_report
+    from hwq.config import load_arch
+
+    config = load_arch(arch or boards_module("registry").find(board).arch)
+    found = boards_module("estimate").estimate(board, config)
+    write_report(json, {"board": board, "arch": config.name, "ok": not found.problem, **asdict(found)})
+    if str(json) != "-":
+        out = console()
+        columns = ["resource", "about", "there", "", "error"]
+        rows = [
+            [kind, use.used, use.there, percent(use.used / use.there), f"{100 * found.error[kind]:.0f}%"]
+            for kind, use in found.resources.items()
+        ]
+        out.print(table(f"{config.name} on {board}, estimated", columns, rows, numbers=columns[1:]))
+        if found.fmax_mhz is not None:
+            slowest, fastest = found.fmax_mhz
+            out.print(f"Routed designs of this family reach {slowest:.0f} to {fastest:.0f} MHz.", markup=False)
+    if found.problem:
+        console(stderr=True).print(f"hwq: by estimate, {found.problem}", markup=False)
         raise typer.Exit(1)
 
 
