@@ -6,6 +6,7 @@ is left. The harness is the one of `sim.verilator_bus`.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from amaranth.back import rtlil
@@ -13,6 +14,7 @@ from amaranth.back import rtlil
 from boards.flow import step
 from boards.registry import find
 from hwq.config import ArrayConfig
+from sim.build import LIBRARY
 from sim.verilator_bus import VerilatorBus, open_library
 
 BOARD = "ulx3s"
@@ -30,9 +32,13 @@ simplemap t:$mux
 opt_expr -mux_bool
 opt_merge
 opt_clean -purge
+rename -hide
 write_verilog -noattr netlist.v
 """
-"""A LUT's model is a tree of multiplexers between constants: as such it would take Verilator ten times as long."""
+"""A LUT's model is a tree of multiplexers between constants, and a cell's name a line long: compiling them as they are
+takes ten times as long."""
+
+PRODUCT = dataclasses.replace(LIBRARY, optimization="-O1")
 
 
 def netlist(config: ArrayConfig, board: str) -> str:
@@ -62,4 +68,4 @@ def open_bus(config: ArrayConfig, board: str = BOARD) -> VerilatorBus:
     DeviceError
         When the simulator can't be built.
     """
-    return open_library(netlist(config, board))
+    return open_library(netlist(config, board), PRODUCT)

@@ -13,10 +13,19 @@ MHZ = 1e6
 
 @pytest.mark.parametrize(
     ("i", "o", "divr", "divf", "divq", "filter_range"),
-    [(12, 30, 0, 79, 5, 1), (12, 48, 0, 63, 4, 1), (16, 33, 0, 65, 5, 1)],
+    [
+        (12, 30, 0, 79, 5, 1),
+        (12, 48, 0, 63, 4, 1),
+        (16, 33, 0, 65, 5, 1),
+        (20, 60, 0, 47, 4, 2),
+        (27, 50, 1, 58, 4, 1),
+        (48, 96, 0, 15, 3, 4),
+        (100, 133, 7, 84, 3, 1),
+    ],
 )
 def test_ice40_divides_as_icepll_does(i, o, divr, divf, divq, filter_range):
-    assert Ice40Pll.near(i * MHZ, o * MHZ) == Ice40Pll(o * MHZ, divr, divf, divq, filter_range)
+    pll = Ice40Pll.near(i * MHZ, o * MHZ)
+    assert (pll.divr, pll.divf, pll.divq, pll.filter_range) == (divr, divf, divq, filter_range)
 
 
 def test_ecp5_divides_as_ecppll_does():
