@@ -11,9 +11,16 @@ from boards.registry import find
 from boards.top import RESET_SECONDS, BoardTop
 from hwq.config import ArrayConfig
 from sim.build import build
+from sim.cells import READ, models
 from sim.pins_bus import PRODUCT, PinsTransport
 
-_TO_VERILOG = b"read_rtlil top.il\nproc -nomux -norom\nmemory_collect\nwrite_verilog -noattr -norename top.v\n"
+_TO_VERILOG = "read_rtlil top.il\n{cells}\nproc -nomux -norom\nmemory_collect\nwrite_verilog -noattr -norename top.v\n"
+
+_CELLS = {
+    "ecp5": "",
+    "ice40": f"{READ['ice40']}\ndelete *SB_IO *SB_GB_IO =*SB_PLL40_PAD =*SB_PLL40_CORE\nhierarchy -top top",
+}
+"""Models of what the gateware instantiates; an ECP5's are added to the Verilog."""
 
 
 def board_verilog(board: Board, config: ArrayConfig) -> str:
@@ -25,8 +32,10 @@ def board_verilog(board: Board, config: ArrayConfig) -> str:
 
     platform, clock = board.open_platform(), board.clock()
     source = Plan.of(platform, BoardTop(board, SerialCore(config, clock.divisor), clock)).files["top.il"]
-    folder = step("verilog", ("yosys", "-q", "top.ys"), {"top.il": source, "top.ys": _TO_VERILOG}, ["top.v"])
-    pads = Path(__file__).with_name(f"pads_{platform.family.lower()}.v").read_text(encoding="utf-8")
+    family = platform.family.lower()
+    script = _TO_VERILOG.format(cells=_CELLS[family]).encode()
+    folder = step("verilog", ("yosys", "-q", "top.ys"), {"top.il": source, "top.ys": script}, ["top.v"])
+    pads = Path(__file__).with_name(f"pads_{family}.v").read_text(encoding="utf-8")
     wires = {board.input: "clk", ("uart", 0, "rx"): "rx", ("uart", 0, "tx"): "tx"}
     if board.reset is not None:
         wires[board.reset] = "~rst" if _inverted(platform, board.reset) else "rst"
@@ -35,7 +44,7 @@ def board_verilog(board: Board, config: ArrayConfig) -> str:
     pins += [f"  wire {names[path]} = {wire};" for path, wire in wires.items() if wire != "tx"]
     ports = (f".{name}({'tx' if wires[path] == 'tx' else name})" for path, name in names.items())
     pins += [f"  top top({', '.join(ports)});", "endmodule", ""]
-    return "\n".join([(folder / "top.v").read_text(encoding="utf-8"), pads, *pins])
+    return "\n".join([(folder / "top.v").read_text(encoding="utf-8"), models(family), pads, *pins])
 
 
 def _inverted(platform: Any, path: tuple[Any, ...]) -> bool:

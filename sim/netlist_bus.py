@@ -1,13 +1,12 @@
 """The host bus of the synthesized netlist: the cells of a board's FPGA, simulated in Verilator.
 
-Yosys puts its own models in the cells' place and ``cells_ecp5.v`` has the others, so nothing of the gateware's source
+Yosys puts its own models in the cells' place and `sim.cells` has the others, so nothing of the gateware's source
 is left. The harness is the one of `sim.verilator_bus`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from amaranth.back import rtlil
 
@@ -15,6 +14,7 @@ from boards.flow import step
 from boards.registry import find
 from hwq.config import ArrayConfig
 from sim.build import LIBRARY
+from sim.cells import READ, models
 from sim.verilator_bus import VerilatorBus, open_library
 
 BOARD = "ulx3s"
@@ -24,7 +24,7 @@ _SYNTHESIS = "read_rtlil top.il\nsynth_{family} -top top\nselect top\nwrite_rtli
 
 _MODELS = """
 read_rtlil netlist.il
-read_verilog -overwrite +/{family}/cells_sim.v
+{read}
 hierarchy -top top
 proc
 flatten
@@ -50,10 +50,9 @@ def netlist(config: ArrayConfig, board: str) -> str:
     source = rtlil.convert(Accelerator(config), name="top", platform=platform, emit_src=False)
     inputs = {"top.il": source.encode(), "top.ys": _SYNTHESIS.format(family=family).encode()}
     cells = step("netlist", ("yosys", "-q", "top.ys"), inputs, ["netlist.il"]) / "netlist.il"
-    inputs = {"netlist.il": cells.read_bytes(), "top.ys": _MODELS.format(family=family).encode()}
+    inputs = {"netlist.il": cells.read_bytes(), "top.ys": _MODELS.format(read=READ[family]).encode()}
     folder = step("models", ("yosys", "-q", "top.ys"), inputs, ["netlist.v"])
-    models = Path(__file__).with_name("cells_ecp5.v").read_text(encoding="utf-8") if family == "ecp5" else ""
-    return (folder / "netlist.v").read_text(encoding="utf-8") + models
+    return (folder / "netlist.v").read_text(encoding="utf-8") + models(family)
 
 
 def open_bus(config: ArrayConfig, board: str = BOARD) -> VerilatorBus:
