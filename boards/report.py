@@ -70,7 +70,8 @@ def missed(wanted_mhz: float, fmax_mhz: float, seeds: int) -> str | None:
     if fmax_mhz >= wanted_mhz:
         return None
     short = f"The clock of {wanted_mhz:g} MHz is missed by {wanted_mhz - fmax_mhz:.1f} MHz"
-    return f"{short}: the best of {seeds} seeds makes {fmax_mhz:.1f}; choose --clock {int(fmax_mhz)}, or more --seeds"
+    best = "the only seed" if seeds == 1 else f"the best of {seeds} seeds"
+    return f"{short}: {best} makes {fmax_mhz:.1f}; choose --clock {int(fmax_mhz)}, or more --seeds"
 
 
 @dataclass(frozen=True)
