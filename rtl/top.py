@@ -37,10 +37,13 @@ class Accelerator(wiring.Component):
     -------
     bus : the host; see `hwq.isa` for the memory map
     irq : the program has stopped, done or with an error
+    busy, error : a program runs, has stopped with an error
     """
 
     bus: In(BusSignature())
     irq: Out(1)
+    busy: Out(1)
+    error: Out(1)
 
     def __init__(self, config: ArrayConfig):
         self.config = config
@@ -106,7 +109,9 @@ class Accelerator(wiring.Component):
             sequencer.i_clear.eq(host.o_clear),
             sequencer.i_pc.eq(host.o_pc),
             sequencer.i_watchdog.eq(host.o_watchdog),
-            self.irq.eq(sequencer.o_done | (sequencer.o_error != 0)),
+            self.busy.eq(sequencer.o_busy),
+            self.error.eq(sequencer.o_error != 0),
+            self.irq.eq(sequencer.o_done | self.error),
         ]
         windows = ((params, isa.Region.PARAM), (weights, isa.Region.WEIGHT), (post, isa.Region.TABLE))
         for ram, region in windows:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hwq import isa
 from hwq.config import ArrayConfig
+from hwq.driver import Driver
 from hwq.machine import Machine
 
 Maker = Callable[[ArrayConfig, np.random.Generator], dict[str, int]]
@@ -78,6 +79,16 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
         descriptors.append(d)
     set_program(machine, descriptors)
     return machine
+
+
+def load(driver: Driver, machine: Machine) -> None:
+    """Write all of `machine`'s memories."""
+    driver.load_program(machine.program)
+    driver.load_params(machine.params)
+    driver.load_weights(machine.weights)
+    if machine.config.tables:
+        driver.load_tables(machine.tables)
+    driver.write_act(0, machine.act)
 
 
 def random_chain(config: ArrayConfig, rng: np.random.Generator, layers: int) -> list[dict[str, int]]:

@@ -419,7 +419,7 @@ def test_damaged_program(refused, folder, tmp_path):
 
 def test_unknown_targets(refused, folder, tmp_path):
     arguments = ("run", folder / "p.hwq", "-i", folder / "x.npz", "-o", tmp_path / "y.npz", "--target")
-    for target in ("fpga", "serial", "verilator:1"):
+    for target in ("fpga", "serial", "serial:", "verilator:1", "pins:", "netlist:"):
         assert f"No target {target!r}" in refused(*arguments, target)
         assert f"No target {target!r}" in refused("verify", DIGITS, "--arch", "sim-4x4", "--targets", target)
     assert "No target ''" in refused("verify", DIGITS, "--arch", "sim-4x4", "--targets", "")
