@@ -40,7 +40,7 @@ class Recipe:
     equalize : bool
         Balance the ranges of channels between layers first.
     fit : bool
-        Choose weights' scales and rounding by the layer's sums; always for 4 bits.
+        Choose weights' scales and rounding by the layer's sums.
     correct_bias : bool
         Shift each channel's sums to their mean in the float network.
     keep_float : tuple of str
@@ -48,10 +48,10 @@ class Recipe:
     """
 
     weights: str | Mapping[str, str] = "int8"
-    method: Method = Method.minmax
+    method: Method = Method.mse
     percentile: float = 99.99
     equalize: bool = False
-    fit: bool = False
+    fit: bool = True
     correct_bias: bool = True
     keep_float: tuple[str, ...] = ()
 

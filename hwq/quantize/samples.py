@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from hwq.errors import InputError, ModelError
 from hwq.host import first_line, oracle_session
@@ -18,6 +19,10 @@ from hwq.ir import Array
 Feeds = list[dict[str, Array]]
 Data = Mapping[str, Array] | Iterable[Mapping[str, Array]]
 """Arrays by input name, samples first; or several of them, one after the other."""
+
+
+_KEPT_BYTES = 1 << 30
+"""Of tensors that `Replay` keeps; the oldest go first, and are computed again where they are needed."""
 
 
 def feeds_of(model: onnx.ModelProto, data: Data) -> Feeds:
@@ -93,13 +98,13 @@ def run_each(model: onnx.ModelProto, feeds: Feeds, names: Sequence[str]) -> Iter
         yield {name: feed[name] for name in names if name in given} | dict(zip(computed, values, strict=True))
 
 
-def _only(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """Return the part of `model` that makes `names`."""
+def _only(model: onnx.ModelProto, names: Sequence[str], given: Mapping[str, Array] = {}) -> onnx.ModelProto:
+    """Return the part of `model` that makes `names`, from the tensors `given` where it can."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
     graph, needed, nodes = part.graph, set(names), []
     for node in reversed(model.graph.node):
-        if needed & set(node.output):
+        if needed & set(node.output) - given.keys():
             nodes.append(node)
             needed |= set(node.input)
     del graph.node[:], graph.output[:], graph.value_info[:]
@@ -108,4 +113,33 @@ def _only(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     for kept in (graph.input, graph.initializer):
         for entry in [entry for entry in kept if entry.name not in needed]:
             kept.remove(entry)
+    known = {info.name for info in graph.input}
+    for name in sorted(needed & given.keys() - known):
+        kind = helper.np_dtype_to_tensor_dtype(given[name].dtype)
+        graph.input.append(helper.make_tensor_value_info(name, kind, given[name].shape))
     return part
+
+
+class Replay:
+    """Tensors of a growing model, one after the other, from those asked for before: each node runs about once.
+
+    What has been asked for must not change as the model grows.
+    """
+
+    def __init__(self, feeds: Feeds):
+        self._feeds = feeds
+        self._known: dict[str, list[Array]] = {}
+
+    def run(self, model: onnx.ModelProto, name: str) -> list[Array]:
+        """Return the tensor `name` of `model` for each sample."""
+        if name not in self._known:
+            feeds = [
+                feed | {key: values[i] for key, values in self._known.items()} for i, feed in enumerate(self._feeds)
+            ]
+            part = _only(model, [name], feeds[0])
+            self._known[name] = [values[name] for values in run_each(part, feeds, [name])]
+            while sum(len(values) * values[0].nbytes for values in self._known.values()) > _KEPT_BYTES:
+                if len(self._known) == 1:
+                    return self._known.pop(name)
+                del self._known[next(iter(self._known))]
+        return self._known[name]

@@ -16,7 +16,7 @@ from hwq.quantize.lattice import weight_scales
 from hwq.quantize.network import Layer, Network, analyse
 from hwq.quantize.prepare import prepare
 from hwq.quantize.recipe import BITS, Progress, Recipe
-from hwq.quantize.samples import Data, Feeds, feeds_of, run_each
+from hwq.quantize.samples import Data, Feeds, Replay, feeds_of
 from hwq.quantize.scales import activations
 from hwq.quantize.statistics import Moments, measurable, moments
 
@@ -70,42 +70,37 @@ def calibrate(model: onnx.ModelProto, name: str, data: Data, recipe: Recipe, pro
 def solve(calibrated: Calibrated, network: Network, weights: Mapping[str, str], progress: Progress) -> Grid:
     """Return the integers of `network`, its layers with `weights` by name, ``int8`` where they aren't in it."""
     grid = Grid(activations(network, calibrated.histograms, calibrated.recipe))
+    simulated, wanted = Replay(calibrated.feeds), Replay(calibrated.feeds)
     for index, layer in enumerate(network.layers.values()):
         progress("Rounding weights", index, len(network.layers))
         bits = BITS[weights.get(layer.name, "int8")]
-        grid.weights[layer.name] = _solve_layer(calibrated, network, grid, layer, bits)
+        known = None
+        if measurable(layer) and (calibrated.recipe.fit or calibrated.recipe.correct_bias):
+            read = dequantized(layer.input)
+            inputs, sums = simulated.run(emit(network, grid), read), wanted.run(network.model, layer.output)
+            known = moments(layer, zip(inputs, sums, strict=True))
+        grid.weights[layer.name] = _solve_layer(calibrated.recipe, network, grid, layer, bits, known)
     return grid
 
 
-def _solve_layer(calibrated: Calibrated, network: Network, grid: Grid, layer: Layer, bits: int) -> Weights:
-    recipe = calibrated.recipe
+def _solve_layer(
+    recipe: Recipe, network: Network, grid: Grid, layer: Layer, bits: int, known: Moments | None
+) -> Weights:
+    """Return the integers of a layer, by its moments between its inputs on `grid` and its sums in floats."""
     x_scale, y_scale = grid.tensors[layer.input][0], grid.tensors[network.quantized(layer.output)][0]
     kernels = layer.kernels.astype(np.float64)
     weight = kernels.reshape(layer.groups, -1, kernels.shape[-1])
-    known = _moments(calibrated, network, grid, layer) if recipe.fit or recipe.correct_bias else None
-    fit = recipe.fit and known is not None
-    if known is not None and fit:
-        weight = rounding.refit(weight, known) if bits <= _REFITTED else weight
-        least = rounding.best_scales(weight, bits, known.xx)
-    else:
+    fit = known if recipe.fit else None
+    if fit is None:
         least = rounding.plain_scales(weight, bits)
+    else:
+        weight = rounding.refit(weight, fit) if bits <= _REFITTED else weight
+        least = rounding.best_scales(weight, bits, fit.xx)
     stored = weight_scales(x_scale, y_scale, least.reshape(-1))
     scale = stored.astype(np.float64).reshape(weight.shape[:2])
-    values = rounding.nearest(weight, scale, bits)
-    if known is not None and fit:
-        values = rounding.fitted(weight, scale, bits, known.xx)
+    values = rounding.nearest(weight, scale, bits) if fit is None else rounding.fitted(weight, scale, bits, fit.xx)
     bias = layer.bias
     if known is not None and recipe.correct_bias:
         made = (values * scale[..., np.newaxis] * known.x[:, np.newaxis]).sum(axis=-1)
         bias = (known.y - made.reshape(-1)).astype(np.float32)
     return Weights(values.reshape(kernels.shape).astype(np.int8), stored, bits, bias)
-
-
-def _moments(calibrated: Calibrated, network: Network, grid: Grid, layer: Layer) -> Moments | None:
-    """Return the moments of a layer between the inputs it has on `grid` and the sums it has in floats."""
-    if not measurable(layer):
-        return None
-    read = dequantized(layer.input)
-    simulated = run_each(emit(network, grid), calibrated.feeds, [read])
-    wanted = run_each(network.model, calibrated.feeds, [layer.output])
-    return moments(layer, ((x[read], y[layer.output]) for x, y in zip(simulated, wanted, strict=True)))
