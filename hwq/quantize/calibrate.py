@@ -21,6 +21,9 @@ from hwq.quantize.samples import Feeds, run_each
 BINS = 2048
 """Of a histogram: eight for each value of 8 bits."""
 
+_ENTROPY_BINS = 512
+"""Of these many, ONNX Runtime's search takes a fraction of a second."""
+
 _LEVELS = 255
 
 _SHARES = np.linspace(0.3, 1.0, 71)
@@ -71,31 +74,32 @@ def choose(histogram: Histogram, method: Method, percentile: float = 99.99) -> t
     if histogram.bound <= 0:
         return low, high
     chosen = _METHODS[method](histogram, percentile)
-    return max(low, chosen[0]), min(high, chosen[1])
+    return max(low, min(chosen[0], 0.0)), min(high, max(chosen[1], 0.0))
 
 
 def _minmax(histogram: Histogram, percentile: float) -> tuple[float, float]:
     return histogram.low, histogram.high
 
 
-def _onnxruntime(method: str, histogram: Histogram, percentile: float) -> tuple[float, float]:
+def _onnxruntime(method: str, histogram: Histogram, bins: int, percentile: float) -> tuple[float, float]:
     from onnxruntime.quantization.calibrate import HistogramCollector
 
-    collector = HistogramCollector(method, False, BINS, _LEVELS // 2 + 1, percentile, "same")
-    edges = np.linspace(-histogram.bound, histogram.bound, BINS + 1, dtype=np.float32)
+    counts = histogram.counts.reshape(-1, BINS // bins).sum(axis=1)
+    collector = HistogramCollector(method, False, bins, _LEVELS // 2 + 1, percentile, "same")
+    edges = np.linspace(-histogram.bound, histogram.bound, bins + 1, dtype=np.float32)
     ends = (np.float32(histogram.low), np.float32(histogram.high), np.float32(histogram.bound))
-    collector.histogram_dict["tensor"] = (histogram.counts, edges, *ends)
+    collector.histogram_dict["tensor"] = (counts, edges, *ends)
     with contextlib.redirect_stdout(io.StringIO()):
         low, high, *_ = collector.compute_collection_result()["tensor"]
     return float(low), float(high)
 
 
 def _percentile(histogram: Histogram, percentile: float) -> tuple[float, float]:
-    return _onnxruntime("percentile", histogram, percentile)
+    return _onnxruntime("percentile", histogram, BINS, percentile)
 
 
 def _entropy(histogram: Histogram, percentile: float) -> tuple[float, float]:
-    return _onnxruntime("entropy", histogram, percentile)
+    return _onnxruntime("entropy", histogram, _ENTROPY_BINS, percentile)
 
 
 def _mse(histogram: Histogram, percentile: float) -> tuple[float, float]:

@@ -12,35 +12,56 @@ import onnx
 
 from hwq.ir import Array
 from hwq.quantize.network import Layer, Network, analyse, with_layers
+from hwq.quantize.samples import Feeds, run_each
 
 _ROUNDS = 20
 """Of a chain of layers, each round moves ranges by one layer at most."""
 
 _SETTLED = 0.01
 
+_TINY = float(np.finfo(np.float32).tiny)
 
-def equalize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a prepared float model that computes the same with balanced weights."""
+
+def equalize(model: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
+    """Return a prepared float model that computes the same with balanced weights.
+
+    No channel grows beyond what the largest of its tensor reaches on the samples `feeds`: a channel of tiny weights and
+    a large bias would take the range of all others with it.
+    """
     network = analyse(model)
     pairs = _pairs(network)
+    reached = _extents(network, feeds, [middle for _, _, middle in pairs])
     layers = dict(network.layers)
     for _ in range(_ROUNDS):
         settled = True
-        for first, second in pairs:
+        for first, second, middle in pairs:
             scale = _balance(layers[first].kernels, _by_input(layers[second]))
-            settled &= bool(np.all(np.abs(np.log(scale)) < _SETTLED))
+            scale = np.maximum(scale, reached[middle] / max(reached[middle].max(), _TINY))
+            settled &= bool(np.all(np.abs(np.log(scale, where=scale > 0, out=np.zeros_like(scale))) < _SETTLED))
+            reached[middle] /= scale
             layers[first] = layers[first].with_values(
                 layers[first].kernels / scale[:, np.newaxis], layers[first].bias / scale
             )
             layers[second] = _scaled_inputs(layers[second], scale)
         if settled:
             break
-    changed = {name for pair in pairs for name in pair}
+    changed = {name for first, second, _ in pairs for name in (first, second)}
     return with_layers(network, {name: layers[name] for name in layers if name in changed})
 
 
-def _pairs(network: Network) -> list[tuple[str, str]]:
-    """Return the pairs of layers with nothing but a Relu between them."""
+def _extents(network: Network, feeds: Feeds, names: list[str]) -> dict[str, Array]:
+    """Return the greatest magnitude of each channel of each tensor over all samples."""
+    extents: dict[str, Array] = {}
+    for values in run_each(network.model, feeds, names) if names else ():
+        for name, value in values.items():
+            axis = 1 if value.ndim > 2 else value.ndim - 1
+            found = np.abs(np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)).max(axis=1).astype(np.float64)
+            extents[name] = np.maximum(extents.get(name, 0.0), found)
+    return extents
+
+
+def _pairs(network: Network) -> list[tuple[str, str, str]]:
+    """Return the pairs of convolutions, or of Gemms, with nothing but a Relu between them, and the tensor there."""
     graph = network.model.graph
     outputs = {output.name for output in graph.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -54,10 +75,10 @@ def _pairs(network: Network) -> list[tuple[str, str]]:
         if len(after) == 1 and after[0].op_type == "Relu" and name not in outputs:
             name = after[0].output[0]
             after = readers.get(name, [])
-        if len(after) == 1 and name not in outputs and after[0].name in network.layers and after[0].input[0] == name:
-            second = network.layers[after[0].name]
-            if _by_input(second).shape[0] == len(layer.bias):
-                pairs.append((layer.name, second.name))
+        if len(after) != 1 or name in outputs or after[0].op_type != layer.node.op_type:
+            continue
+        if layer.node.op_type in ("Conv", "Gemm") and after[0].name in network.layers:
+            pairs.append((layer.name, after[0].name, name))
     return pairs
 
 
@@ -67,7 +88,7 @@ def _by_input(layer: Layer) -> Array:
         outputs, inputs, *kernel = layer.weight.shape
         grouped = layer.weight.reshape(layer.groups, outputs // layer.groups, inputs, *kernel)
         return grouped.swapaxes(1, 2).reshape(layer.groups * inputs, -1)
-    return np.moveaxis(layer.weight, 1 - layer.axis, 0).reshape(layer.weight.shape[1 - layer.axis], -1)
+    return layer.weight.T
 
 
 def _scaled_inputs(layer: Layer, scale: Array) -> Layer:
@@ -78,7 +99,7 @@ def _scaled_inputs(layer: Layer, scale: Array) -> Layer:
         factors = scale.reshape(layer.groups, 1, inputs, *(1 for _ in kernel))
         weight = (grouped * factors).reshape(weight.shape)
     else:
-        weight = np.moveaxis(np.moveaxis(weight, 1 - layer.axis, -1) * scale, -1, 1 - layer.axis)
+        weight = weight * scale
     kernels = np.moveaxis(weight, layer.axis, 0).reshape(len(layer.bias), -1)
     return layer.with_values(kernels, layer.bias)
 

@@ -11,8 +11,14 @@ import numpy.typing as npt
 from hwq.multipliers import LATTICE_SHIFT, average_multiplier, layer_multiplier
 
 _ULPS = (0, 1, -1, 2, -2, 3, -3)
-_STEPS = 16
-"""Lattice points tried."""
+_STEPS = 256
+"""Lattice points tried, at most."""
+
+_NEAR = 4
+"""Lattice points always tried, however much greater they make a scale."""
+
+_GROWTH = 1 / 16
+"""What else a scale may grow by to reach the lattice: a tenth of a bit."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -36,8 +42,8 @@ def activation(low: float, high: float) -> tuple[np.float32, int]:
 def weight_scales(x_scale: np.float32, y_scale: np.float32, least: npt.ArrayLike) -> Float32:
     """Return weight scales not below `least`, but for rounding, whose multipliers are on the lattice.
 
-    Each belongs to the first lattice point that any scale reaches; where float32 always rounds away from the points
-    tried, it is `least` itself.
+    Each belongs to the first lattice point that any scale reaches. Where float32 rounds away from all points near, it
+    is `least` itself, and the channel needs the requantizer's full path.
 
     Parameters
     ----------
@@ -51,10 +57,12 @@ def weight_scales(x_scale: np.float32, y_scale: np.float32, least: npt.ArrayLike
     first = np.maximum(np.ceil(np.ldexp(least * ratio, LATTICE_SHIFT) * (1 - 1e-6)), 1)
     found = np.zeros(least.shape, np.float32)
     for step in range(_STEPS):
-        wanted = np.ldexp(first + step, -LATTICE_SHIFT)
+        wanted, near = np.ldexp(first + step, -LATTICE_SHIFT), step <= _NEAR + _GROWTH * first
         for scale in _neighbours(wanted / ratio):
             reached = layer_multiplier(x_scale, scale, y_scale) == wanted
-            found = np.where((found == 0) & reached, scale, found)
+            found = np.where((found == 0) & reached & near, scale, found)
+        if ((found > 0) | ~near).all():
+            break
     return np.where(found > 0, found, np.maximum(least, np.finfo(np.float32).tiny)).astype(np.float32)
 
 

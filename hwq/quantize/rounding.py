@@ -64,9 +64,9 @@ def best_scales(weight: Array, bits: int, covariance: Array) -> Array:
 
 
 def damped(covariance: Array) -> Array:
-    """Return a covariance, (G, K, K), with `DAMPING` on its diagonal: it has an inverse."""
-    variances = np.diagonal(covariance, axis1=1, axis2=2)
-    more = DAMPING * variances.mean(axis=1) + np.finfo(np.float32).tiny
+    """Return a covariance, (G, K, K), with `DAMPING` on its diagonal: it has an inverse, even where nothing varies."""
+    more = DAMPING * np.diagonal(covariance, axis1=1, axis2=2).mean(axis=1)
+    more = np.where(more > 0, more, 1.0)
     return covariance + more[:, np.newaxis, np.newaxis] * np.eye(covariance.shape[-1])
 
 

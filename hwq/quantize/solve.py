@@ -61,7 +61,7 @@ def calibrate(model: onnx.ModelProto, name: str, data: Data, recipe: Recipe, pro
     ready = prepare(model, name)
     feeds = feeds_of(ready, data)
     if recipe.equalize:
-        ready = equalize(ready)
+        ready = equalize(ready, feeds)
     network = analyse(ready, recipe.keep_float)
     progress(f"Measuring {len(feeds)} samples", 0, 0)
     return Calibrated(ready, feeds, measure(ready, feeds, network.tensors), recipe)

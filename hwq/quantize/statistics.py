@@ -12,6 +12,9 @@ from hwq.kernels import columns, pad_image
 from hwq.onnx_windows import read_window
 from hwq.quantize.network import Layer
 
+_NOISE = 1e-12
+"""Of second moments, what a difference of two of them doesn't tell from 0."""
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -49,7 +52,10 @@ def moments(layer: Layer, pairs: Iterable[tuple[Array, Array]]) -> Moments:
     x_mean, y_mean = x_sum / count, y_sum / count
     outer = x_mean[:, :, np.newaxis] * x_mean[:, np.newaxis]
     cross = y_mean.reshape(layer.groups, -1, 1) * x_mean[:, np.newaxis]
-    return Moments(x_mean, y_mean, xx / count - outer, yx / count - cross)
+    covariance = xx / count - outer
+    spread = np.sqrt(np.diagonal(xx, axis1=1, axis2=2) / count)
+    noise = _NOISE * spread[:, :, np.newaxis] * spread[:, np.newaxis]
+    return Moments(x_mean, y_mean, np.where(np.abs(covariance) > noise, covariance, 0), yx / count - cross)
 
 
 def measurable(layer: Layer) -> bool:
