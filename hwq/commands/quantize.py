@@ -19,7 +19,7 @@ Calibration = Annotated[
     Path, typer.Option("--calib", metavar="X.npz", help="Samples by input name.", show_default=False)
 ]
 KeepFloat = Annotated[
-    list[str] | None, typer.Option("--keep-float", metavar="NODE", help="Node that stays in floats; may be repeated.")
+    list[str] | None, typer.Option("--keep-float", metavar="LAYER", help="Stays in floats; may be repeated.")
 ]
 
 
@@ -119,7 +119,7 @@ def sensitivity(
     from hwq.commands.console import console, percent, progress, read_arrays, table, write_report
     from hwq.commands.console import labels as shorten
     from hwq.errors import InputError
-    from hwq.quantize.sensitivity import sensitivity as measure
+    from hwq.quantize.sensitivities import sensitivity as measure
 
     samples = read_arrays(calib)
     if labels is not None and labels not in samples:
@@ -136,7 +136,7 @@ def sensitivity(
         [name, entry.weights, f"{entry.sqnr_db:.1f}", f"{entry.kl:.2e}", entry.accuracy and percent(entry.accuracy)]
         for name, entry in zip(names, found, strict=True)
     ]
-    columns = ["layer", "weights", "SQNR [dB]", "KL [nat]", "accuracy"]
+    columns = ["layer", "weights", "SQNR, dB", "KL, nat", "accuracy"]
     console().print(table(f"What each layer of {model.stem} costs alone", columns, rows, numbers=columns[2:]))
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwq.quantize.quantizer import quantize
     from hwq.quantize.recipe import Recipe
-    from hwq.quantize.sensitivity import sensitivity
+    from hwq.quantize.sensitivities import sensitivity
 
 __all__ = ["Recipe", "quantize", "sensitivity"]
 
 _HOME = {
     "Recipe": "hwq.quantize.recipe",
     "quantize": "hwq.quantize.quantizer",
-    "sensitivity": "hwq.quantize.sensitivity",
+    "sensitivity": "hwq.quantize.sensitivities",
 }
 
 

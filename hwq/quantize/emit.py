@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from hwq.errors import ModelError
 from hwq.ir import Array
 from hwq.quantize.network import Layer, Network, clamp_bounds
 from hwq.quantize.prepare import constants
@@ -149,7 +151,7 @@ class _Writer:
             node.input.append(self.constant(f"{layer.name}_bias", layer.bias))
 
     def constant(self, name: str, value: Array) -> str:
-        self.made.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.made.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
     def constant_weight(self, name: str, values: Array, kind: int, scale: Array, axis: int) -> str:
@@ -180,12 +182,20 @@ class _Writer:
         nodes = [node for node in self.nodes if self._is_read(node, read)]
         read = {name for node in nodes for name in node.input}
         kept = [tensor for tensor in [*original.graph.initializer, *self.made] if tensor.name in read | self.outputs]
+        self._refuse_clashes(nodes, kept)
         graph = helper.make_graph(
             nodes, original.graph.name, list(original.graph.input), list(original.graph.output), kept
         )
         return helper.make_model(
             graph, opset_imports=list(original.opset_import), ir_version=original.ir_version, producer_name="hwq"
         )
+
+    def _refuse_clashes(self, nodes: list[onnx.NodeProto], kept: list[onnx.TensorProto]) -> None:
+        named = [name for node in nodes for name in node.output] + [tensor.name for tensor in kept]
+        clash = next((name for name, count in Counter(named).items() if count > 1), None)
+        if clash is not None:
+            graph = self.network.model.graph.name
+            raise ModelError(f"{graph}: {clash!r} is the name of a tensor already: rename it in the float model")
 
     def _is_read(self, node: onnx.NodeProto, read: set[str]) -> bool:
         return any(name in read | self.outputs for name in node.output)

@@ -37,7 +37,7 @@ def equalize(model: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
         for first, second, middle in pairs:
             scale = _balance(layers[first].kernels, _by_input(layers[second]))
             scale = np.maximum(scale, reached[middle] / max(reached[middle].max(), _TINY))
-            settled &= bool(np.all(np.abs(np.log(scale, where=scale > 0, out=np.zeros_like(scale))) < _SETTLED))
+            settled &= bool(np.all(np.abs(np.log(scale)) < _SETTLED))
             reached[middle] /= scale
             layers[first] = layers[first].with_values(
                 layers[first].kernels / scale[:, np.newaxis], layers[first].bias / scale

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from hwq.errors import ModelError
 from hwq.ir import Array
 from hwq.quantize.prepare import constants
 
@@ -123,16 +122,18 @@ def with_layers(network: Network, layers: Mapping[str, Layer]) -> onnx.ModelProt
     for node in model.graph.node:
         if node.name in layers:
             layer = layers[node.name]
-            node.input[1] = f"{layer.name}_weight"
+            node.input[1] = f"{layer.name}_changed_weight"
             model.graph.initializer.append(numpy_helper.from_array(layer.weight, node.input[1]))
             if layer.node.op_type != "MatMul":
                 del node.input[2:]
-                node.input.append(f"{layer.name}_bias")
+                node.input.append(f"{layer.name}_changed_bias")
         if node.name in adds:
             layer = adds[node.name]
-            node.input[:] = [layer.node.output[0], f"{layer.name}_bias"]
+            node.input[:] = [layer.node.output[0], f"{layer.name}_changed_bias"]
     biased = [layer for layer in layers.values() if layer.add is not None or layer.node.op_type != "MatMul"]
-    model.graph.initializer.extend(numpy_helper.from_array(layer.bias, f"{layer.name}_bias") for layer in biased)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(layer.bias, f"{layer.name}_changed_bias") for layer in biased
+    )
     return model
 
 
@@ -145,17 +146,8 @@ def analyse(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Network
         As `hwq.quantize.prepare.prepare` returns it.
     keep_float : collection of str
         Nodes, by name or by the tensor they make, that go on computing with floats.
-
-    Raises
-    ------
-    ModelError
-        `keep_float` names a node that isn't there.
     """
     graph = model.graph
-    known = {name for node in graph.node for name in (node.name, *node.output)}
-    for name in keep_float:
-        if name not in known:
-            raise ModelError(f"{graph.name}: there is no node {name!r} to keep in floats")
     values = constants(graph)
     kept = {node.name for node in graph.node if {node.name, *node.output} & set(keep_float)}
     layers = _layers(graph, values, kept)

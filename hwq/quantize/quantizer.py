@@ -13,7 +13,7 @@ from hwq.onnx_load import load_model
 from hwq.quantize.emit import emit
 from hwq.quantize.recipe import Progress, Recipe
 from hwq.quantize.samples import Data
-from hwq.quantize.sensitivity import Sensitivity, measure_layers
+from hwq.quantize.sensitivities import Sensitivity, measure_layers
 from hwq.quantize.solve import calibrate, solve
 
 MIXED_SHARE = 0.25

@@ -44,7 +44,7 @@ class Recipe:
     correct_bias : bool
         Shift each channel's sums to their mean in the float network.
     keep_float : tuple of str
-        Nodes, by name or by the tensor they make, that stay in floats, on the host.
+        Layers, by name or by the tensor they make, that stay in floats, on the host.
     """
 
     weights: str | Mapping[str, str] = "int8"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from hwq.errors import ModelError
 from hwq.quantize import rounding
 from hwq.quantize.calibrate import Histogram, measure
 from hwq.quantize.emit import Grid, Weights, dequantized, emit
@@ -62,6 +63,10 @@ def calibrate(model: onnx.ModelProto, name: str, data: Data, recipe: Recipe, pro
     feeds = feeds_of(ready, data)
     if recipe.equalize:
         ready = equalize(ready, feeds)
+    layers = analyse(ready).layers.values()
+    unknown = set(recipe.keep_float) - {label for layer in layers for label in (layer.name, layer.output)}
+    if unknown:
+        raise ModelError(f"{name}: there is no layer {min(unknown)!r} to keep in floats")
     network = analyse(ready, recipe.keep_float)
     progress(f"Measuring {len(feeds)} samples", 0, 0)
     return Calibrated(ready, feeds, measure(ready, feeds, network.tensors), recipe)
