@@ -15,7 +15,7 @@ from hwq.errors import HwqError, ModelError
 from hwq.host import oracle_session, original_session
 from hwq.onnx_reader import EDGE
 from hwq.onnx_writer import write
-from hwq.quantize import Recipe, quantize
+from hwq.quantize import Recipe, quantize, rounding
 from hwq.quantize.recipe import Method
 from hwq.quantize.report import report
 from tests.onnx_models import Builder, assert_exact
@@ -90,6 +90,16 @@ def test_each_technique_lowers_the_noise(recipe, without, gain):
         for index, chosen in enumerate((recipe, recipe | without)):
             totals[index] += noise(model, quantize(model, {"x": x}, Recipe(**chosen)), samples(32, seed=5))
     assert totals[1] > gain * totals[0]
+
+
+def test_layers_make_up_for_the_layers_before_them(monkeypatch):
+    x, totals = samples(64), []
+    for changed in (False, True):
+        if changed:
+            monkeypatch.setattr(rounding, "refit", lambda weight, known: weight)
+        made = [quantize(convnet(seed), {"x": x}, Recipe(weights="int4")) for seed in range(3)]
+        totals.append(sum(noise(convnet(seed), made[seed], samples(64, seed=5)) for seed in range(3)))
+    assert totals[1] > 1.2 * totals[0]
 
 
 def test_equalization_helps_where_the_ranges_of_channels_are_far_apart():
