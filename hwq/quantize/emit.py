@@ -83,7 +83,6 @@ class _Writer:
         self.made: list[onnx.TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
         self.outputs = {output.name for output in network.model.graph.output}
-        self.sums = {layer.output: layer for layer in network.layers.values()}
         self.biases = {layer.add.name: layer for layer in network.layers.values() if layer.add is not None}
         for info in network.model.graph.input:
             if info.name in network.tensors:
@@ -98,10 +97,8 @@ class _Writer:
         for index, name in enumerate(node.input):
             if name in self.network.tensors:
                 copy.input[index] = dequantized(name)
-        if layer is not None and layer.name in self.grid.weights:
-            self.set_weights(copy, layer, self.grid.weights[layer.name])
-        elif layer is not None:
-            self.set_floats(copy, layer)
+        if layer is not None:
+            self.set_weights(copy, layer)
         made = []
         for index, name in enumerate(node.output):
             target = self.target(name)
@@ -125,30 +122,32 @@ class _Writer:
         scale, zero_point = self.grid.tensors[node.output[0]]
         return bounds[0] <= -zero_point * float(scale) and bounds[1] >= (255 - zero_point) * float(scale)
 
-    def set_weights(self, node: onnx.NodeProto, layer: Layer, weights: Weights) -> None:
+    def set_weights(self, node: onnx.NodeProto, layer: Layer) -> None:
+        """Put what `node` has of the layer's constants in their place: the weights, the bias, or both."""
+        weights = self.grid.weights.get(layer.name)
         if node.name == layer.name:
-            values = layer.from_kernels(weights.values)
-            kind = TensorProto.INT4 if weights.bits == 4 else TensorProto.INT8
-            node.input[1] = self.constant_weight(f"{layer.name}_weight", values, kind, weights.scale, layer.axis)
-        x_scale = self.grid.tensors[layer.input][0]
-        bias_scale = x_scale * weights.scale
-        stored = np.clip(np.rint(weights.bias.astype(np.float64) / bias_scale), _INT32.min, _INT32.max).astype(np.int32)
-        if node.name != layer.name:
+            node.input[1] = self.weight(layer, weights)
+            if layer.add is None:
+                del node.input[2:]
+                node.input.append(self.bias(layer, weights))
+        else:
             index = next(index for index, name in enumerate(node.input) if name in self.constants)
-            node.input[index] = self.constant_weight(f"{layer.name}_bias", stored, TensorProto.INT32, bias_scale, 0)
-        elif layer.node.op_type != "MatMul":
-            del node.input[2:]
-            node.input.append(self.constant_weight(f"{layer.name}_bias", stored, TensorProto.INT32, bias_scale, 0))
+            node.input[index] = self.bias(layer, weights)
 
-    def set_floats(self, node: onnx.NodeProto, layer: Layer) -> None:
-        if node.name == layer.name:
-            node.input[1] = self.constant(f"{layer.name}_weight", layer.weight)
-        if node.name != layer.name:
-            index = next(index for index, name in enumerate(node.input) if name in self.constants)
-            node.input[index] = self.constant(f"{layer.name}_bias", layer.bias)
-        elif layer.node.op_type != "MatMul":
-            del node.input[2:]
-            node.input.append(self.constant(f"{layer.name}_bias", layer.bias))
+    def weight(self, layer: Layer, weights: Weights | None) -> str:
+        if weights is None:
+            return self.constant(f"{layer.name}_weight", layer.weight)
+        kind = TensorProto.INT4 if weights.bits == 4 else TensorProto.INT8
+        values = layer.from_kernels(weights.values)
+        return self.constant_weight(f"{layer.name}_weight", values, kind, weights.scale, layer.axis)
+
+    def bias(self, layer: Layer, weights: Weights | None) -> str:
+        if weights is None:
+            return self.constant(f"{layer.name}_bias", layer.bias)
+        scale = self.grid.tensors[layer.input][0] * weights.scale
+        values = np.rint(weights.bias.astype(np.float64) / scale)
+        stored = np.clip(values, _INT32.min, _INT32.max).astype(np.int32)
+        return self.constant_weight(f"{layer.name}_bias", stored, TensorProto.INT32, scale, 0)
 
     def constant(self, name: str, value: Array) -> str:
         self.made.append(numpy_helper.from_array(np.array(value, order="C"), name))

@@ -49,7 +49,7 @@ class Layer:
     groups : int
     bias : float32 (O,)
     add : onnx.NodeProto or None
-        The Add that holds a MatMul's bias.
+        What holds a MatMul's bias.
     """
 
     node: onnx.NodeProto
@@ -124,16 +124,14 @@ def with_layers(network: Network, layers: Mapping[str, Layer]) -> onnx.ModelProt
             layer = layers[node.name]
             node.input[1] = f"{layer.name}_changed_weight"
             model.graph.initializer.append(numpy_helper.from_array(layer.weight, node.input[1]))
-            if layer.node.op_type != "MatMul":
+            if layer.add is None:
                 del node.input[2:]
                 node.input.append(f"{layer.name}_changed_bias")
         if node.name in adds:
             layer = adds[node.name]
             node.input[:] = [layer.node.output[0], f"{layer.name}_changed_bias"]
-    biased = [layer for layer in layers.values() if layer.add is not None or layer.node.op_type != "MatMul"]
-    model.graph.initializer.extend(
-        numpy_helper.from_array(layer.bias, f"{layer.name}_changed_bias") for layer in biased
-    )
+    biases = [numpy_helper.from_array(layer.bias, f"{layer.name}_changed_bias") for layer in layers.values()]
+    model.graph.initializer.extend(biases)
     return model
 
 
@@ -198,6 +196,8 @@ def _layers(graph: onnx.GraphProto, values: dict[str, Array], kept: set[str]) ->
             (other,) = [name for name in after[0].input if name != output] or [""]
             if other in values and values[other].shape == (outputs,):
                 add, bias, output = after[0], values[other], after[0].output[0]
+        if node.op_type == "MatMul" and add is None:
+            continue
         layers[node.name] = Layer(node, output, weight, axis, groups, bias, add)
     return layers
 

@@ -121,9 +121,11 @@ def _fold(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 def _rewrite(graph: onnx.GraphProto) -> None:
     """Give layers their one form: Gemm without factors and transposition, biases of their own, no lone batch norm."""
     values = constants(graph)
-    for node in graph.node:
+    for node in list(graph.node):
         if node.op_type == "Gemm":
             _plain_gemm(graph, node, values)
+        elif node.op_type == "MatMul":
+            _with_bias(graph, node, values)
         elif node.op_type == "BatchNormalization":
             _as_convolution(graph, node, values)
 
@@ -147,6 +149,22 @@ def _plain_gemm(graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, 
     set_constant(graph, names[0], np.ascontiguousarray(weight, np.float32))
     set_constant(graph, names[1], np.broadcast_to(bias.reshape(-1), (len(weight),)).astype(np.float32))
     node.CopyFrom(helper.make_node("Gemm", [node.input[0], *names], list(node.output), name=node.name, transB=1))
+
+
+def _with_bias(graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, Array]) -> None:
+    """Add a bias of zeros to a MatMul that has none: rounded weights will need one."""
+    output, weight = node.output[0], values.get(node.input[1])
+    if weight is None or weight.ndim != 2:
+        return
+    shape = weight.shape[1:]
+    readers = [after for after in graph.node if output in after.input]
+    if len(readers) == 1 and readers[0].op_type == "Add":
+        if any(name in values and values[name].shape == shape for name in readers[0].input):
+            return
+    node.output[0] = f"{output}_product"
+    set_constant(graph, f"{output}_bias", np.zeros(shape, np.float32))
+    place = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
+    graph.node.insert(place + 1, helper.make_node("Add", [node.output[0], f"{output}_bias"], [output], name=output))
 
 
 def _as_convolution(graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, Array]) -> None:

@@ -118,21 +118,22 @@ def test_equalization_helps_where_the_ranges_of_channels_are_far_apart():
     assert plain > 5 * balanced
 
 
-def test_bias_correction_brings_every_channel_s_mean_back():
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+def test_bias_correction_brings_every_channel_s_mean_back(op):
     rng, build = np.random.default_rng(0), Builder()
     weight, x = rng.normal(0, 1, (12, 6)).astype(np.float32), rng.uniform(0, 1, (40, 12)).astype(np.float32)
-    names = [build.input("x", (1, 12)), build.constant(weight), build.constant(np.zeros(6), np.float32)]
-    model = build.model(build.node("Gemm", names))
+    model = build.model(build.node(op, [build.input("x", (1, 12)), build.constant(weight)]))
     drift = []
     for correct in (True, False):
         made = quantize(model, {"x": x}, Recipe(weights="int4", fit=False, correct_bias=correct))
         stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
-        (values,) = (value for value in stored.values() if value.shape == (6, 12))
+        (values,) = (value for value in stored.values() if value.ndim == 2)
+        values = values if op == "MatMul" else values.T
         (bias,) = (value for value in stored.values() if value.dtype == np.int32)
         (scale,) = (value for name, value in stored.items() if name.endswith("weight_scale"))
         step = stored["x_scale"].astype(np.float64)
         seen = np.clip(np.rint(x / stored["x_scale"]), 0, 255) * step
-        sums = seen @ (values.astype(np.float64).T * scale) + bias * (step * scale)
+        sums = seen @ (values.astype(np.float64) * scale) + bias * (step * scale)
         drift.append(np.abs(sums.mean(axis=0) - (x.astype(np.float64) @ weight).mean(axis=0)) / (step * scale))
     assert (drift[0] < 0.51).all()  # half a step of the bias
     assert (drift[1] > 2).any()
