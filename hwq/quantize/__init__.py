@@ -1,4 +1,4 @@
-"""Quantizers: float networks to the integers that the accelerator computes with."""
+"""Quantizers: float networks to integers, and weights to the forms in which the accelerator stores them."""
 
 from __future__ import annotations
 

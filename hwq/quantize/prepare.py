@@ -158,9 +158,9 @@ def _with_bias(graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, A
         return
     shape = weight.shape[1:]
     readers = [after for after in graph.node if output in after.input]
-    if len(readers) == 1 and readers[0].op_type == "Add":
-        if any(name in values and values[name].shape == shape for name in readers[0].input):
-            return
+    operands = readers[0].input if len(readers) == 1 and readers[0].op_type == "Add" else ()
+    if any(name in values and values[name].shape == shape for name in operands):
+        return
     node.output[0] = f"{output}_product"
     set_constant(graph, f"{output}_bias", np.zeros(shape, np.float32))
     place = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
