@@ -20,7 +20,19 @@ from tests.onnx_models import Builder
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = str(demo.model_path())
-COMMANDS = ["demo", "check", "compile", "run", "verify", "estimate", "profile", "arch", "rtl"]
+COMMANDS = [
+    "demo",
+    "check",
+    "quantize",
+    "sensitivity",
+    "compile",
+    "run",
+    "verify",
+    "estimate",
+    "profile",
+    "arch",
+    "rtl",
+]
 
 
 def process(*arguments, **options):
