@@ -35,10 +35,10 @@ EDGE_TO_SHADOW = 5
 """From a PE's operands on its inputs to its finished accumulator in the shadow register (operand register, two
 product registers, accumulator, shadow)."""
 
-REQUANTIZE_LATENCY = 13
+REQUANTIZE_LATENCY = 14
 """From an accumulator to its requantized byte."""
 
-ADD_LATENCY = 10
+ADD_LATENCY = 12
 """From a requantized byte and its second operand to their sum."""
 
 TABLE_LATENCY = 2
