@@ -4,6 +4,8 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from rtl.primitives.families import maker
+
 __all__ = ["MaskedAdder"]
 
 
@@ -36,8 +38,8 @@ class MaskedAdder(wiring.Component):
 
     def elaborate(self, platform):
         """Return the module."""
-        if hasattr(platform, "get_masked_adder"):
-            return platform.get_masked_adder(self)
+        if make := maker(platform, "masked_adder"):
+            return make(self)
         m = Module()
         m.d.comb += self.o.eq((self.i_a & self.i_mask) + self.i_b)
         return m

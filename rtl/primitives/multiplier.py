@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl.pipeline import delayed
+from rtl.primitives.families import maker
 
 __all__ = ["Multiplier"]
 
@@ -48,8 +49,8 @@ class Multiplier(wiring.Component):
 
     def elaborate(self, platform):
         """Return the module."""
-        if hasattr(platform, "get_multiplier"):
-            return platform.get_multiplier(self)
+        if make := maker(platform, "multiplier"):
+            return make(self)
         m = Module()
         m.d.comb += self.o.eq(delayed(m, delayed(m, self.i_a, 1) * delayed(m, self.i_b, 1), 2))
         return m
