@@ -56,6 +56,9 @@ RESIDUAL_BUFFERS = 4
 BACK_CHANGE = 1
 """Cycles without a read of the mesh between the last result of a layer and the first of one that began early."""
 
+BACK_START = 1
+"""From a layer's start to that of the output path and of the vector unit, which reads the same descriptor."""
+
 EARLY_LAUNCH = 3
 """From a layer's last step to the first read of one that begins early."""
 

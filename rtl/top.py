@@ -156,7 +156,7 @@ class Accelerator(wiring.Component):
                 walker.i_row_pixels.eq(walked.row_pixels),
                 walker.i_pixels.eq(walked.pixels),
             ]
-            users = {vector: use_vector, depthwise: use_depthwise, fetch: 1, drain: 1}
+            users = {vector: walked.opcode == isa.Opcode.VECTOR, depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
             for member, flow in WalkerControl().members.items():
                 if flow.flow is Out:
