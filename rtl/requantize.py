@@ -9,6 +9,7 @@ from hwq.isa import PARAM, TRUNCATE_PARAM
 from rtl.layouts import field_slice
 from rtl.multiplier import PipelinedMultiplier
 from rtl.pipeline import delayed
+from rtl.primitives import Negator
 from rtl.rounder import Rounder
 
 __all__ = ["Requantizer"]
@@ -92,8 +93,10 @@ class Requantizer(wiring.Component):
         offset = Mux(self.i_truncate, Cat(field_slice(_OFFSET_LOW, self.i_bias), self.i_offset_high), 0)
         acc = delayed(m, (self.i_acc + bias)[:_ACC_BITS], 1)
         negative = acc[-1]
-        # ~x + 1, in 32 unsigned bits so that -2**31 has a magnitude.
-        magnitude = delayed(m, ((acc ^ negative.replicate(_ACC_BITS)) + negative)[:_ACC_BITS], 1)
+        # in 32 unsigned bits, so that -2**31 has a magnitude
+        m.submodules.negator = negator = Negator(_ACC_BITS)
+        m.d.comb += [negator.i.eq(acc), negator.i_negate.eq(negative)]
+        magnitude = delayed(m, negator.o, 1)
         m.d.comb += rounder.i_negative.eq(delayed(m, negative, 3 + PipelinedMultiplier.LATENCY))
 
         excess = Signal(range(_EXCESS_MAX + 1), reset_less=True)

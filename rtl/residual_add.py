@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from rtl.multiplier import RowMultiplier
 from rtl.pipeline import delayed
-from rtl.primitives import Multiplier
+from rtl.primitives import Multiplier, Negator
 from rtl.rounder import Rounder
 
 __all__ = ["PRODUCT_BITS", "ResidualAdd"]
@@ -92,9 +92,11 @@ class ResidualAdd(wiring.Component):
         total = delayed(m, (partial + lower)[: _MAGNITUDE_BITS + 1], 1)
 
         negative = total[-1]
-        magnitude = delayed(m, ((total ^ negative.replicate(len(total))) + negative)[:_MAGNITUDE_BITS], 1)
+        m.submodules.negator = negator = Negator(_MAGNITUDE_BITS)
         m.d.comb += [
-            rounder.i_magnitude.eq(magnitude),
+            negator.i.eq(total),
+            negator.i_negate.eq(negative),
+            rounder.i_magnitude.eq(delayed(m, negator.o, 1)),
             rounder.i_negative.eq(delayed(m, negative, 1)),
             rounder.i_excess.eq(self.i_shift),
         ]

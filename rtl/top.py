@@ -22,6 +22,7 @@ from rtl.mesh import Mesh, shadow_shape
 from rtl.paired import WeightUnpack, chosen_sum
 from rtl.pipeline import delayed
 from rtl.post import Post
+from rtl.primitives import UNORDERED
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.strips import Strips
@@ -81,8 +82,8 @@ class Accelerator(wiring.Component):
         # host: memories and status
         read, write, offset = host.o_read, host.o_write, host.o_offset
         window = offset[2:]
-        m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[])
-        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[])
+        m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[], attrs=UNORDERED)
+        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[], attrs=UNORDERED)
         program_read, program_write = program.read_port(), program.write_port()
         profile_read, profile_write = profile.read_port(), profile.write_port()
         m.d.comb += [
@@ -209,7 +210,9 @@ class Accelerator(wiring.Component):
             with m.If(abort):
                 m.d.sync += [later.read.eq(0), later.end.eq(0)]
             coming = later
-        m.submodules.second = second = Memory(shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[])
+        m.submodules.second = second = Memory(
+            shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[], attrs=UNORDERED
+        )
         second_write, second_read = second.write_port(), second.read_port()
         m.d.comb += [
             second_write.addr.eq(coming.slot),

@@ -6,6 +6,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from rtl.primitives import UNORDERED
+
 
 class WindowRam(wiring.Component):
     """`depth` words of `word_bytes` bytes; the bus writes and reads 32 bits of a word at a time.
@@ -55,7 +57,7 @@ class WindowRam(wiring.Component):
         write_data, write_enable = Signal(width), Signal(self._word_bytes)
         words = []
         for depth, upper in ((base, 0), (rest, 1))[: 2 if rest else 1]:
-            memory = Memory(shape=width, depth=depth, init=[])
+            memory = Memory(shape=width, depth=depth, init=[], attrs=UNORDERED)
             m.submodules["upper" if upper else "memory"] = memory
             read_port, write_port = memory.read_port(), memory.write_port(granularity=8)
             bits = max(1, ceil_log2(depth))

