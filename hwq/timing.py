@@ -59,7 +59,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             break
         start = go + 1
         if d["opcode"] == isa.Opcode.VECTOR:
-            issued = start + 1 + vector_reads(d)
+            issued = start + pipeline.BACK_START + 1 + vector_reads(d)
             end, before = start + _vector_cycles(d, config), None
         else:
             walk = _Walk(config, d)
@@ -189,7 +189,7 @@ def run_spans(d: Mapping[str, int]) -> list[int]:
 def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     last_tap = vector_reads(d) - d["residual"]
-    return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
+    return pipeline.BACK_START + last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
 
 
 def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[int]:

@@ -1,12 +1,13 @@
 """The systolic mesh: `rows` by `cols` multiply-accumulators that keep their own sums."""
 
-from amaranth import Cat, Module, Mux, Shape, Signal, signed
+from amaranth import Cat, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq import pipeline
 from rtl import paired
 from rtl.pipeline import delayed
+from rtl.primitives import MaskedAdder, Multiplier
 
 
 def weight_shape(int4: bool) -> Shape:
@@ -66,18 +67,22 @@ class PE(wiring.Component):
         """Return the module."""
         m = Module()
         acc = Signal.like(self.o_shadow, reset_less=True)
-        m.d.sync += [self.o_a.eq(Mux(self.i_broadcast, self.i_column, self.i_a)), self.o_w.eq(self.i_w)]
+        activation = Mux(self.i_broadcast, self.i_column, self.i_a)
+        m.d.sync += [self.o_a.eq(activation), self.o_w.eq(self.i_w)]
         if self._int4:
             m.submodules.multiplier = multiplier = paired.Multiplier(act_int4=self._act_int4)
-            m.d.comb += [multiplier.i_a.eq(self.o_a), multiplier.i_w.eq(self.o_w)]
-            total = paired.accumulate(acc, multiplier.o, self.i_pairs, self.i_first)
+            m.submodules.adder = adder = MaskedAdder(paired.ADDER_BITS)
+            kept, mask, addend = paired.operands(acc, multiplier.o, self.i_pairs, self.i_first)
+            total = paired.sums_of(adder.o)
         else:
-            product = Signal(signed(16), reset_less=True)
-            product_2 = Signal(signed(16), reset_less=True)
-            m.d.sync += [product.eq(self.o_a * self.o_w), product_2.eq(product)]
-            total = Mux(self.i_first, 0, acc) + product_2
+            m.submodules.multiplier = multiplier = Multiplier(signed(8), signed(8))
+            m.submodules.adder = adder = MaskedAdder(len(acc))
+            kept, mask, addend = acc, (~self.i_first).replicate(len(acc)), multiplier.o
+            total = adder.o
+        m.d.comb += [multiplier.i_a.eq(activation), multiplier.i_b.eq(self.i_w)]
+        m.d.comb += [adder.i_a.eq(kept), adder.i_mask.eq(mask), adder.i_b.eq(addend)]
         with m.If(self.i_enable):
-            m.d.sync += acc.eq(total)
+            m.d.sync += Value.cast(acc).eq(total)
         with m.If(self.i_capture):
             m.d.sync += self.o_shadow.eq(acc)
         return m

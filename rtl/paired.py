@@ -11,12 +11,13 @@ product of ``a1 * 2**LOW_BITS + a0`` and ``w0 * 2**LOW_BITS + w1`` bits `LOW_BIT
 the result.
 """
 
-from amaranth import Cat, Module, Mux, Shape, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq import isa
 from hwq.weights import PAIR_BITS
+from rtl import primitives
 from rtl.codebook import Codebook
 
 LOW_BITS = 12
@@ -41,8 +42,12 @@ def crossing(pairs: Value, borrow: Value) -> tuple[Value, Value]:
     return pairs & borrow, ~pairs | borrow
 
 
-def accumulate(sums: data.View, product: Value, pairs: Value, first: Value) -> Value:
-    """Return `sums`, or zero if `first`, plus both products of a paired column, or plus the one."""
+ADDER_BITS = 2 * PAIR_BITS + 1
+"""Bits of both sums and one between them, where the borrow enters."""
+
+
+def operands(sums: data.View, product: Value, pairs: Value, first: Value) -> tuple[Value, Value, Value]:
+    """Return what a `MaskedAdder` of `ADDER_BITS` adds: `sums`, nothing of them if `first`, and the product's parts."""
     borrow, sign = product[LOW_BITS - 1], product[-1]
     # between LOW_BITS and bit 15 one product's bits are the other's sign
     inner = product[LOW_BITS:15]
@@ -54,8 +59,12 @@ def accumulate(sums: data.View, product: Value, pairs: Value, first: Value) -> V
     high = Cat(Mux(pairs, inner, sign.replicate(len(inner))), product[15:])
     one, other = crossing(pairs, borrow)
     kept = ~first.replicate(PAIR_BITS)
-    addend = Cat(low, other, high.as_signed()).as_signed()
-    total = (Cat(sums.low & kept, one, sums.high & kept) + addend)[: 2 * PAIR_BITS + 1]
+    upper = Cat(high, high[-1].replicate(PAIR_BITS - len(high)))
+    return Cat(sums.low, one, sums.high), Cat(kept, Const(1), kept), Cat(low, other, upper)
+
+
+def sums_of(total: Value) -> Value:
+    """Return both sums of an adder of `ADDER_BITS`."""
     return Cat(total[:PAIR_BITS], total[PAIR_BITS + 1 :])
 
 
@@ -78,23 +87,24 @@ def activation_shape(act_int4: bool) -> Shape:
 
 
 class Multiplier(wiring.Component):
-    """``o = i_a * multiplicand(i_w)``, with `act_int4` ``multiplicand(i_a) * multiplicand(i_w)``, its lower bits.
+    """``o = i_a * multiplicand(i_b)``, with `act_int4` ``multiplicand(i_a) * multiplicand(i_b)``, its lower bits.
 
-    Latency: 2. Throughput: one product a cycle.
+    Latency: 3. Throughput: one product a cycle.
     """
 
     def __init__(self, *, act_int4: bool = False):
         self._act_int4 = act_int4
         super().__init__(
-            {"i_a": In(activation_shape(act_int4)), "i_w": In(OPERAND_BITS), "o": Out(signed(PRODUCT_BITS))}
+            {"i_a": In(activation_shape(act_int4)), "i_b": In(OPERAND_BITS), "o": Out(signed(PRODUCT_BITS))}
         )
 
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        product = Signal.like(self.o, reset_less=True)
         a = multiplicand(self.i_a) if self._act_int4 else self.i_a
-        m.d.sync += [product.eq(a * multiplicand(self.i_w)), self.o.eq(product)]
+        b = multiplicand(self.i_b)
+        m.submodules.cell = cell = primitives.Multiplier(a.shape(), b.shape())
+        m.d.comb += [cell.i_a.eq(a), cell.i_b.eq(b), self.o.eq(cell.o)]
         return m
 
 

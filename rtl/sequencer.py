@@ -18,7 +18,8 @@ class Sequencer(wiring.Component):
     kept with its slot, every unit is cleared and the program stops.
 
     Latency: `DESCRIPTOR_LOAD` cycles from a descriptor's start until the next one is ready; 2 cycles from a layer's
-    last write to the next layer's start, once the next descriptor is ready.
+    last write to the next layer's start, once the next descriptor is ready. The output path, and the vector unit with
+    it, starts `BACK_START` cycles after the units of the mesh.
 
     Members
     -------
@@ -168,7 +169,7 @@ class Sequencer(wiring.Component):
         with m.If(early | (go & ~halt & ~bad_opcode & ~bad_field)):
             m.d.sync += [
                 self.o_front.eq(upcoming),
-                *(start.eq(upcoming.opcode == opcode) for opcode, (start, _) in starts.items()),
+                *(starts[opcode][0].eq(upcoming.opcode == opcode) for opcode in on_mesh),
                 next_pc.eq(next_pc + 1),
                 loading.eq(1),
                 loaded.eq(0),
@@ -184,9 +185,10 @@ class Sequencer(wiring.Component):
             with m.If(halt):
                 m.d.sync += [self.o_busy.eq(0), self.o_done.eq(1), loaded.eq(0)]
             with m.Elif(~bad_opcode & ~bad_field):
-                m.d.sync += [self.o_descriptor.eq(upcoming), self.o_back.eq(1), drained.eq(0), self.o_layer.eq(1)]
+                m.d.sync += [ahead.eq(1), drained.eq(1), self.o_layer.eq(1)]
         with m.If(change):
             m.d.sync += [self.o_descriptor.eq(self.o_front), self.o_back.eq(1), drained.eq(0), ahead.eq(0)]
+            m.d.sync += self.o_vector.eq(self.o_front.opcode == isa.Opcode.VECTOR)
         m.d.comb += self.o_retired.eq(self.o_layer & self.i_layer_done)
         with m.If(self.o_retired & both):
             m.d.sync += [both.eq(0), self.o_pc.eq(self.o_pc + 1)]

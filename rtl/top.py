@@ -22,6 +22,7 @@ from rtl.mesh import Mesh, shadow_shape
 from rtl.paired import WeightUnpack, chosen_sum
 from rtl.pipeline import delayed
 from rtl.post import Post
+from rtl.primitives import UNORDERED
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.strips import Strips
@@ -84,8 +85,8 @@ class Accelerator(wiring.Component):
         # host: memories and status
         read, write, offset = host.o_read, host.o_write, host.o_offset
         window = offset[2:]
-        m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[])
-        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[])
+        m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[], attrs=UNORDERED)
+        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[], attrs=UNORDERED)
         program_read, program_write = program.read_port(), program.write_port()
         profile_read, profile_write = profile.read_port(), profile.write_port()
         m.d.comb += [
@@ -161,7 +162,7 @@ class Accelerator(wiring.Component):
                 walker.i_row_pixels.eq(walked.row_pixels),
                 walker.i_pixels.eq(walked.pixels),
             ]
-            users = {vector: use_vector, depthwise: use_depthwise, fetch: 1, drain: 1}
+            users = {vector: walked.opcode == isa.Opcode.VECTOR, depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
             for member, flow in WalkerControl().members.items():
                 if flow.flow is Out:
@@ -214,7 +215,9 @@ class Accelerator(wiring.Component):
             with m.If(abort):
                 m.d.sync += [later.read.eq(0), later.end.eq(0)]
             coming = later
-        m.submodules.second = second = Memory(shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[])
+        m.submodules.second = second = Memory(
+            shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[], attrs=UNORDERED
+        )
         second_write, second_read = second.write_port(), second.read_port()
         m.d.comb += [
             second_write.addr.eq(coming.slot),
