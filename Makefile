@@ -3,6 +3,7 @@
 #   make demo        the bundled model on every rung, compared element by element
 #   make test        make check, then every test
 #   make campaign    the long form of what the tests try a little of
+#   make boards      every board's bitstream, and boards/results.json again; hours
 #   make check       formatting, lint, types, import contracts, generated tables
 #   make train-demo  train and quantize the bundled model again
 #   make clean       remove .venv, caches and build products
@@ -14,10 +15,11 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip install -q -q --disable-pip-version-check -c constraints.txt
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 TRAIN_STAMP := $(VENV)/.installed-train
 PAGES := $(wildcard README.md */README.md)
 
-.PHONY: demo test campaign check train-demo clean
+.PHONY: demo test campaign boards check train-demo clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -26,11 +28,15 @@ demo: $(STAMP)
 test: check
 	$(RUN) pytest -n auto --dist loadgroup
 
-campaign: $(STAMP)
+campaign: $(DEV_STAMP)
 	HWQ_LINK_FRAMES=100000 HWQ_LINK_RTL_FRAMES=1000 \
 	    $(RUN) pytest -n auto tests/link/test_faults.py tests/link/test_rtl_device.py --durations=0 -vv
 
-check: $(STAMP)
+boards: $(DEV_STAMP)
+	$(RUN) boards.results --probes
+	$(RUN) cogapp -r -I . $(PAGES)
+
+check: $(DEV_STAMP)
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
@@ -52,8 +58,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV); the first time this takes a minute or two"
 	@$(PYTHON) -m venv $(VENV) || \
 	    { echo "Python could not make $(VENV): install its venv module (python3-venv on Debian and Ubuntu)" >&2; exit 1; }
-	@$(PIP) -e '.[sim,boards,dev]' || \
+	@$(PIP) -e '.[sim]' || \
 	    { echo "pip could not install what hwq needs: its message above says why; run make again once that is mended" >&2; exit 1; }
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@$(PIP) -e '.[boards,dev]' || \
+	    { echo "pip could not install what the boards and tests need: its message above says why" >&2; exit 1; }
 	@touch $@
 
 $(TRAIN_STAMP): $(STAMP)

@@ -14,6 +14,7 @@ from hwq.addresses import output_addresses, strip_grid
 from hwq.config import ArrayConfig
 from hwq.host import run_model
 from hwq.layout import follow
+from hwq.nibbles import channel_axis
 from hwq.program import ArrayStep, HostStep, LayerInfo, Page, PortImage, Program
 from hwq.rungs import Fault, differs
 from hwq.runtime import Accelerator, Backend, MachineBackend, load_page, unpack
@@ -59,7 +60,7 @@ def _descriptors(program: Program, layer: LayerInfo) -> Iterator[dict[str, int]]
 
 def _written(d: Mapping[str, int], config: ArrayConfig) -> Array:
     """Return the addresses (pixels, channels) that descriptor `d` writes."""
-    return output_addresses(d)[:, None] + np.arange(timing.channels(d, config))
+    return output_addresses(d)[:, None] + np.arange(timing.pixel_bytes(d, config))
 
 
 def _coordinates(
@@ -88,7 +89,11 @@ def _coordinates(
 
 def _addresses(port: PortImage) -> Array:
     """Return the address of every element of the port's tensor, in the tensor's own shape."""
-    return follow(port.chain, port.view.offsets()).reshape(port.shape)
+    addresses = port.view.offsets()
+    if port.packed is not None:
+        axis = channel_axis(addresses.shape)
+        addresses = addresses.repeat(2, axis).take(range(port.shape[axis]), axis)
+    return follow(port.chain, addresses).reshape(port.shape)
 
 
 def tensor_fault(

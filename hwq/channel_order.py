@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from hwq import ir
 from hwq.layout import ViewChain
+from hwq.nibbles import channel_axis
 from hwq.plan import Plan, Step, is_depthwise
 
 
 def channel_order(plan: Plan, name: str) -> npt.NDArray[np.intp]:
     """Return the channel of tensor `name` that lies at each place of a pixel."""
     shape = plan.tensors[name].shape
-    return np.arange(shape[_channel_axis(shape)]).reshape(-1, plan.buffer(name).multiplier).T.reshape(-1)
+    return np.arange(shape[channel_axis(shape)]).reshape(-1, plan.buffer(name).multiplier).T.reshape(-1)
 
 
 def order_chain(plan: Plan, name: str) -> ViewChain:
@@ -25,7 +26,7 @@ def order_chain(plan: Plan, name: str) -> ViewChain:
     multiplier, shape = plan.buffer(name).multiplier, plan.tensors[name].shape
     if multiplier == 1:
         return ()
-    axis = _channel_axis(shape)
+    axis = channel_axis(shape)
     perm = [*range(axis), axis + 1, axis, *range(axis + 2, len(shape) + 1)]
     split = (*shape[:axis], multiplier, shape[axis] // multiplier, *shape[axis + 1 :])
     return ("reshape", split), ("transpose", tuple(perm)), ("reshape", shape)
@@ -49,7 +50,7 @@ def hand_on(plan: Plan, step: Step) -> None:
 
 def _takes_any_order(plan: Plan, step: Step, read: str) -> bool:
     shape, view = plan.tensors[read].shape, plan.view(read)
-    channels, axis = plan.buffer(read).shape[3], _channel_axis(plan.tensors[read].shape)
+    channels, axis = plan.buffer(read).shape[3], channel_axis(plan.tensors[read].shape)
     if read != step.reads[0] or read in step.reads[1:] or (shape[axis], view.strides[axis]) != (channels, 1):
         return False
     if _keeps_channels(step.op):
@@ -62,7 +63,3 @@ def _takes_any_order(plan: Plan, step: Step, read: str) -> bool:
 
 def _keeps_channels(op: ir.Op) -> bool:
     return isinstance(op, ir.AveragePool | ir.MaxPool | ir.Table | ir.Copy) or is_depthwise(op)
-
-
-def _channel_axis(shape: tuple[int, ...]) -> int:
-    return 1 if len(shape) == 4 else len(shape) - 1

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwq.commands import arch, check, compile, demo, estimate, profile, rtl, run, verify
+from hwq.commands import arch, build, check, compile, demo, estimate, flash, profile, quantize, rtl, run, verify
 from hwq.errors import HwqError
 
 app = typer.Typer(
@@ -49,6 +49,8 @@ def _main(
 
 app.command()(demo.demo)
 app.command()(check.check)
+app.command()(quantize.quantize)
+app.command()(quantize.sensitivity)
 app.command("compile")(compile.compile_)
 app.command()(run.run)
 app.command()(verify.verify)
@@ -56,6 +58,8 @@ app.command()(estimate.estimate)
 app.command()(profile.profile)
 app.add_typer(arch.app, name="arch")
 app.command()(rtl.rtl)
+app.command()(build.build)
+app.command()(flash.flash)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -76,9 +76,10 @@ def compile(
         Store one random sample with the reference's outputs in the program.
     weights : ``auto``, ``int8``, ``codebook`` or a mapping of operator names to one of them
         ``auto``: 4 bits where an operator's weights fit, the architecture has them and they are no slower, and where
-        memory is what counts (`compact`) codebooks as well; ``int8``: bytes; ``codebook``: as ``auto``, but codebooks
-        wherever at most 16 different weights in a layer, or in each of its blocks of channels, make it smaller than
-        bytes, though each book takes cycles. What a mapping doesn't name is ``auto``.
+        memory is what counts (`compact`) codebooks as well; ``int8``: bytes, for the activations it reads as well;
+        ``codebook``: as ``auto``, but codebooks wherever at most 16 different weights in a layer, or in each of its
+        blocks of channels, make it smaller than bytes, though each book takes cycles. What a mapping doesn't name is
+        ``auto``.
     compact : bool
         Prefer the ways that take the least memory to the fastest ones; so it is anyway where those don't fit.
 
@@ -269,12 +270,13 @@ def _input_port(port: Port, plan: Any) -> PortImage:
         size_bytes=buffer.size_bytes,
         fill=buffer.fill if buffer.fill is not None else 0,
         view=plan.view(port.stored),
+        packed=plan.packed.get(port.stored),
     )
 
 
 def _output_port(port: Port, plan: Any) -> PortImage:
     tensor = plan.tensors[port.tensor]
-    return _extent(port.tensor, tensor, plan.view(port.stored), port.chain)
+    return _extent(port.tensor, tensor, plan.view(port.stored), port.chain, None)
 
 
 def _layer(layer: Layer, plan: Any, first_slot: int) -> LayerInfo:
@@ -292,11 +294,11 @@ def _layer(layer: Layer, plan: Any, first_slot: int) -> LayerInfo:
         name, shape = graph.swapped[name].name, tuple(shape[i] for i in SWAP)
         chain = (*chain, ("transpose", SWAP))
         part = [(SWAP[axis], start, size) for axis, start, size in part]
-    image = _extent(name, replace(tensor, shape=shape), layer.view, chain)
+    image = _extent(name, replace(tensor, shape=shape), layer.view, chain, plan.packed.get(layer.tensor))
     first, end = first_slot + layer.first_slot, first_slot + layer.end_slot
     return LayerInfo(layer.name, layer.op, first, end, image, macs, tuple(part))
 
 
-def _extent(name: str, tensor: ir.Tensor, view: View, chain: Any) -> PortImage:
+def _extent(name: str, tensor: ir.Tensor, view: View, chain: Any, packed: int | None) -> PortImage:
     size = 1 + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
-    return PortImage(name, tensor.dtype, tensor.shape, chain, view.address, size, 0, view)
+    return PortImage(name, tensor.dtype, tensor.shape, chain, view.address, size, 0, view, packed)

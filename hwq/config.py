@@ -52,6 +52,9 @@ class ArrayConfig:
         1 if layers may have weights that are indices into a codebook of 16 int8 ones, two a byte, else 0.
     block_scales : int
         1 if every tap of a convolution or matrix product may have scales of its own, one a channel, else 0.
+    act_bits : int
+        Narrowest activations [bit], 8 or 4. With 4, a layer of such activations and weights has two channels in every
+        byte of either and multiplies both on one multiplier; needs `weight_bits` 4 and two `lanes`.
 
     Raises
     ------
@@ -72,6 +75,7 @@ class ArrayConfig:
     weight_bits: int = 8
     codebooks: int = 0
     block_scales: int = 0
+    act_bits: int = 8
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -98,6 +102,9 @@ class ArrayConfig:
         self._require("weight_bits", self.weight_bits in (4, 8), "4 or 8")
         self._require("codebooks", self.codebooks in (0, 1), "0 or 1")
         self._require("block_scales", self.block_scales in (0, 1), "0 or 1")
+        rule = "8, or 4 with weight_bits 4 and lanes of at least 2"
+        fits = self.act_bits == 8 or (self.act_bits == 4 and self.int4 and self.lanes >= 2)
+        self._require("act_bits", fits, rule)
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -112,6 +119,11 @@ class ArrayConfig:
     def int4(self) -> bool:
         """Whether layers may have weights of 4 bits."""
         return self.weight_bits == 4
+
+    @property
+    def act_int4(self) -> bool:
+        """Whether layers may have activations of 4 bits."""
+        return self.act_bits == 4
 
     @property
     def widest_block(self) -> int:
@@ -185,12 +197,12 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
             act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4,
-            weight_bits=4, codebooks=1,
+            weight_bits=4, codebooks=1, act_bits=4,
         ),
         ArrayConfig(
             name="sim-16x16", rows=16, cols=16, fetch_bytes=16, lanes=8,
             act_bytes=1024 * KIB, weight_words=64 * KIB, param_words=2048, slots=512, tables=4,
-            weight_bits=4, codebooks=1, block_scales=1,
+            weight_bits=4, codebooks=1, block_scales=1, act_bits=4,
         ),
     )
 }  # fmt: skip
@@ -200,8 +212,8 @@ PRESETS: dict[str, ArrayConfig] = {
 def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
-    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` to 8, `tables`,
-    `codebooks` and `block_scales` to 0.
+    A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
+    `tables`, `codebooks` and `block_scales` to 0.
 
     Raises
     ------

@@ -6,54 +6,20 @@ broken sends the operator to the host, with the docstring's first line as the re
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from hwq import ir
+from hwq import ir, nibbles
 from hwq.config import ArrayConfig
+from hwq.packing import weight_matrix
 from hwq.pairs import pair_parameters
-from hwq.plan import stored_zero_point
-from hwq.staircase import Line, Truncation, line_staircase, truncation
+from hwq.plan import is_depthwise
 from hwq.tables import clamp_bounds, table_entries, tables_by_use
+from hwq.truncations import truncations
+from hwq.weights import has_int4, has_short_sums, is_paired
 
 Constraint = Callable[[ir.Op, ir.Graph, ArrayConfig], bool]
-
-
-def truncations(op: ir.Conv | ir.Gemm, graph: ir.Graph) -> list[Truncation] | None:
-    """Return the parameters, for each channel, that make the output path equal `op.floor` for all sums, or None.
-
-    They are for the array's own sums: of stored bytes times weights, without `op.bias`. Zero point is `op.lo`.
-    """
-    assert op.floor is not None
-    return _truncations(op, graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]])
-
-
-@functools.lru_cache(maxsize=64)
-def _truncations(op: ir.Conv | ir.Gemm, x: ir.Tensor, y: ir.Tensor) -> list[Truncation] | None:
-    assert op.floor is not None
-    channels = op.weight.T if isinstance(op, ir.Gemm) else op.weight
-    weight = channels.reshape(len(channels), -1).astype(np.int64) - op.weight_zero_point.astype(np.int64)[:, None]
-    label = 128 if x.dtype == "uint8" else 0
-    least, greatest = (bound - label for bound in x.range)
-    low = (weight * np.where(weight < 0, greatest, least)).sum(axis=1)
-    high = (weight * np.where(weight < 0, least, greatest)).sum(axis=1)
-    bias = op.bias.astype(np.int64) - stored_zero_point(x) * weight.sum(axis=1)
-    if np.abs([low + op.bias, high + op.bias]).max() >= 1 << 31:
-        return None
-    found = []
-    for channel, (multiplier, offset, shift) in enumerate(
-        zip(*(part.tolist() for part in (op.floor.multiplier, op.floor.offset, op.floor.shift)), strict=True)
-    ):
-        raised = offset + ((y.zero_point - op.lo) << shift)  # so that the clamp's lower bound is 0
-        line = Line(multiplier, raised + multiplier * int(bias[channel]), shift)
-        steps = line_staircase(line, int(low[channel]), int(high[channel]), op.hi - op.lo)
-        parameters = truncation(line, steps)
-        if parameters is None:
-            return None
-        found.append(parameters)
-    return found
 
 
 def constraint_floor(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
@@ -139,6 +105,16 @@ def constraint_counts(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     return all(n < 1 << 16 for shape in shapes for n in shape) and all(k < 1 << 12 for k in kernel)
 
 
+def constraint_short_sums(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Stored as bytes: sums of these 4-bit weights need more than 24 bits; split the layer's inputs between two."""
+    if not (isinstance(op, ir.Conv | ir.Gemm) and config.int4) or is_depthwise(op):
+        return True
+    matrix = weight_matrix(op)
+    paired = is_paired(matrix.shape[1], config.cols)
+    short = has_short_sums(matrix, -128 if paired else nibbles.LOW)
+    return short or not has_int4(matrix) or not (paired or config.act_int4)
+
+
 MEMORIES = (
     "Not even a small piece of this layer fits the memories; choose an arch with larger ones (act_bytes, weight_words)."
 )
@@ -159,10 +135,22 @@ CONSTRAINTS: tuple[Constraint, ...] = (
 )
 """Every rule, in the order they are tried."""
 
+STORAGE: tuple[Constraint, ...] = (constraint_short_sums,)
+"""Rules for 4 bits: the array runs an operator that breaks one with bytes instead."""
+
 
 def broken_rule(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> str | None:
     """Return the message of the first rule `op` breaks, None if the array can run it."""
-    for constraint in CONSTRAINTS:
+    return _first_broken(CONSTRAINTS, op, graph, config)
+
+
+def broken_storage_rule(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> str | None:
+    """Return the message of the rule that keeps `op` from 4 bits, None if it has them or is wider anyway."""
+    return _first_broken(STORAGE, op, graph, config)
+
+
+def _first_broken(rules: tuple[Constraint, ...], op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> str | None:
+    for constraint in rules:
         if not constraint(op, graph, config):
             assert constraint.__doc__ is not None
             return constraint.__doc__.splitlines()[0]

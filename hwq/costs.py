@@ -210,6 +210,6 @@ def _moved(config: ArrayConfig, descriptors: Iterable[Mapping[str, int]]) -> tup
                 read += pixels * words * d["blocks"]
             else:  # a step reads one pixel's channels
                 read += timing.mesh_steps(d, config) // d["blocks"] * channels
-        written += pixels * channels
+        written += pixels * timing.pixel_bytes(d, config)
         read += pixels * channels * d["residual"]
     return read, written, weights

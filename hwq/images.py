@@ -97,6 +97,10 @@ class Images:
             forms.insert(0, Form(int4=1))
         return forms
 
+    def may_pack_inputs(self, name: str) -> bool:
+        """Return whether operator `name` may read activations of 4 bits, and multiply them by such weights."""
+        return self.storage.of(name) == "auto"
+
     def add_descriptor(self, fields: dict[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""
         slot = len(self.descriptors)

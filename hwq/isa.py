@@ -145,6 +145,9 @@ DESCRIPTOR: tuple[Field, ...] = (
     _address("ifm_base", 1, "first byte of the first tap of the first pixel"),
     Field("ifm_zero_point", 1, 24, 8, signed=True, doc="with `product`, taken off the reduced taps"),
     _step("ifm_x_step", 2, "to the next pixel of a row"),
+    Field(
+        "ifm_int4", 2, 24, 1, doc="CONV: operand bytes hold two channels of 4 bits, weight bytes the weights of both"
+    ),
     _step("ifm_y_step", 3, "from a row's last pixel to the next row's first"),
     Field("row_pixels", 4, 0, 16, nonzero=True, doc="output pixels in a row"),
     Field("strips", 4, 16, 16, doc="DEPTHWISE: strips of two output rows; 0: tiles along rows"),
@@ -162,6 +165,7 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("scaled", 10, 27, 1, doc="CONV: a word of scales before every tap's weights multiplies the tap's sums"),
     _address("param_base", 11, "first parameter word"),
     _address("ofm_base", 12, "first output byte of the first pixel"),
+    Field("ofm_int4", 12, 24, 1, doc="CONV: results of 4 bits, two channels a byte"),
     _step("ofm_x_step", 13, "to the next output pixel of a row"),
     _step("ofm_y_step", 14, "from a row's last output pixel to the next row's first"),
     Field(

@@ -154,7 +154,7 @@ def verify(
     seed : int
         Of the random samples, and of what activation memory holds before the first one.
     targets : sequence of str
-        From ``reference``, ``machine``, ``amaranth``, ``verilator``, ``pins`` and ``serial:PORT``.
+        From `hwq.runtime.TARGETS`.
     bisect : bool
         On hardware, find the first wrong layer, tile and element by running up to each layer; the other rungs always
         name them.
@@ -191,9 +191,7 @@ def verify(
 
 def _checked_targets(targets: Sequence[str]) -> tuple[str, ...]:
     for target in targets or [""]:
-        kind, _, port = target.partition(":")
-        if kind not in {known.partition(":")[0] for known in runtime.TARGETS} or (kind == "serial") != bool(port):
-            raise HwqError(f"No target {target!r}; the targets are {', '.join(runtime.TARGETS)}")
+        runtime.parse_target(target)
     return tuple(dict.fromkeys(targets))
 
 

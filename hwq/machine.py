@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq import fixed, isa, pipeline, weights
+from hwq import fixed, isa, nibbles, pipeline, weights
 from hwq.addresses import ADDRESS_MASK, Indices, output_addresses, pixel_addresses, strip_inputs, tap_offsets
 from hwq.config import ArrayConfig
 
@@ -105,6 +105,8 @@ class Machine:
         )
         if d["table"]:
             value = self.tables[d["table"] - 1][value.astype(np.int64) + 128]
+        if d["ofm_int4"]:
+            value, channels = nibbles.join(value), channels[: -(-len(channels) // 2)]
         self.act[self._checked(output_addresses(d), channels)] = value
         return False
 
@@ -132,8 +134,11 @@ class Machine:
         narrow = d["int4"] and (not self.config.int4 or d["opcode"] == isa.Opcode.VECTOR)
         bookless = not self.config.codebooks or d["opcode"] == isa.Opcode.VECTOR or d["int4"]
         misread = d["codebook"] not in list(isa.Codebook) or (d["codebook"] and bookless)
+        packed = d["ifm_int4"] or d["ofm_int4"]
+        halves = d["ifm_int4"] and weights.Form.of(d) != weights.BYTES
+        alone = not self.config.act_int4 or d["opcode"] != isa.Opcode.CONV or halves
         scaled = d["scaled"] and (not self.config.block_scales or d["opcode"] != isa.Opcode.CONV)
-        if stray or zero or shapeless or excess or narrow or misread or scaled:
+        if stray or zero or shapeless or excess or narrow or misread or scaled or (packed and alone):
             raise _Stop(isa.ErrorCode.ILLEGAL_FIELD)
         return d
 
@@ -152,14 +157,15 @@ class Machine:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
         depth = len(taps) * d["span"]
         stored, scales = self._weights(d, depth)
-        matrix = stored.astype(np.float32)
+        matrix = (weights.dot_weights(stored) if d["ifm_int4"] else stored).astype(np.float32)
         channels = matrix.shape[1]
         sums = np.empty((len(pixels), channels), np.int32)
         span = np.arange(d["span"], dtype=np.int64)
         batch = max(1, _BLOCK_ELEMENTS // depth)
         for first in range(0, len(pixels), batch):
             index = starts[first : first + batch, :, None] + span
-            operands = self.act[index.reshape(-1, depth)].astype(np.float32)
+            gathered = self.act[index.reshape(-1, depth)]
+            operands = (nibbles.split(gathered) if d["ifm_int4"] else gathered).astype(np.float32)
             if d["scaled"]:
                 parts = (slice(k, k + d["span"]) for k in range(0, depth, d["span"]))
                 terms = (_wrapped(_product(operands[:, part], matrix[part]), weights.TAP_BITS) for part in parts)
@@ -167,10 +173,10 @@ class Machine:
             else:
                 total = _product(operands, matrix)
             sums[first : first + batch] = total.astype(np.int32)
-        if d["int4"] and not d["scaled"]:
-            single = 0 if weights.is_paired(d["last_channels"], cols) else d["last_channels"]
-            paired = slice(channels - single)
-            sums[:, paired] = _wrapped(sums[:, paired], weights.PAIR_BITS)
+        if (d["int4"] and not d["scaled"]) or d["ifm_int4"]:
+            all_short = d["ifm_int4"] or weights.is_paired(d["last_channels"], cols)
+            short = slice(channels - (0 if all_short else d["last_channels"]))
+            sums[:, short] = _wrapped(sums[:, short], weights.PAIR_BITS)
         block, column = np.divmod(np.arange(channels, dtype=np.int64), width)
         return sums, d["param_base"] + block * (width // lanes) + column // lanes, column % lanes
 

@@ -12,17 +12,17 @@ import numpy.typing as npt
 from hwq import ir, isa
 from hwq.channel_order import channel_order
 from hwq.config import ArrayConfig
-from hwq.constraints import truncations
 from hwq.errors import CapacityError
 from hwq.images import Images, rounding_params, truncating_params
 from hwq.layout import View
 from hwq.mesh_parts import Part, ways
 from hwq.multipliers import multipliers
 from hwq.pairs import pair_parameters
-from hwq.plan import Plan, Step, stored_zero_point
+from hwq.plan import Plan, Step
 from hwq.scaled_taps import scaled_taps
 from hwq.timing import cycles, memory_words
-from hwq.weights import BYTES, Form
+from hwq.truncations import truncations
+from hwq.weights import BYTES, Form, dot_bytes, dot_weights
 
 Fields = dict[str, int]
 
@@ -43,7 +43,7 @@ class Run:
 
     def weight_sums(self) -> npt.NDArray[np.int64]:
         """Return what each channel's sum grows by if every input byte does by one."""
-        matrix = self.matrix.astype(np.int64)
+        matrix = (dot_weights(self.matrix) if self.part.ifm_int4 else self.matrix).astype(np.int64)
         if self.scales is None:
             return matrix.sum(0)
         return (matrix.reshape(len(self.scales), -1, matrix.shape[1]).sum(1) * self.scales).sum(0)
@@ -94,7 +94,7 @@ def run_descriptors(runs: Sequence[Run], plan: Plan, step: Step, images: Images)
     """Yield the descriptors of a step's parts, image by image."""
     op = step.op
     assert isinstance(op, ir.Conv | ir.Gemm)
-    zero_point = stored_zero_point(plan.tensors[op.inputs[0]])
+    zero_point = plan.zero_point(op.inputs[0])
     bases = []
     for run in runs:
         channels, width = run.part.channels, images.config.block_channels(run.fields)
@@ -111,6 +111,9 @@ def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
     weight = op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16)[:, None, None, None]
     if op.groups == 1:
         weight = weight[:, channel_order(plan, step.reads[0])]
+    packed = step.reads[0] in plan.packed
+    if packed:
+        weight = dot_bytes(weight, 1)
     return Part(
         weight.transpose(2, 3, 1, 0),
         np.arange(len(op.weight)),
@@ -120,6 +123,8 @@ def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
         op.strides,
         op.dilations,
         (-op.pads[0], -op.pads[1]),
+        packed,
+        step.writes in plan.packed,
         op.block_scales,
     )
 
@@ -127,6 +132,9 @@ def _conv(plan: Plan, step: Step, op: ir.Conv) -> Part:
 def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
     weight = op.weight.astype(np.int16) - op.weight_zero_point.astype(np.int16)
     weight = weight[None, None, channel_order(plan, step.reads[0])]
+    packed = step.reads[0] in plan.packed
+    if packed:
+        weight = dot_bytes(weight, 2)
     second = _second_operand(plan, step)
     return Part(
         weight,
@@ -134,6 +142,8 @@ def _gemm(plan: Plan, step: Step, op: ir.Gemm) -> Part:
         _as_image(plan.view(step.reads[0])),
         _as_image(plan.view(step.writes)),
         None if second is None else _as_image(second),
+        ifm_int4=packed,
+        ofm_int4=step.writes in plan.packed,
         block_scales=op.block_scales,
     )
 
@@ -143,6 +153,8 @@ def _best(part: Part, output: Fields, images: Images, name: str) -> Run | None:
     channels, config = part.weight.shape[3], images.config
     shared = {
         "opcode": isa.Opcode.CONV,
+        "ifm_int4": int(part.ifm_int4),
+        "ofm_int4": int(part.ofm_int4),
         "row_pixels": part.y.shape[3],
         "pixels": part.y.shape[2] * part.y.shape[3],
         **output,
@@ -150,7 +162,8 @@ def _best(part: Part, output: Fields, images: Images, name: str) -> Run | None:
     runs = []
     orders = tap_orders(part, config) if part.block_scales is None else scaled_taps(part, config)
     for fields, matrix, *scales in orders:
-        for form in images.forms(name, matrix, tap=fields["span"] if scales else 0):
+        tap = fields["span"] if scales else 0
+        for form in [BYTES] if part.ifm_int4 else images.forms(name, matrix, tap=tap):
             width = config.block_channels(shared | form.fields())
             blocks = {"blocks": -(-channels // width), "last_channels": (channels - 1) % width + 1}
             runs.append(Run(part, shared | fields | form.fields() | blocks, matrix, *scales))
@@ -168,7 +181,7 @@ def channel_params(
 ) -> npt.NDArray[np.uint32]:
     """Return the parameter sets of a mesh layer's `channels`; `bias` is that of the array's sums."""
     if isinstance(op, ir.Conv | ir.Gemm) and op.floor is not None:
-        parameters = truncations(op, plan.graph)
+        parameters = truncations(op, plan.graph, plan.packed.get(op.inputs[0]))
         assert parameters is not None, op.name
         return truncating_params([parameters[channel] for channel in channels])
     multiplier = multipliers(plan.graph, op)
@@ -180,7 +193,8 @@ def output_fields(plan: Plan, step: Step) -> Fields:
     """Return the output path's fields: zero point, clamps, and the sum the step carries."""
     op, add = step.op, step.add
     result = plan.tensors[op.outputs[0]]
-    label = 128 if result.dtype == "uint8" else 0
+    own = 128 if result.dtype == "uint8" else 0
+    label = plan.packed.get(result.name, own)
     if isinstance(op, ir.Conv | ir.Gemm | ir.AveragePool):
         fields = {"zero_point": result.zero_point - label, "lo": op.lo - label, "hi": op.hi - label}
         if not isinstance(op, ir.AveragePool) and op.floor is not None:
@@ -190,7 +204,8 @@ def output_fields(plan: Plan, step: Step) -> Fields:
     fields |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     if add is None:
         return fields
-    parameters = pair_parameters(add, plan.graph)
+    label = plan.packed.get(step.writes, own)
+    parameters = pair_parameters(add, plan.graph, plan.packed.get(step.writes))
     assert parameters is not None, add.name
     factors = parameters.factor_a, parameters.factor_b
     own_first = add.inputs[0] == (op.outputs[0] if op is not add else step.reads[0])

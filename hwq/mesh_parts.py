@@ -16,6 +16,7 @@ import numpy.typing as npt
 from hwq.config import ArrayConfig
 from hwq.ir import BlockScales
 from hwq.layout import View
+from hwq.weights import has_int4
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Part:
     strides, dilations : (y, x)
     start : (y, x)
         The first pixel's first tap in `x` [pixel].
+    ifm_int4 : bool
+        The bytes of `x` are two inputs each, those of the weight `hwq.weights.dot_bytes`.
+    ofm_int4 : bool
+        The bytes of `y` are two channels each.
     block_scales : of blocks of inputs, or None
     """
 
@@ -45,6 +50,8 @@ class Part:
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     start: tuple[int, int] = (0, 0)
+    ifm_int4: bool = False
+    ofm_int4: bool = False
     block_scales: BlockScales | None = None
 
     def weight_words(self, config: ArrayConfig) -> int:
@@ -106,10 +113,10 @@ def _bundle(layer: Part, groups: int, first: int, size: int) -> Part:
 def _abreast(part: Part, config: ArrayConfig) -> Iterator[tuple[Part, ...]]:
     """Yield the ways to compute several neighbouring pixels of a row as one, those left at its end by themselves."""
     channels, width = part.weight.shape[3], part.y.shape[3]
-    views = [view for view in (part.y, part.second) if view is not None]
-    if part.block_scales is not None or any(view.strides[3] != channels for view in views):
+    apart = part.y.strides[3] << part.ofm_int4 != channels or (part.second and part.second.strides[3] != channels)
+    if part.block_scales is not None or apart:
         return
-    pairs = config.int4 and part.weight.min() >= -8 and part.weight.max() <= 7
+    pairs = config.int4 and not part.ifm_int4 and has_int4(part.weight)
     most = config.cols * (2 if pairs else 1)  # channels of a block
     for count in range(2, min(most // math.gcd(most, channels), width) + 1):
         wide = _widened(part, count)

@@ -53,7 +53,7 @@ def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[in
     begun, age = prompt, 0  # the read of the tile `age` before the last begins, at the latest
     for block in reversed(range(d["blocks"])):
         count = d["last_channels"] if block == d["blocks"] - 1 else width
-        channels = block * width + np.arange(count)
+        first, end = (-(-channel >> d["ofm_int4"]) for channel in (block * width, block * width + count))
         for tile, pixels in reversed(tiles):
             drain = timing.drain_cycles(pixels, count, config)
             ahead = len(tiles) * d["blocks"] - 1 - age
@@ -62,7 +62,7 @@ def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[in
             when = begun + drain - 1 + pipeline.WRITE_BACK
             if when <= 0:
                 return
-            yield when, (addresses[tile][:, None] + channels).reshape(-1)
+            yield when, (addresses[tile][:, None] + np.arange(first, end)).reshape(-1)
 
 
 def _tiles(d: Mapping[str, int], config: ArrayConfig) -> list[tuple[slice, int]]:

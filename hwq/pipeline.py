@@ -35,10 +35,10 @@ EDGE_TO_SHADOW = 5
 """From a PE's operands on its inputs to its finished accumulator in the shadow register (operand register, two
 product registers, accumulator, shadow)."""
 
-REQUANTIZE_LATENCY = 13
+REQUANTIZE_LATENCY = 14
 """From an accumulator to its requantized byte."""
 
-ADD_LATENCY = 10
+ADD_LATENCY = 12
 """From a requantized byte and its second operand to their sum."""
 
 TABLE_LATENCY = 2
@@ -58,6 +58,9 @@ RESIDUAL_BUFFERS = 4
 
 BACK_CHANGE = 1
 """Cycles without a read of the mesh between the last result of a layer and the first of one that began early."""
+
+BACK_START = 1
+"""From a layer's start to that of the output path and of the vector unit, which reads the same descriptor."""
 
 EARLY_LAUNCH = 3
 """From a layer's last step to the first read of one that begins early."""

@@ -20,6 +20,8 @@ from hwq import ir
 from hwq.images import Images
 from hwq.layout import View, ViewChain
 from hwq.nesting import Place, along_channels, nested_tensors, union
+from hwq.nibbles import packed_shape
+from hwq.packing import packed_tensors
 from hwq.passes.partition import ArrayPart
 from hwq.tables import carries_table
 from hwq.tiling import Buffer, image_shape, tensor_view
@@ -70,7 +72,10 @@ class Port:
 
 @dataclass
 class Plan:
-    """Steps, ports and storage of an array part; see `make_plan`."""
+    """Steps, ports and storage of an array part; see `make_plan`.
+
+    `packed` has the labels of the tensors that lie two channels a byte; see `hwq.nibbles`.
+    """
 
     graph: ir.Graph
     tensors: dict[str, ir.Tensor]
@@ -78,6 +83,7 @@ class Plan:
     inputs: list[Port] = field(default_factory=list)
     outputs: list[Port] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
+    packed: dict[str, int] = field(default_factory=dict)
     _where: dict[str, tuple[Buffer, View]] = field(default_factory=dict)
 
     def buffer(self, name: str) -> Buffer:
@@ -85,9 +91,24 @@ class Plan:
         return self._where[name][0]
 
     def view(self, name: str) -> View:
-        """Return where tensor `name` lies, in its own shape."""
+        """Return where tensor `name` lies, in its own shape, or if `packed` where its bytes do, in theirs."""
         buffer, view = self._where[name]
         return View(view.address + buffer.address, view.shape, view.strides)
+
+    def stored(self, name: str) -> ir.Tensor:
+        """Return tensor `name` with the shape of its bytes."""
+        tensor = self.tensors[name]
+        return dataclasses.replace(tensor, shape=packed_shape(tensor.shape)) if name in self.packed else tensor
+
+    def zero_point(self, name: str) -> int:
+        """Return the byte, or half of one, that stands for the real value 0 in tensor `name`."""
+        tensor = self.tensors[name]
+        return tensor.zero_point - self.packed[name] if name in self.packed else stored_zero_point(tensor)
+
+    def fill(self, name: str) -> int:
+        """Return the signed byte that pads tensor `name` with the real value 0."""
+        zero = self.zero_point(name)
+        return zero << 4 | zero & 15 if name in self.packed else zero
 
 
 def stored_zero_point(tensor: ir.Tensor) -> int:
@@ -137,7 +158,10 @@ def make_plan(graph: ir.Graph, part: ArrayPart, images: Images) -> Plan:
         plan.outputs.append(Port(name, stored, _chain(graph, links)))
     wanted = {port.stored for port in plan.outputs}
     live = _without_idle_views(ops, wanted)
-    _Planner(plan, images).run(_with_tables(_fused(graph, live, wanted), wanted))
+    steps = _with_tables(_fused(graph, live, wanted), wanted)
+    inputs = [(port.tensor, port.stored) for port in plan.inputs]
+    plan.packed = packed_tensors(steps, inputs, wanted, graph, images.config, images.may_pack_inputs)
+    _Planner(plan, images).run(steps)
     return plan
 
 
@@ -268,7 +292,7 @@ class _Planner:
         fixed = {port.stored for port in (*plan.inputs, *plan.outputs)}
         slices = {step.writes: step for step in steps if isinstance(step.op, ir.Slice) and step.writes not in fixed}
         for step in steps:
-            needed = _needed_halo(step.op, plan.tensors)
+            needed = _needed_halo(step.op, plan)
             name = step.reads[0]
             if needed is None:
                 continue
@@ -327,12 +351,12 @@ class _Planner:
             plan._where[name] = (buffer, view.slice(place.axis, place.start, tensor.shape[place.axis]))
             return
         pads, fill = self._halos.get(name, ((0, 0, 0, 0), None))
-        self._keep(name, Buffer(name, image_shape(tensor), pads, fill, first, first))
+        self._keep(name, Buffer(name, image_shape(plan.stored(name)), pads, fill, first, first))
 
     def _keep(self, name: str, buffer: Buffer) -> None:
         buffer.address = 0
         self._plan.buffers.append(buffer)
-        self._plan._where[name] = (buffer, tensor_view(buffer.view(), self._plan.tensors[name]))
+        self._plan._where[name] = (buffer, tensor_view(buffer.view(), self._plan.stored(name)))
 
     def _constant(self, name: str) -> None:
         """Place the constant `name` at the end of activation memory."""
@@ -366,14 +390,14 @@ class _Planner:
             if matrix is not None and matrix.strides[-1] in ((1,) if view.shape[-1] > 1 else (0, 1)):
                 return name
         else:
-            needed = _needed_halo(op, plan.tensors)
+            needed = _needed_halo(op, plan)
             pads_fit = needed is None or (
                 buffer.fill == needed[1] and union(self._own_pads(name), needed[0]) == self._own_pads(name)
             )
             if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
                 return name
         copy = f"{name}#{op.name}"
-        if (needed := _needed_halo(op, plan.tensors)) is not None:
+        if (needed := _needed_halo(op, plan)) is not None:
             self._halos[copy] = needed
         return self._copied(name, copy)
 
@@ -388,6 +412,8 @@ class _Planner:
         """Copy the tensor `name` into an image, the tensor `copy`; return that name."""
         plan = self._plan
         plan.tensors[copy] = dataclasses.replace(plan.tensors[name], name=copy)
+        if name in plan.packed:
+            plan.packed[copy] = plan.packed[name]
         self._append(Step(ir.Copy(name=copy, inputs=(name,), outputs=(copy,)), (name,), copy))
         return copy
 
@@ -398,7 +424,7 @@ class _Planner:
         tensor = plan.tensors[step.writes]
         if isinstance(step.op, ir.Slice):
             self._margins[step.writes] = _margin(self._own_pads(source), step.op, view.shape, tensor.shape)
-        alias = aliased(step.op, view, tensor.shape)
+        alias = aliased(step.op, view, plan.stored(step.writes).shape)
         if alias is not None:
             plan._where[step.writes] = (buffer, alias)
             return
@@ -422,9 +448,9 @@ def _margin(pads: Pads, op: ir.Slice, whole: tuple[int, ...], part: tuple[int, .
     return (top * first[0], left * first[1], bottom * last[0], right * last[1])
 
 
-def _needed_halo(op: ir.Op, tensors: dict[str, ir.Tensor]) -> tuple[Pads, int] | None:
+def _needed_halo(op: ir.Op, plan: Plan) -> tuple[Pads, int] | None:
     """Return the padding `op` reads around its input and the signed byte it holds, None without padding."""
     if not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool) or not any(op.pads):
         return None
-    fill = -128 if isinstance(op, ir.MaxPool) else stored_zero_point(tensors[op.inputs[0]])
+    fill = -128 if isinstance(op, ir.MaxPool) else plan.fill(op.inputs[0])
     return op.pads, fill

@@ -24,6 +24,7 @@ from hwq import isa
 from hwq.config import ArrayConfig
 from hwq.errors import ArchError, ProgramError
 from hwq.layout import View, ViewChain
+from hwq.nibbles import channel_axis, packed_shape
 
 Array = npt.NDArray[Any]
 
@@ -73,7 +74,9 @@ class PortImage:
     fill : int
         Signed byte of the bytes in that run that hold no element.
     view : View
-        Where the elements lie.
+        Where the elements lie, or the bytes of two channels each.
+    packed : int or None
+        Label of a tensor that lies two channels a byte (see `hwq.nibbles`), None of bytes.
     """
 
     tensor: str
@@ -84,6 +87,7 @@ class PortImage:
     size_bytes: int
     fill: int
     view: View
+    packed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -489,9 +493,17 @@ def _port(entry: dict[str, Any], config: ArrayConfig, *, inward: bool) -> PortIm
     _require(address <= view.address and reach < address + size, "port view outside its bytes")
     _require(math.prod(view.shape) <= config.act_bytes, "port shape")
     chain = [(_chain_kind(kind), _sizes(values, 0)) for kind, values in entry["chain"]]
-    ends = (shape, view.shape) if inward else (view.shape, shape)
+    packed, stored = entry["packed"], view.shape
+    if packed is not None:
+        _require(type(packed) is int and -128 <= packed <= 255, "port label")
+        axis, elements = channel_axis(stored), _chained(shape, chain) if inward else shape
+        _require(len(elements) == len(stored) > 0, "port shape")
+        stored = (*stored[:axis], elements[axis], *stored[axis + 1 :])
+        _require(packed_shape(stored) == view.shape, "port shape")
+    ends = (shape, stored) if inward else (stored, shape)
     _require(_chained(ends[0], chain) == ends[1], "port chain")
-    return PortImage(_strings(entry, "tensor")["tensor"], entry["dtype"], shape, tuple(chain), view=view, **numbers)
+    name = _strings(entry, "tensor")["tensor"]
+    return PortImage(name, entry["dtype"], shape, tuple(chain), view=view, packed=packed, **numbers)
 
 
 def _chain_kind(kind: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hwq import ir, isa, reference
+from hwq import ir, isa, nibbles, reference
 from hwq.compiler import Model, compile, load
 from hwq.config import ArrayConfig, load_arch
 from hwq.driver import Driver
@@ -25,6 +26,7 @@ Array = npt.NDArray[Any]
 BUSES = {
     "verilator": "sim.verilator_bus",
     "amaranth": "sim.amaranth_bus",
+    "netlist": "sim.netlist_bus",
     "pins": "sim.pins_bus",
     "serial": "boards.link.serial_bus",
 }
@@ -33,8 +35,26 @@ BUSES = {
 _BATCH = 32
 """Samples that pass through a step before the next step's page is loaded."""
 
-TARGETS = ("reference", "machine", "amaranth", "verilator", "pins", "serial:PORT")
+TARGETS = ("reference", "machine", "amaranth", "verilator", "netlist[:BOARD]", "pins[:BOARD]", "serial:PORT")
 """What `InferenceSession` runs on."""
+
+
+def parse_target(target: str) -> tuple[str, str]:
+    """Return kind and argument of a target; the argument is empty where there is none.
+
+    >>> parse_target("serial:/dev/ttyUSB1"), parse_target("pins")
+    (('serial', '/dev/ttyUSB1'), ('pins', ''))
+
+    Raises
+    ------
+    HwqError
+        On a target that isn't one of `TARGETS`.
+    """
+    kind, colon, argument = target.partition(":")
+    form = next((known for known in TARGETS if re.split(r"\W", known)[0] == kind), None)
+    if form is None or (":" not in form and colon) or (not argument and (colon or form == f"{kind}:PORT")):
+        raise HwqError(f"No target {target!r}; the targets are {', '.join(TARGETS)}")
+    return kind, argument
 
 
 class Backend(Protocol):
@@ -117,7 +137,7 @@ class MachineBackend:
 
 
 def open_backend(target: str, config: ArrayConfig) -> Backend:
-    """Return the accelerator `target` names: ``machine``, ``amaranth``, ``verilator``, ``pins`` or ``serial:PORT``.
+    """Return the accelerator that `target` names, one of `TARGETS` but for ``reference``.
 
     Raises
     ------
@@ -128,10 +148,8 @@ def open_backend(target: str, config: ArrayConfig) -> Backend:
     """
     if target == "machine":
         return MachineBackend(config)
-    kind, _, argument = target.partition(":")
-    if kind not in BUSES or (kind == "serial") != bool(argument):
-        raise HwqError(f"No target {target!r}; the targets are {', '.join(TARGETS)}")
-    extra = "boards" if kind == "serial" else "sim,boards" if kind == "pins" else "sim"
+    kind, argument = parse_target(target)
+    extra = {"serial": "boards", "pins": "sim,boards", "netlist": "sim,boards"}.get(kind, "sim")
     try:
         module = importlib.import_module(BUSES[kind])
     except ModuleNotFoundError as error:
@@ -228,16 +246,26 @@ def pack(port: PortImage, value: Array) -> npt.NDArray[np.int8]:
     """Return the bytes of activation memory that hold `value`."""
     value = follow(port.chain, value)
     data = np.full(port.size_bytes, port.fill, np.int8)
-    label = 128 if port.dtype == "uint8" else 0
-    data[port.view.offsets() - port.address] = (value.astype(np.int16) - label).astype(np.int8)
+    stored = (value.astype(np.int16) - _label(port)).astype(np.int8)
+    if port.packed is not None:
+        stored = nibbles.join(stored, nibbles.channel_axis(stored.shape))
+    data[port.view.offsets() - port.address] = stored
     return data
 
 
 def unpack(port: PortImage, data: npt.NDArray[np.int8]) -> Array:
     """Return the tensor that the bytes `data` from `port.address` hold."""
-    label = 128 if port.dtype == "uint8" else 0
-    value = (data[port.view.offsets() - port.address].astype(np.int16) + label).astype(port.dtype)
+    stored = data[port.view.offsets() - port.address]
+    if port.packed is not None:
+        axis = nibbles.channel_axis(stored.shape)
+        stored = nibbles.split(stored, axis).take(range(port.shape[axis]), axis)
+    value = (stored.astype(np.int16) + _label(port)).astype(port.dtype)
     return follow(port.chain, value).reshape(port.shape)
+
+
+def _label(port: PortImage) -> int:
+    """Return what the tensor's values are stored less."""
+    return (128 if port.dtype == "uint8" else 0) if port.packed is None else port.packed
 
 
 def sample_count(infos: Sequence[TensorInfo], feeds: Mapping[str, Array], model: str) -> int:

@@ -87,18 +87,18 @@ def _part(plan: Plan, images: Images) -> Schedule:
             images.add_descriptor(fields, step.name)
         kind = "+".join(op.kind for op in step.ops)
         view = plan.view(step.writes)
-        macs = _macs(step.op, view)
+        macs = _macs(step.op, plan.tensors[step.writes].size)
         layers.append(Layer(step.name, kind, first, len(images.descriptors), step.writes, view, macs))
     mark_early(images.descriptors[slot:], images.config)
     images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
     return Schedule(slot, tuple(layers), plan)
 
 
-def _macs(op: ir.Op, y: View) -> int:
-    """Return the multiply-accumulates behind the elements `y` of a convolution or matrix product, 0 for others."""
+def _macs(op: ir.Op, size: int) -> int:
+    """Return the multiply-accumulates behind `size` results of a convolution or matrix product, 0 for others."""
     if isinstance(op, ir.Conv):
-        return y.size * op.weight[0].size
-    return y.size * len(op.weight) if isinstance(op, ir.Gemm) else 0
+        return size * op.weight[0].size
+    return size * len(op.weight) if isinstance(op, ir.Gemm) else 0
 
 
 def _step_descriptors(plan: Plan, step: Step, index: int, images: Images) -> Iterator[Fields]:

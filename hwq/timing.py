@@ -59,7 +59,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             break
         start = go + 1
         if d["opcode"] == isa.Opcode.VECTOR:
-            issued = start + 1 + vector_reads(d)
+            issued = start + pipeline.BACK_START + 1 + vector_reads(d)
             end, before = start + _vector_cycles(d, config), None
         else:
             walk = _Walk(config, d)
@@ -71,7 +71,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             walk.layer()
             walk.shift(start)
             issued, end, before = walk.next_step, walk.end, None if d["scaled"] else walk
-        macs = pixels(d) * weight_words(d) * channels(d, config) if d["opcode"] != isa.Opcode.VECTOR else 0
+        macs = pixels(d) * (weight_words(d) << d["ifm_int4"]) * channels(d, config) * (d["opcode"] != isa.Opcode.VECTOR)
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), start + 1, issued))
         ended_before, ended = ended, end
         loaded = go + pipeline.DESCRIPTOR_LOAD
@@ -112,6 +112,11 @@ def memory_words(d: Mapping[str, int], config: ArrayConfig) -> int:
 def channels(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Return the output channels of a descriptor."""
     return (d["blocks"] - 1) * config.block_channels(d) + d["last_channels"]
+
+
+def pixel_bytes(d: Mapping[str, int], config: ArrayConfig) -> int:
+    """Return the bytes a descriptor writes for each output pixel."""
+    return -(-channels(d, config) >> d["ofm_int4"])
 
 
 def has_pairs(d: Mapping[str, int], config: ArrayConfig) -> bool:
@@ -186,7 +191,7 @@ def run_spans(d: Mapping[str, int]) -> list[int]:
 def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     last_tap = vector_reads(d) - d["residual"]
-    return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
+    return pipeline.BACK_START + last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
 
 
 def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[list[int]]:

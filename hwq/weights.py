@@ -11,6 +11,10 @@ Indices (`codebook` in a descriptor) have the second form, in blocks of up to `c
 `isa.BOOK_ENTRIES` int8 weights lies before the first block, or before each: entry e is byte e % cols of its word
 e // cols.
 
+With activations of 4 bits as well (`ifm_int4`) a step takes a byte of two channels, 2j in its low half and 2j + 1 in
+its high half, and a weight byte has the weights of both the other way round, as one multiplication of the two bytes
+needs them. Such layers lie in memory as bytes do.
+
 Where taps have scales (`scaled`), the weights of a block are those of its taps, each by itself in one of the unpaired
 forms, after a word that holds the channels' scales. A book comes before the first of them.
 """
@@ -134,10 +138,17 @@ def fits_int4(matrix: Array, width: int, cols: int) -> bool:
 
     All of them must lie in -8..7, and no sum of a paired block may leave its `PAIR_BITS`, whatever the activations.
     """
-    if matrix.min() < -8 or matrix.max() > 7:
-        return False
-    largest = 128 * np.abs(matrix.astype(np.int64)).sum(0).max()
-    return not is_paired(min(width, matrix.shape[1]), cols) or int(largest) < 1 << (PAIR_BITS - 1)
+    return has_int4(matrix) and (not is_paired(min(width, matrix.shape[1]), cols) or has_short_sums(matrix, -128))
+
+
+def has_int4(weights: npt.NDArray[np.integer]) -> bool:
+    """Return whether all weights lie in -8..7."""
+    return int(weights.min()) >= -8 and int(weights.max()) <= 7
+
+
+def has_short_sums(matrix: npt.NDArray[np.integer], least: int) -> bool:
+    """Return whether sums with weights (K, channels) fit in `PAIR_BITS`, whatever activations from `least` on up."""
+    return -least * int(np.abs(matrix.astype(np.int64)).sum(0).max()) < 1 << (PAIR_BITS - 1)
 
 
 def fitting_codebook(matrix: Array, width: int) -> isa.Codebook:
@@ -228,3 +239,16 @@ def unpack(words: Array, depth: int, channels: int, cols: int, halves: int) -> A
     if is_paired(channels, cols):
         return np.concatenate([low, high], axis=1)[:depth, :channels]
     return np.stack([low, high], axis=1).reshape(-1, cols)[:depth, :channels]
+
+
+def dot_bytes(weights: npt.NDArray[np.int16], axis: int) -> npt.NDArray[np.int16]:
+    """Return weights of 4 bits as bytes of two neighbours along `axis`, for `ifm_int4`; a spare one is 0."""
+    along = np.moveaxis(weights, axis, 0)
+    if len(along) % 2:
+        along = np.concatenate([along, np.zeros_like(along[:1])])
+    return np.moveaxis(along[0::2] << 4 | along[1::2] & 15, 0, axis)
+
+
+def dot_weights(matrix: Array) -> Array:
+    """Return the weights (2 K, channels), in the order of the activations, of a matrix (K, channels) of `dot_bytes`."""
+    return np.stack([matrix >> 4, matrix << 4 >> 4], axis=1).reshape(-1, matrix.shape[1])

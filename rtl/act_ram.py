@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape
+from rtl.primitives import UNORDERED
 
 
 class ActRam(wiring.Component):
@@ -69,29 +70,31 @@ class ActRam(wiring.Component):
         ]
         m.d.sync += self.o_range.eq((self.i_read & read_past) | (self.i_write & write_past))
 
+        # a power of two of bytes: a bank takes the one of its number modulo that, or none
         given = [self.i_write_data[i] for i in range(self.write_bytes)]
+        given_bits = ceil_log2(self.write_bytes)
         write = Signal()
         write_address = Signal(address_shape)
-        write_data = Signal(data.ArrayLayout(8, fetch))
+        write_data = Signal(data.ArrayLayout(8, self.write_bytes))
         write_mask = Signal(fetch)
         m.d.sync += [
             write.eq(self.i_write & ~write_past),
             write_address.eq(self.i_write_address),
-            write_data.as_value().eq(_rotate_left(given, self.i_write_address[:low], fetch, 8)),
+            write_data.as_value().eq(_rotate_left(given, self.i_write_address[:given_bits], len(given), 8)),
             write_mask.eq(_rotate_left(list(self.i_write_mask), self.i_write_address[:low], fetch, 1)),
         ]
+        # a run may go on in the next index of the banks before the one it begins in
+        read_index, write_index = address[low:], write_address[low:]
+        next_read, next_write = (Signal(index_bits, name=name) for name in ("next_read", "next_write"))
+        m.d.comb += [next_read.eq(read_index + 1), next_write.eq(write_index + 1)]
         for bank in range(fetch):
-            memory = Memory(shape=8, depth=self._depth, init=[])
+            memory = Memory(shape=8, depth=self._depth, init=[], attrs=UNORDERED)
             m.submodules[f"bank_{bank}"] = memory
             read_port, write_port = memory.read_port(), memory.write_port()
-            after = Signal(name=f"after_{bank}")
-            write_after = Signal(name=f"write_after_{bank}")
             m.d.comb += [
-                after.eq(bank < address[:low]),
-                read_port.addr.eq((address[low:] + after)[:index_bits]),
-                write_after.eq(bank < write_address[:low]),
-                write_port.addr.eq((write_address[low:] + write_after)[:index_bits]),
-                write_port.data.eq(write_data[bank]),
+                read_port.addr.eq(Mux(bank < address[:low], next_read, read_index[:index_bits])),
+                write_port.addr.eq(Mux(bank < write_address[:low], next_write, write_index[:index_bits])),
+                write_port.data.eq(write_data[bank % self.write_bytes]),
                 write_port.en.eq(write & write_mask[bank]),
             ]
             m.d.sync += raw[bank].eq(read_port.data)

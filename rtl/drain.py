@@ -1,6 +1,6 @@
 """Drain unit: reads finished tiles out of the mesh's shadow registers, `lanes` results a cycle."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -37,7 +37,7 @@ class Drain(wiring.Component):
     o_first, o_last, o_sum_end : the tile's first tap with scales is being read, its last; the tap's last read
     o_final : the layer's last read
     o_param : parameter word of the group
-    o_address, o_count : where the group's bytes go, and how many of them exist
+    o_address, o_count : where the group's results go, and how many of them exist
     o_buffer, o_residual_done : buffer of second operands in use; this is the last read from it
     ofm : the output's pixel walker
     """
@@ -95,6 +95,10 @@ class Drain(wiring.Component):
         strip_base = Signal(address_shape)
         wide, columns_end = wide_blocks(d, config), Signal()
         block_channels = Mux(depthwise, config.depthwise_cols, cols << wide)
+
+        def in_bytes(channels: Value) -> Value:
+            return Mux(d.ofm_int4, channels >> 1, channels) if config.act_int4 else channels
+
         pixels, kept_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         in_row = Mux(depthwise & ~strips & (self.ofm.row_left < rows), self.ofm.row_left, rows)
         with m.If(self.o_row == 0):
@@ -122,14 +126,18 @@ class Drain(wiring.Component):
             self.o_valid.eq(exists & ~hidden),
             self.o_final.eq(block_end & last_block),
             self.o_param.eq(param_block + self.o_group),
-            self.o_address.eq(self.ofm.address + offset),
+            self.o_address.eq(self.ofm.address + in_bytes(offset)),
             self.o_residual_done.eq(tile_end & d.residual),
             self.ofm.start.eq(self.i_start | map_end),
             self.ofm.base.eq(
                 Mux(
                     self.i_start,
                     d.ofm_base,
-                    Mux(last_strip, (block_base + block_channels)[: isa.ADDRESS_BITS], strip_base + d.res_x_step),
+                    Mux(
+                        last_strip,
+                        (block_base + in_bytes(block_channels))[: isa.ADDRESS_BITS],
+                        strip_base + d.res_x_step,
+                    ),
                 )
             ),
             self.ofm.step.eq(self.o_read & exists),

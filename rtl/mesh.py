@@ -1,12 +1,13 @@
 """The systolic mesh: `rows` by `cols` multiply-accumulators that keep their own sums."""
 
-from amaranth import Cat, Module, Mux, Shape, Signal, signed
+from amaranth import Cat, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq import pipeline
 from rtl import paired
 from rtl.pipeline import delayed
+from rtl.primitives import MaskedAdder, Multiplier
 
 
 def weight_shape(int4: bool) -> Shape:
@@ -22,7 +23,8 @@ def shadow_shape(int4: bool) -> Shape | data.StructLayout:
 class PE(wiring.Component):
     """One multiply-accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at 32 bits.
 
-    With `int4` it also computes two channels at once, each wrapping at 24 bits; `rtl.paired` has the operands.
+    With `int4` it also computes two channels at once, each wrapping at 24 bits; `rtl.paired` has the operands. With
+    `act_int4` an activation may be two channels', whose products it adds.
 
     `i_a` and `i_w` go on to the right and downward one cycle later. The control bits come with the product, two
     register stages after the operands; the mesh delays them.
@@ -42,16 +44,16 @@ class PE(wiring.Component):
     o_shadow : the last tile's sum, or both, until the next capture
     """
 
-    def __init__(self, *, int4: bool = False):
-        self._int4 = int4
-        weight, sums = weight_shape(int4), shadow_shape(int4)
+    def __init__(self, *, int4: bool = False, act_int4: bool = False):
+        self._int4, self._act_int4 = int4, act_int4
+        activation, weight, sums = paired.activation_shape(act_int4), weight_shape(int4), shadow_shape(int4)
         super().__init__(
             {
-                "i_a": In(signed(8)),
+                "i_a": In(activation),
                 "i_column": In(signed(8)),
                 "i_broadcast": In(1),
                 "i_w": In(weight),
-                "o_a": Out(signed(8)),
+                "o_a": Out(activation),
                 "o_w": Out(weight),
                 "i_enable": In(1),
                 "i_first": In(1),
@@ -65,18 +67,22 @@ class PE(wiring.Component):
         """Return the module."""
         m = Module()
         acc = Signal.like(self.o_shadow, reset_less=True)
-        m.d.sync += [self.o_a.eq(Mux(self.i_broadcast, self.i_column, self.i_a)), self.o_w.eq(self.i_w)]
+        activation = Mux(self.i_broadcast, self.i_column, self.i_a)
+        m.d.sync += [self.o_a.eq(activation), self.o_w.eq(self.i_w)]
         if self._int4:
-            m.submodules.multiplier = multiplier = paired.Multiplier()
-            m.d.comb += [multiplier.i_a.eq(self.o_a), multiplier.i_w.eq(self.o_w)]
-            total = paired.accumulate(acc, multiplier.o, self.i_pairs, self.i_first)
+            m.submodules.multiplier = multiplier = paired.Multiplier(act_int4=self._act_int4)
+            m.submodules.adder = adder = MaskedAdder(paired.ADDER_BITS)
+            kept, mask, addend = paired.operands(acc, multiplier.o, self.i_pairs, self.i_first)
+            total = paired.sums_of(adder.o)
         else:
-            product = Signal(signed(16), reset_less=True)
-            product_2 = Signal(signed(16), reset_less=True)
-            m.d.sync += [product.eq(self.o_a * self.o_w), product_2.eq(product)]
-            total = Mux(self.i_first, 0, acc) + product_2
+            m.submodules.multiplier = multiplier = Multiplier(signed(8), signed(8))
+            m.submodules.adder = adder = MaskedAdder(len(acc))
+            kept, mask, addend = acc, (~self.i_first).replicate(len(acc)), multiplier.o
+            total = adder.o
+        m.d.comb += [multiplier.i_a.eq(activation), multiplier.i_b.eq(self.i_w)]
+        m.d.comb += [adder.i_a.eq(kept), adder.i_mask.eq(mask), adder.i_b.eq(addend)]
         with m.If(self.i_enable):
-            m.d.sync += acc.eq(total)
+            m.d.sync += Value.cast(acc).eq(total)
         with m.If(self.i_capture):
             m.d.sync += self.o_shadow.eq(acc)
         return m
@@ -104,13 +110,14 @@ class Mesh(wiring.Component):
         new kind can reach it. No step of a strip may still matter to a row below when they change.
     i_w : one weight for each column
     i_pairs : with `int4`, the weights are two channels'
+    i_dots : with `act_int4`, the rows' bytes are two channels' as well; set only with `i_pairs`
     i_valid : row 0's operands are a step
     i_first, i_last : the step is the tile's first, last
     o_shadow : sum of PE (p, c) at index p * cols + c, with `int4` as `rtl.paired` has them
     """
 
-    def __init__(self, *, rows: int, cols: int, strips: bool = False, int4: bool = False):
-        self._rows, self._cols, self._strips, self._int4 = rows, cols, strips, int4
+    def __init__(self, *, rows: int, cols: int, strips: bool = False, int4: bool = False, act_int4: bool = False):
+        self._rows, self._cols, self._strips, self._int4, self._act_int4 = rows, cols, strips, int4, act_int4
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
@@ -119,6 +126,7 @@ class Mesh(wiring.Component):
                 "i_strips": In(1),
                 "i_w": In(data.ArrayLayout(weight_shape(int4), cols)),
                 "i_pairs": In(1),
+                "i_dots": In(1),
                 "i_valid": In(1),
                 "i_first": In(1),
                 "i_last": In(1),
@@ -149,14 +157,16 @@ class Mesh(wiring.Component):
                 m.d.sync += pairs.eq((pairs << 1) | self.i_pairs)
         modes = [Cat(bit, _history(m, bit, operand_stages + rows + cols)) for bit in (self.i_broadcast, self.i_strips)]
         broadcast, strips = modes
-        pes = [[PE(int4=self._int4) for _ in range(cols)] for _ in range(rows)]
+        dots = Cat(self.i_dots, _history(m, self.i_dots, rows)) if self._act_int4 else None
+        pes = [[PE(int4=self._int4, act_int4=self._act_int4) for _ in range(cols)] for _ in range(rows)]
         for c in range(cols):
             m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], c))
             column = delayed(m, self.i_column[c], c)
             for p in range(rows):
                 m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(broadcast[p + c])]
         for p in range(rows):
-            m.d.comb += pes[p][0].i_a.eq(self.i_a[p])
+            a = self.i_a[p]
+            m.d.comb += pes[p][0].i_a.eq(a if dots is None else paired.operand(a, dots[p]))
             for c in range(cols):
                 pe = pes[p][c]
                 m.submodules[f"pe_{p}_{c}"] = pe

@@ -4,15 +4,21 @@ A paired column multiplies an activation by ``high * 2**LOW_BITS + low``. The pr
 and ``a * high`` above them, less one where ``a * low`` is negative: that borrow is given back as the carry into the
 upper sum. ``a * low`` is in -1016..1024, 12 bits with its sign, which is what `LOW_BITS` must be at least; the whole
 operand has 17 bits and the product 24.
+
+Activations of 4 bits are multiplied two at once as well: a byte's activation is an operand like a weight's, and in the
+product of ``a1 * 2**LOW_BITS + a0`` and ``w0 * 2**LOW_BITS + w1`` bits `LOW_BITS` and up are
+``a0 * w0 + a1 * w1``, less the borrow of ``a0 * w1``. What lies above, ``a1 * w0``, is cut off, and the upper sum is
+the result.
 """
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq import isa
 from hwq.config import ArrayConfig
 from hwq.weights import PAIR_BITS
+from rtl import primitives
 from rtl.codebook import Codebook
 
 LOW_BITS = 12
@@ -37,8 +43,12 @@ def crossing(pairs: Value, borrow: Value) -> tuple[Value, Value]:
     return pairs & borrow, ~pairs | borrow
 
 
-def accumulate(sums: data.View, product: Value, pairs: Value, first: Value) -> Value:
-    """Return `sums`, or zero if `first`, plus both products of a paired column, or plus the one."""
+ADDER_BITS = 2 * PAIR_BITS + 1
+"""Bits of both sums and one between them, where the borrow enters."""
+
+
+def operands(sums: data.View, product: Value, pairs: Value, first: Value) -> tuple[Value, Value, Value]:
+    """Return what a `MaskedAdder` of `ADDER_BITS` adds: `sums`, nothing of them if `first`, and the product's parts."""
     borrow, sign = product[LOW_BITS - 1], product[-1]
     # between LOW_BITS and bit 15 one product's bits are the other's sign
     inner = product[LOW_BITS:15]
@@ -50,8 +60,12 @@ def accumulate(sums: data.View, product: Value, pairs: Value, first: Value) -> V
     high = Cat(Mux(pairs, inner, sign.replicate(len(inner))), product[15:])
     one, other = crossing(pairs, borrow)
     kept = ~first.replicate(PAIR_BITS)
-    addend = Cat(low, other, high.as_signed()).as_signed()
-    total = (Cat(sums.low & kept, one, sums.high & kept) + addend)[: 2 * PAIR_BITS + 1]
+    upper = Cat(high, high[-1].replicate(PAIR_BITS - len(high)))
+    return Cat(sums.low, one, sums.high), Cat(kept, Const(1), kept), Cat(low, other, upper)
+
+
+def sums_of(total: Value) -> Value:
+    """Return both sums of an adder of `ADDER_BITS`."""
     return Cat(total[:PAIR_BITS], total[PAIR_BITS + 1 :])
 
 
@@ -67,21 +81,37 @@ def wide_blocks(descriptor: data.View, config: ArrayConfig) -> Value:
     return wide & ~descriptor.scaled if config.block_scales else wide
 
 
-class Multiplier(wiring.Component):
-    """``o = i_a * multiplicand(i_w)``.
+def operand(byte: Value, pairs: Value) -> Value:
+    """Return the operand (`OPERAND_BITS`) of a byte: of its two halves, the high one as the upper number, or of all."""
+    low, high = byte[:4].as_signed(), byte[4:].as_signed()
+    upper = (high - low[3])[:5]
+    return Mux(pairs, Cat(low, low[3].replicate(4), upper), Cat(byte, byte[7].replicate(5)))
 
-    Latency: 2. Throughput: one product a cycle.
+
+def activation_shape(act_int4: bool) -> Shape:
+    """Return the shape of an activation on its way right: a byte, or an operand."""
+    return Shape(OPERAND_BITS) if act_int4 else signed(8)
+
+
+class Multiplier(wiring.Component):
+    """``o = i_a * multiplicand(i_b)``, with `act_int4` ``multiplicand(i_a) * multiplicand(i_b)``, its lower bits.
+
+    Latency: 3. Throughput: one product a cycle.
     """
 
-    i_a: In(signed(8))
-    i_w: In(OPERAND_BITS)
-    o: Out(signed(PRODUCT_BITS))
+    def __init__(self, *, act_int4: bool = False):
+        self._act_int4 = act_int4
+        super().__init__(
+            {"i_a": In(activation_shape(act_int4)), "i_b": In(OPERAND_BITS), "o": Out(signed(PRODUCT_BITS))}
+        )
 
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        product = Signal.like(self.o, reset_less=True)
-        m.d.sync += [product.eq(self.i_a * multiplicand(self.i_w)), self.o.eq(product)]
+        a = multiplicand(self.i_a) if self._act_int4 else self.i_a
+        b = multiplicand(self.i_b)
+        m.submodules.cell = cell = primitives.Multiplier(a.shape(), b.shape())
+        m.d.comb += [cell.i_a.eq(a), cell.i_b.eq(b), self.o.eq(cell.o)]
         return m
 
 

@@ -20,7 +20,8 @@ class Post(wiring.Component):
     ``o = clamp(RNE((a * factor_a + b * factor_b + offset) / 2**add_shift))`` with ``a`` the requantized sum and ``b``
     the second operand, or its product with the unrequantized sum (`rtl.product`); without a second operand the
     descriptor holds factors 1 and 0, offset 0 and shift 0, so there is no bypass.
-    `rtl.tables.Tables` then maps ``o``.
+    `rtl.tables.Tables` then maps ``o``. Results of 4 bits are written two a byte, the even lane's in the low half; the
+    half of a lane that isn't written is 0.
 
     Latency: `POST_LATENCY`. Throughput: `lanes` results a cycle. Nothing pushes back.
 
@@ -33,7 +34,7 @@ class Post(wiring.Component):
     i_address, i_count : where the result goes, and how many lanes of it
     i_final : travels along
     i_window_address, i_window_read, i_window_write, i_window_mask, i_window_data, o_window : the bus, onto the tables
-    o_write, o_address, o_data, o_count : activation memory's write port
+    o_write, o_address, o_data, o_count : activation memory's write port, in bytes
     o_final : the last result is on the write port
     """
 
@@ -98,8 +99,8 @@ class Post(wiring.Component):
         truncate = constant(d.truncate, 0)
         zero_point, lo, hi = (constant(field, requantized - 2) for field in (d.zero_point, d.lo, d.hi))
         factor_a, factor_b = (constant(field, requantized) for field in (d.factor_a, d.factor_b))
-        offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 2)
-        add_shift = constant(d.add_shift, requantized + 5)
+        offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 4)
+        add_shift = constant(d.add_shift, requantized + 7)
         add_lo, add_hi = (constant(field, added - 1) for field in (d.add_lo, d.add_hi))
         m.d.comb += table.eq(constant(d.table, added))
         product_constants = tuple(constant(field, 0) for field in (d.product, d.ifm_zero_point, d.res_zero_point))
@@ -155,4 +156,11 @@ class Post(wiring.Component):
             self.o_address.eq(place.address),
             self.o_count.eq(place.count),
         ]
+        if self._config.act_int4:
+            with m.If(constant(d.ofm_int4, stages - 1)):
+                m.d.comb += self.o_count.eq((place.count + 1) >> 1)
+                for byte in range(lanes // 2):
+                    low, high = (tables.o[2 * byte + half][:4] for half in (0, 1))
+                    exists = place.count > 2 * byte + 1
+                    m.d.comb += self.o_data[byte].eq(Cat(low, high & exists.replicate(4)))
         return m

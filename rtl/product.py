@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.pipeline import delayed
+from rtl.multiplier import RowMultiplier
 from rtl.residual_add import PRODUCT_BITS
 
 __all__ = ["Product"]
@@ -14,7 +14,7 @@ class Product(wiring.Component):
     """Multiply two bytes less their zero points, or pass the second on; one lane.
 
     ``o = (i_a - i_a_zero) * (i_b - i_b_zero)`` with `i_product`, else ``o = i_b``: one factor is then 1, and nothing
-    follows the multiplier. Stages: the differences, the multiplier's two registers.
+    follows the multiplier. Stages: the differences, the multiplication in two.
 
     Bare signals: it sits inside the post-processing pipeline, which never stalls.
 
@@ -30,7 +30,7 @@ class Product(wiring.Component):
         Result of the operands `LATENCY` cycles ago, -65,025 to 65,025.
     """
 
-    LATENCY = 3
+    LATENCY = RowMultiplier.LATENCY
 
     i_product: In(1)
     i_a_zero: In(signed(8))
@@ -42,7 +42,10 @@ class Product(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        first = delayed(m, Mux(self.i_product, self.i_a - self.i_a_zero, 1), 1)
-        second = delayed(m, self.i_b - Mux(self.i_product, self.i_b_zero, 0), 1)
-        m.d.comb += self.o.eq(delayed(m, (first * second)[:PRODUCT_BITS].as_signed(), self.LATENCY - 1))
+        m.submodules.multiplier = multiplier = RowMultiplier(signed(9), signed(9))
+        m.d.comb += [
+            multiplier.i_a.eq(Mux(self.i_product, self.i_a - self.i_a_zero, 1)),
+            multiplier.i_b.eq(self.i_b - Mux(self.i_product, self.i_b_zero, 0)),
+            self.o.eq(multiplier.o),
+        ]
         return m

@@ -9,13 +9,13 @@ from hwq.isa import PARAM, TRUNCATE_PARAM
 from rtl.layouts import field_slice
 from rtl.multiplier import PipelinedMultiplier
 from rtl.pipeline import delayed
+from rtl.primitives import Negator
 from rtl.rounder import Rounder
 
 __all__ = ["Requantizer"]
 
 _ACC_BITS = 32
 _EXCESS_MAX = _ACC_BITS - MULTIPLIER_BITS
-_MULTIPLIER_STAGES = 4
 _BIAS, _OFFSET_LOW = TRUNCATE_PARAM[:2]
 _OFFSET_HIGH = PARAM[-1]
 
@@ -32,14 +32,14 @@ class Requantizer(wiring.Component):
     2     magnitude and sign
     3     bits of the magnitude beyond 24: k, 0 to 8
     4     magnitude shifted right by k; shift less k
-    5-8   rounded to 24 bits, times mantissa, offset added (:class:`~rtl.multiplier.PipelinedMultiplier`)
-    9-12  shifted, rounded, sign applied (:class:`~rtl.rounder.Rounder`)
-    13    zero point and clamp
+    5-9   rounded to 24 bits, times mantissa, offset added (:class:`~rtl.multiplier.PipelinedMultiplier`)
+    10-13 shifted, rounded, sign applied (:class:`~rtl.rounder.Rounder`)
+    14    zero point and clamp
     ===== ==========================================================================
 
     Bare signals: it sits inside the post-processing pipeline, which never stalls; a valid bit travels beside it.
 
-    Latency: 13 cycles (`LATENCY`). Throughput: one result a cycle. Backpressure: none.
+    Latency: 14 cycles (`LATENCY`). Throughput: one result a cycle. Backpressure: none.
 
     Members
     -------
@@ -65,7 +65,7 @@ class Requantizer(wiring.Component):
         Result of the inputs `LATENCY` cycles ago.
     """
 
-    LATENCY = 4 + _MULTIPLIER_STAGES + Rounder.LATENCY + 1
+    LATENCY = 4 + PipelinedMultiplier.LATENCY + Rounder.LATENCY + 1
 
     i_acc: In(signed(_ACC_BITS))
     i_bias: In(signed(_ACC_BITS))
@@ -82,7 +82,7 @@ class Requantizer(wiring.Component):
         """Return the module."""
         m = Module()
         m.submodules.multiplier = multiplier = PipelinedMultiplier(
-            width_a=MULTIPLIER_BITS, width_b=MULTIPLIER_BITS, width_c=OFFSET_BITS, stages=_MULTIPLIER_STAGES
+            width_a=MULTIPLIER_BITS, width_b=MULTIPLIER_BITS, width_c=OFFSET_BITS
         )
         assert multiplier.offset_shift == OFFSET_SHIFT, multiplier.offset_shift
         m.submodules.rounder = rounder = Rounder(
@@ -93,9 +93,11 @@ class Requantizer(wiring.Component):
         offset = Mux(self.i_truncate, Cat(field_slice(_OFFSET_LOW, self.i_bias), self.i_offset_high), 0)
         acc = delayed(m, (self.i_acc + bias)[:_ACC_BITS], 1)
         negative = acc[-1]
-        # ~x + 1, in 32 unsigned bits so that -2**31 has a magnitude.
-        magnitude = delayed(m, ((acc ^ negative.replicate(_ACC_BITS)) + negative)[:_ACC_BITS], 1)
-        m.d.comb += rounder.i_negative.eq(delayed(m, negative, 3 + _MULTIPLIER_STAGES))
+        # in 32 unsigned bits, so that -2**31 has a magnitude
+        m.submodules.negator = negator = Negator(_ACC_BITS)
+        m.d.comb += [negator.i.eq(acc), negator.i_negate.eq(negative)]
+        magnitude = delayed(m, negator.o, 1)
+        m.d.comb += rounder.i_negative.eq(delayed(m, negative, 3 + PipelinedMultiplier.LATENCY))
 
         excess = Signal(range(_EXCESS_MAX + 1), reset_less=True)
         m.d.sync += excess.eq(0)
@@ -125,9 +127,9 @@ class Requantizer(wiring.Component):
             multiplier.i_a.eq(significand),
             multiplier.i_b.eq(delayed(m, self.i_mantissa, 4)),
             multiplier.i_c.eq(delayed(m, offset, 4)),
-            rounder.i_truncate.eq(delayed(m, self.i_truncate, 4 + _MULTIPLIER_STAGES)),
+            rounder.i_truncate.eq(delayed(m, self.i_truncate, 4 + PipelinedMultiplier.LATENCY)),
             rounder.i_magnitude.eq(multiplier.o),
-            rounder.i_excess.eq(delayed(m, (shift_excess - carry)[: len(shift_excess)], _MULTIPLIER_STAGES)),
+            rounder.i_excess.eq(delayed(m, (shift_excess - carry)[: len(shift_excess)], PipelinedMultiplier.LATENCY)),
         ]
 
         # The bounds less the zero point, so that clamping doesn't wait for the sum.

@@ -1,10 +1,12 @@
 """The residual add: two tensors of different scales to a third."""
 
-from amaranth.hdl import Module, Mux, signed
+from amaranth.hdl import Module, Mux, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from rtl.multiplier import RowMultiplier
 from rtl.pipeline import delayed
+from rtl.primitives import Multiplier, Negator
 from rtl.rounder import Rounder
 
 __all__ = ["PRODUCT_BITS", "ResidualAdd"]
@@ -14,7 +16,7 @@ PRODUCT_BITS = 17
 
 # |a * factor| <= 2**32, |b * factor| <= 2**41 and |offset| <= 2**39 add up to less than 2**42.
 _MAGNITUDE_BITS = 42
-_LOW_BITS = 13
+_LOW_BITS = 26 - Multiplier.WIDEST
 _SHIFT_MAX = 31
 
 
@@ -25,18 +27,18 @@ class ResidualAdd(wiring.Component):
     Stages:
 
     ===== ==========================================================================
-    1     operands times the factors' halves, of 13 bits each
-    2     sum of the low products, sum of the high products
-    3     offset added to the high one
-    4     the two added
-    5     magnitude and sign
-    6-9   shifted, rounded, sign applied (:class:`~rtl.rounder.Rounder`)
-    10    clamp
+    1-3   operands times the factors' upper 18 bits, and times the lower 8
+    4     sum of the low products, sum of the high products
+    5     offset added to the high one
+    6     the two added
+    7     magnitude and sign
+    8-11  shifted, rounded, sign applied (:class:`~rtl.rounder.Rounder`)
+    12    clamp
     ===== ==========================================================================
 
     Bare signals: it sits inside the post-processing pipeline, which never stalls; a valid bit travels beside it.
 
-    Latency: 10 cycles (`LATENCY`). Throughput: one result a cycle. Backpressure: none.
+    Latency: 12 cycles (`LATENCY`). Throughput: one result a cycle. Backpressure: none.
 
     Members
     -------
@@ -53,7 +55,7 @@ class ResidualAdd(wiring.Component):
         Result of the operands `LATENCY` cycles ago.
     """
 
-    LATENCY = 5 + Rounder.LATENCY + 1
+    LATENCY = Multiplier.LATENCY + 4 + Rounder.LATENCY + 1
 
     i_a: In(signed(8))
     i_b: In(signed(PRODUCT_BITS))
@@ -70,20 +72,31 @@ class ResidualAdd(wiring.Component):
         m = Module()
         m.submodules.rounder = rounder = Rounder(width=_MAGNITUDE_BITS, shift_min=0, shift_max=_SHIFT_MAX)
 
-        # Halves fit one DSP block each: the low one is unsigned, the high one carries the sign.
-        low_a = delayed(m, self.i_a * self.i_factor_a[:_LOW_BITS], 1)
-        low_b = delayed(m, self.i_b * self.i_factor_b[:_LOW_BITS], 1)
-        high_a = delayed(m, self.i_a * self.i_factor_a[_LOW_BITS:].as_signed(), 1)
-        high_b = delayed(m, self.i_b * self.i_factor_b[_LOW_BITS:].as_signed(), 1)
-        low = delayed(m, low_a + low_b, 2)
-        high = delayed(m, high_a + high_b, 1)
-        partial = delayed(m, (high << _LOW_BITS) + self.i_offset, 1)
-        total = delayed(m, (partial + low)[: _MAGNITUDE_BITS + 1], 1)
+        # The upper 18 bits of a factor, signed, fit one DSP block; the lower ones, unsigned, are added up by rows.
+        high, low = [], []
+        for name, operand, factor in (("a", self.i_a, self.i_factor_a), ("b", self.i_b, self.i_factor_b)):
+            upper = factor[_LOW_BITS:].as_signed()
+            m.submodules[f"high_{name}"] = by_upper = Multiplier(operand.shape(), upper.shape())
+            m.submodules[f"low_{name}"] = by_lower = RowMultiplier(operand.shape(), unsigned(_LOW_BITS))
+            m.d.comb += [
+                by_upper.i_a.eq(operand),
+                by_upper.i_b.eq(upper),
+                by_lower.i_a.eq(operand),
+                by_lower.i_b.eq(factor[:_LOW_BITS]),
+            ]
+            high.append(by_upper.o)
+            low.append(by_lower.o)
+        lower = delayed(m, low[0] + low[1], 2)
+        upper = delayed(m, high[0] + high[1], 1)
+        partial = delayed(m, (upper << _LOW_BITS) + self.i_offset, 1)
+        total = delayed(m, (partial + lower)[: _MAGNITUDE_BITS + 1], 1)
 
         negative = total[-1]
-        magnitude = delayed(m, ((total ^ negative.replicate(len(total))) + negative)[:_MAGNITUDE_BITS], 1)
+        m.submodules.negator = negator = Negator(_MAGNITUDE_BITS)
         m.d.comb += [
-            rounder.i_magnitude.eq(magnitude),
+            negator.i.eq(total),
+            negator.i_negate.eq(negative),
+            rounder.i_magnitude.eq(delayed(m, negator.o, 1)),
             rounder.i_negative.eq(delayed(m, negative, 1)),
             rounder.i_excess.eq(self.i_shift),
         ]

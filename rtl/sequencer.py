@@ -19,7 +19,8 @@ class Sequencer(wiring.Component):
     kept with its slot, every unit is cleared and the program stops.
 
     Latency: `DESCRIPTOR_LOAD` cycles from a descriptor's start until the next one is ready; 2 cycles from a layer's
-    last write to the next layer's start, once the next descriptor is ready.
+    last write to the next layer's start, once the next descriptor is ready. The output path, and the vector unit with
+    it, starts `BACK_START` cycles after the units of the mesh.
 
     Members
     -------
@@ -134,6 +135,11 @@ class Sequencer(wiring.Component):
         known_book = upcoming.codebook.matches(*isa.Codebook)
         misread = ~known_book | ((upcoming.codebook != isa.Codebook.NONE) & bookless)
         scaled = upcoming.scaled & (not config.block_scales or upcoming.opcode != isa.Opcode.CONV)
+        packed = upcoming.ifm_int4 | upcoming.ofm_int4
+        halves = upcoming.int4 | (upcoming.codebook != isa.Codebook.NONE) | upcoming.scaled
+        alone = (upcoming.opcode != isa.Opcode.CONV) | int(not config.act_int4) | (upcoming.ifm_int4 & halves)
+        past = upcoming.table > config.tables
+        wrong = (stray, too_many, shapeless, narrow, misread, scaled, packed & alone, past)
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         early, inside = Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
@@ -143,13 +149,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq(~halt & ~known),
-            bad_field.eq(
-                known
-                & (
-                    (_any(zero) | stray | too_many | shapeless | narrow | misread | scaled)
-                    | (upcoming.table > config.tables)
-                )
-            ),
+            bad_field.eq(known & _any([*zero, *wrong])),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
             early.eq(
@@ -172,7 +172,7 @@ class Sequencer(wiring.Component):
         with m.If(early | (go & ~halt & ~bad_opcode & ~bad_field)):
             m.d.sync += [
                 self.o_front.eq(upcoming),
-                *(start.eq(upcoming.opcode == opcode) for opcode, (start, _) in starts.items()),
+                *(starts[opcode][0].eq(upcoming.opcode == opcode) for opcode in on_mesh),
                 next_pc.eq(next_pc + 1),
                 loading.eq(1),
                 loaded.eq(0),
@@ -188,9 +188,10 @@ class Sequencer(wiring.Component):
             with m.If(halt):
                 m.d.sync += [self.o_busy.eq(0), self.o_done.eq(1), loaded.eq(0)]
             with m.Elif(~bad_opcode & ~bad_field):
-                m.d.sync += [self.o_descriptor.eq(upcoming), self.o_back.eq(1), drained.eq(0), self.o_layer.eq(1)]
+                m.d.sync += [ahead.eq(1), drained.eq(1), self.o_layer.eq(1)]
         with m.If(change):
             m.d.sync += [self.o_descriptor.eq(self.o_front), self.o_back.eq(1), drained.eq(0), ahead.eq(0)]
+            m.d.sync += self.o_vector.eq(self.o_front.opcode == isa.Opcode.VECTOR)
         m.d.comb += self.o_retired.eq(self.o_layer & self.i_layer_done)
         with m.If(self.o_retired & both):
             m.d.sync += [both.eq(0), self.o_pc.eq(self.o_pc + 1)]

@@ -24,6 +24,7 @@ from rtl.mesh import Mesh, shadow_shape
 from rtl.paired import WeightUnpack, chosen_sum
 from rtl.pipeline import delayed
 from rtl.post import Post
+from rtl.primitives import UNORDERED
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.strips import Strips
@@ -39,10 +40,13 @@ class Accelerator(wiring.Component):
     -------
     bus : the host; see `hwq.isa` for the memory map
     irq : the program has stopped, done or with an error
+    busy, error : a program runs, has stopped with an error
     """
 
     bus: In(BusSignature())
     irq: Out(1)
+    busy: Out(1)
+    error: Out(1)
 
     def __init__(self, config: ArrayConfig):
         self.config = config
@@ -69,7 +73,11 @@ class Accelerator(wiring.Component):
             sources[strips] = use_strips
         m.submodules.issue = issue = Issue(config)
         m.submodules.mesh = mesh = Mesh(
-            rows=rows, cols=config.cols, strips=bool(config.strip_columns), int4=config.int4
+            rows=rows,
+            cols=config.cols,
+            strips=bool(config.strip_columns),
+            int4=config.int4,
+            act_int4=config.act_int4,
         )
         m.submodules.drain = drain = Drain(config)
         m.submodules.vector = vector = Vector(config)
@@ -79,8 +87,8 @@ class Accelerator(wiring.Component):
         # host: memories and status
         read, write, offset = host.o_read, host.o_write, host.o_offset
         window = offset[2:]
-        m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[])
-        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[])
+        m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[], attrs=UNORDERED)
+        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[], attrs=UNORDERED)
         program_read, program_write = program.read_port(), program.write_port()
         profile_read, profile_write = profile.read_port(), profile.write_port()
         m.d.comb += [
@@ -104,7 +112,9 @@ class Accelerator(wiring.Component):
             sequencer.i_clear.eq(host.o_clear),
             sequencer.i_pc.eq(host.o_pc),
             sequencer.i_watchdog.eq(host.o_watchdog),
-            self.irq.eq(sequencer.o_done | (sequencer.o_error != 0)),
+            self.busy.eq(sequencer.o_busy),
+            self.error.eq(sequencer.o_error != 0),
+            self.irq.eq(sequencer.o_done | self.error),
         ]
         windows = ((params, isa.Region.PARAM), (weights, isa.Region.WEIGHT), (post, isa.Region.TABLE))
         for ram, region in windows:
@@ -143,6 +153,7 @@ class Accelerator(wiring.Component):
                 m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
         use_vector = descriptor.opcode == isa.Opcode.VECTOR
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
+        use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         for name in ("ifm", "res", "ofm"):
             walker = PixelWalker()
             m.submodules[f"walk_{name}"] = walker
@@ -153,7 +164,7 @@ class Accelerator(wiring.Component):
                 walker.i_row_pixels.eq(walked.row_pixels),
                 walker.i_pixels.eq(walked.pixels),
             ]
-            users = {vector: use_vector, depthwise: use_depthwise, fetch: 1, drain: 1}
+            users = {vector: walked.opcode == isa.Opcode.VECTOR, depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
             for member, flow in WalkerControl().members.items():
                 if flow.flow is Out:
@@ -206,7 +217,9 @@ class Accelerator(wiring.Component):
             with m.If(abort):
                 m.d.sync += [later.read.eq(0), later.end.eq(0)]
             coming = later
-        m.submodules.second = second = Memory(shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[])
+        m.submodules.second = second = Memory(
+            shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[], attrs=UNORDERED
+        )
         second_write, second_read = second.write_port(), second.read_port()
         m.d.comb += [
             second_write.addr.eq(coming.slot),
@@ -242,14 +255,15 @@ class Accelerator(wiring.Component):
         control = delayed(m, taken, pipeline.ISSUE_TO_EDGE)
         column_bytes = Signal(8 * config.cols, reset_less=True)
         m.d.sync += column_bytes.eq(act.o_data.as_value())
-        form = delayed(m, Cat(issue.o_zero, issue.o_pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
+        pairs = issue.o_pairs | use_dots
+        form = delayed(m, Cat(issue.o_zero, pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
         if config.int4 or config.codebooks:
             m.submodules.unpack = unpack = WeightUnpack(cols=config.cols, codebook=bool(config.codebooks))
             m.d.comb += [
                 unpack.i_word.eq(weights.o_word),
                 Cat(unpack.i_zero, unpack.i_pairs, unpack.i_steps, unpack.i_odd).eq(form),
                 *(mesh.i_w[c].eq(unpack.o[c]) for c in range(config.cols)),
-                mesh.i_pairs.eq(delayed(m, issue.o_pairs, pipeline.ISSUE_TO_EDGE)),
+                Cat(mesh.i_pairs, mesh.i_dots).eq(delayed(m, Cat(pairs, use_dots), pipeline.ISSUE_TO_EDGE)),
             ]
             if config.codebooks:
                 book = Cat(issue.o_indices, issue.o_book, issue.o_entry, issue.o_column)
@@ -330,7 +344,8 @@ class Accelerator(wiring.Component):
             sums = (Value.cast(mesh.o_shadow[lane + lanes * index]) for index in range(len(reading)))
             masked = (sums & chosen.replicate(len(sums)) for sums, chosen in zip(sums, reading, strict=True))
             m.d.comb += Value.cast(shadow).eq(functools.reduce(operator.or_, masked))
-            m.d.sync += picked[lane].eq(chosen_sum(shadow, drain.o_pairs, drain.o_high) if config.int4 else shadow)
+            halves = (drain.o_pairs | drain_dots, drain.o_high | drain_dots)
+            m.d.sync += picked[lane].eq(chosen_sum(shadow, *halves) if config.int4 else shadow)
         m.d.sync += [
             picked_valid.eq(result.valid & ~abort),
             picked_final.eq(result.final & ~abort),

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout
+from rtl.primitives import MaskedAdder
 from rtl.walker import WalkerControl
 
 
@@ -137,12 +138,18 @@ class Vector(wiring.Component):
         for before, after in itertools.pairwise(stages):
             m.d.sync += after.eq(before)
         arriving, leaving = stages[pipeline.READ_LATENCY], stages[pipeline.READ_LATENCY + 1]
-        with m.If(arriving.tap):
-            for lane in range(lanes):
-                value, old = self.i_data[lane], self.o_acc[lane]
-                summed = Mux(arriving.first, 0, old) + value
-                larger = Mux(arriving.first | (value > old), value, old)
-                m.d.sync += old.eq(Mux(d.reduce == isa.Reduce.SUM, summed, larger))
+        sums = d.reduce == isa.Reduce.SUM
+        for lane in range(lanes):
+            value, acc = self.i_data[lane], self.o_acc[lane]
+            m.submodules[f"adder_{lane}"] = adder = MaskedAdder(len(acc))
+            m.d.comb += [
+                adder.i_a.eq(acc),
+                adder.i_mask.eq((sums & ~arriving.first).replicate(len(acc))),
+                adder.i_b.eq(value),
+            ]
+            # a maximum has the bits of its values
+            with m.If(arriving.tap & (sums | arriving.first | (value > acc[: len(value)].as_signed()))):
+                m.d.sync += acc.eq(adder.o)
         m.d.comb += [
             self.o_emit.eq(arriving.emit),
             self.o_param.eq(arriving.param),

@@ -15,7 +15,7 @@ class WalkerControl(wiring.Signature):
     start : go to the first pixel, at `base`; overrides the others
     step : go to the next pixel
     rewind : go to the tile's first pixel instead
-    commit : the pixel stepped to, or stayed at without `step`, is the next tile's first
+    commit : the pixel stepped to, or stayed at without `step`, is the next tile's first; never with `rewind`
     address : byte address of the current pixel
     valid : the current pixel exists
     final : no pixel follows the current one
@@ -65,40 +65,30 @@ class PixelWalker(wiring.Component):
         """Return the module."""
         m = Module()
         control = self.control
-        address, column, left = control.address, control.row_left, control.left
-        tile_address, tile_column, tile_left = Signal(address_shape), Signal(16), Signal(24)
-        next_address, next_column, next_left = Signal(address_shape), Signal(16), Signal(24)
-        row_end = Signal()
+        here = (control.address, control.row_left, control.left)
+        tile = tuple(Signal.like(value, name=f"tile_{value.name}") for value in here)
+        row_end, fresh = Signal(), Signal()
         m.d.comb += [
-            control.valid.eq(left != 0),
-            control.final.eq(left[1:] == 0),
-            row_end.eq(column == 1),
-            next_address.eq(address),
-            next_column.eq(column),
-            next_left.eq(left),
+            control.valid.eq(control.left != 0),
+            control.final.eq(control.left[1:] == 0),
+            row_end.eq(control.row_left == 1),
         ]
-        with m.If(control.step & control.final):
-            m.d.comb += next_left.eq(0)
-        with m.Elif(control.step):
-            m.d.comb += [
-                next_address.eq(address + Mux(row_end, self.i_y_step, self.i_x_step)),
-                next_column.eq(Mux(row_end, self.i_row_pixels, column - 1)),
-                next_left.eq(left - 1),
-            ]
+        # the tile's first pixel is noted in its first cycle, from which nothing has stepped yet
+        m.d.sync += fresh.eq(control.start | control.commit)
+        with m.If(fresh):
+            m.d.sync += [first.eq(value) for first, value in zip(tile, here, strict=True)]
         with m.If(control.start):
+            starts = (control.base, self.i_row_pixels, self.i_pixels)
+            m.d.sync += [value.eq(start) for value, start in zip(here, starts, strict=True)]
+        with m.Elif(control.rewind):
+            with m.If(~fresh):
+                m.d.sync += [value.eq(first) for value, first in zip(here, tile, strict=True)]
+        with m.Elif(control.step & control.final):
+            m.d.sync += control.left.eq(0)
+        with m.Elif(control.step):
             m.d.sync += [
-                address.eq(control.base),
-                column.eq(self.i_row_pixels),
-                left.eq(self.i_pixels),
-                tile_address.eq(control.base),
-                tile_column.eq(self.i_row_pixels),
-                tile_left.eq(self.i_pixels),
+                control.address.eq(control.address + Mux(row_end, self.i_y_step, self.i_x_step)),
+                control.row_left.eq(Mux(row_end, self.i_row_pixels, control.row_left - 1)),
+                control.left.eq(control.left - 1),
             ]
-        with m.Else():
-            with m.If(control.rewind):
-                m.d.sync += [address.eq(tile_address), column.eq(tile_column), left.eq(tile_left)]
-            with m.Else():
-                m.d.sync += [address.eq(next_address), column.eq(next_column), left.eq(next_left)]
-            with m.If(control.commit):
-                m.d.sync += [tile_address.eq(next_address), tile_column.eq(next_column), tile_left.eq(next_left)]
         return m

@@ -1,10 +1,12 @@
 """Memory of wide words with a 32-bit window: weights and parameters."""
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
+
+from rtl.primitives import UNORDERED
 
 
 class WindowRam(wiring.Component):
@@ -43,28 +45,41 @@ class WindowRam(wiring.Component):
         """Return the module."""
         m = Module()
         width = 8 * self._word_bytes
-        m.submodules.memory = memory = Memory(shape=width, depth=self._depth, init=[])
-        read_port, write_port = memory.read_port(), memory.write_port(granularity=8)
         low = ceil_log2(self._words)
         part, part_read = self.i_window_address[:low], Signal(max(1, low))
         index = self.i_window_address[low:]
-        m.d.comb += [
-            read_port.addr.eq(self.i_address),
-            self.o_word.eq(read_port.data),
-            write_port.addr.eq(index),
-        ]
-        with m.If(self.i_window_read):
-            m.d.comb += read_port.addr.eq(index)
+        address = Signal(self._index_bits)
+        m.d.comb += address.eq(Mux(self.i_window_read, index, self.i_address))
         m.d.sync += part_read.eq(part)
+        # block RAM is as deep as a power of two: what exceeds one has a memory of its own
+        base = 1 << (self._depth.bit_length() - 1)
+        rest = self._depth - base
+        write_data, write_enable = Signal(width), Signal(self._word_bytes)
+        words = []
+        for depth, upper in ((base, 0), (rest, 1))[: 2 if rest else 1]:
+            memory = Memory(shape=width, depth=depth, init=[], attrs=UNORDERED)
+            m.submodules["upper" if upper else "memory"] = memory
+            read_port, write_port = memory.read_port(), memory.write_port(granularity=8)
+            bits = max(1, ceil_log2(depth))
+            m.d.comb += [
+                read_port.addr.eq(address[:bits]),
+                write_port.addr.eq(index[:bits]),
+                write_port.data.eq(write_data),
+                write_port.en.eq(write_enable & (index >= base if upper else index < base).replicate(self._word_bytes)),
+            ]
+            words.append(read_port.data)
+        upper_read = Signal()
+        m.d.sync += upper_read.eq(address >= base)
+        m.d.comb += self.o_word.eq(Mux(upper_read, words[-1], words[0]))
         for word in range(self._words):
             start = 4 * word
             if start >= self._word_bytes:
                 continue
             count = min(4, self._word_bytes - start)
             bits = slice(8 * start, 8 * (start + count))
-            m.d.comb += write_port.data[bits].eq(self.i_window_data)
+            m.d.comb += write_data[bits].eq(self.i_window_data)
             with m.If(self.i_window_write & (part == word if low else 1) & (index < self._depth)):
-                m.d.comb += write_port.en[start : start + count].eq(self.i_window_mask)
+                m.d.comb += write_enable[start : start + count].eq(self.i_window_mask)
             with m.If(part_read == word):
-                m.d.comb += self.o_window.eq(read_port.data[bits])
+                m.d.comb += self.o_window.eq(self.o_word[bits])
         return m

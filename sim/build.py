@@ -35,6 +35,8 @@ class Product:
         Of the file that is made.
     wrapper : Path or None
         Verilog source that holds the top module, around the design; without it the design is the top.
+    optimization : str
+        The compiler's, of code that runs every cycle.
     verilator_flags, compiler_flags, linker_flags : tuple[str, ...]
     runtime : tuple[str, ...]
         Sources of Verilator's run-time library that are needed.
@@ -43,6 +45,7 @@ class Product:
     harness: Path
     suffix: str
     wrapper: Path | None = None
+    optimization: str = FAST
     verilator_flags: tuple[str, ...] = FLAGS
     compiler_flags: tuple[str, ...] = ("-std=gnu++20", "-fPIC", "-w")
     linker_flags: tuple[str, ...] = "-pthread"
@@ -100,8 +103,8 @@ def build(verilog_text: str, top: str = "hwq_harness", product: Product = LIBRAR
         When one of them refuses its input; ``stderr`` holds what it said.
     """
     verilator, compiler = find_verilator(), find_compiler()
-    flags = (*product.verilator_flags, *product.compiler_flags, *product.linker_flags, *product.runtime, FAST, SLOW)
-    tools = (verilator.version, compiler.version, *flags)
+    flags = (*product.verilator_flags, *product.compiler_flags, *product.linker_flags, *product.runtime)
+    tools = (verilator.version, compiler.version, *flags, product.optimization, SLOW)
     if product.wrapper is not None:
         verilog_text = f"{verilog_text}\n{product.wrapper.read_text(encoding='utf-8')}"
     name = f"{top}-{digest([verilog_text, top, product.harness.read_bytes(), *tools])}{product.suffix}"
@@ -113,7 +116,7 @@ def build(verilog_text: str, top: str = "hwq_harness", product: Product = LIBRAR
         command = [str(verilator.executable), *options, *product.verilator_flags, str(source)]
         _run(command, {"VERILATOR_ROOT": str(verilator.root)})
         files = [product.harness, *sorted(objects.glob("*.cpp"))]
-        levels = [SLOW if "__Slow" in path.name else FAST for path in files]
+        levels = [SLOW if "__Slow" in path.name else product.optimization for path in files]
         compiled = [*_compile(files, levels, [*product.compiler_flags, f"-I{objects}"], objects), *_runtime(product)]
         _run([compiler.executable, "-o", str(work / name), *map(str, compiled), *product.linker_flags])
 

@@ -17,8 +17,8 @@ from sim.elaborate import convert
 DIVISOR = 16
 """Clock cycles a bit, unless the target says otherwise: 3 Mbaud at 48 MHz."""
 
-CYCLES_PER_SECOND = 48_000_000
-"""What the link's time-outs count as a second [clock cycle]."""
+CLOCK_HZ = 48_000_000
+"""Clock of an accelerator that is on no board."""
 
 PRODUCT = dataclasses.replace(LIBRARY, harness=Path(__file__).with_name("pins.cpp"), wrapper=None)
 
@@ -35,10 +35,12 @@ class PinsTransport:
         A `rtl.link.serial_core.SerialCore`, built as `PRODUCT`.
     cycles_per_bit : float
         Of the host's UART; the device's may differ by some percent.
+    clock_hz : float
+        Clock cycles in a second of the link's time-outs.
     """
 
-    def __init__(self, library: Path, cycles_per_bit: float) -> None:
-        self.byte_s = 10 * cycles_per_bit / CYCLES_PER_SECOND
+    def __init__(self, library: Path, cycles_per_bit: float, clock_hz: float = CLOCK_HZ) -> None:
+        self.byte_s, self._clock_hz = 10 * cycles_per_bit / clock_hz, clock_hz
         self._library = ctypes.CDLL(str(library))
         functions = {
             "hwq_pins_create": (ctypes.c_void_p, [ctypes.c_double]),
@@ -62,7 +64,7 @@ class PinsTransport:
     def read(self, timeout_s: float) -> bytes:
         """Run until bytes have come or `timeout_s` has passed."""
         buffer = np.empty(_BUFFER_BYTES, np.uint8)
-        left = math.ceil(timeout_s * CYCLES_PER_SECOND)
+        left = math.ceil(timeout_s * self._clock_hz)
         while left > 0:
             count = self._library.hwq_pins_receive(
                 self._handle, buffer.ctypes.data, buffer.size, min(left, _CALL_CYCLES)
@@ -74,7 +76,7 @@ class PinsTransport:
 
     def clock(self) -> float:
         """Return the simulated time [s]."""
-        return self._library.hwq_pins_cycles(self._handle) / CYCLES_PER_SECOND
+        return self._library.hwq_pins_cycles(self._handle) / self._clock_hz
 
     def close(self) -> None:
         """Free the model; using the transport afterwards is an error."""
@@ -90,7 +92,12 @@ def open_transport(config: ArrayConfig, divisor: int = DIVISOR, mismatch: float 
     return PinsTransport(build(convert(SerialCore(config, divisor)), "top", PRODUCT), divisor * (1 + mismatch))
 
 
-def open_bus(config: ArrayConfig) -> Link:
-    """Return the bus of a fresh accelerator of `config` over its simulated pins."""
-    transport = open_transport(config)
+def open_bus(config: ArrayConfig, board: str = "") -> Link:
+    """Return the bus of a fresh accelerator of `config` over its simulated pins, or over those of a whole board."""
+    if board:
+        from sim.board_bus import open_board
+
+        transport = open_board(board, config)
+    else:
+        transport = open_transport(config)
     return Link(transport, clock=transport.clock)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwq.config import ArrayConfig
 from hwq.errors import DeviceError
-from sim.build import build, verilog
+from sim.build import LIBRARY, Product, build, verilog
 
 WAIT_CYCLES = 1_000_000
 """Most clock cycles in one native call, which holds back Ctrl-C."""
@@ -100,9 +100,13 @@ def open_bus(config: ArrayConfig) -> VerilatorBus:
     DeviceError
         When the simulator can't be built.
     """
-    text = verilog(config)
+    return open_library(verilog(config))
+
+
+def open_library(text: str, product: Product = LIBRARY) -> VerilatorBus:
+    """Return the bus of a fresh accelerator in Verilog, top module ``top``; raises as `open_bus`."""
     try:
-        return VerilatorBus(build(text))
+        return VerilatorBus(build(text, product=product))
     except subprocess.CalledProcessError as error:
         said = [line for line in (error.stderr or "").splitlines() if "error" in line.lower()]
         raise DeviceError(f"Building the simulator failed: {said[0] if said else error}") from error

@@ -64,9 +64,7 @@ def run(machine: Machine) -> None:
                         total = (total or 0) + scale * ((part + (1 << 23)) % (1 << 24) - (1 << 23))
                     elif conv:
                         for i in range(d["span"]):
-                            depth = d["taps_y"] * d["taps_x"] * d["span"]
-                            weight = _weight(machine, d, depth, block, k, column)
-                            total = (total or 0) + int(act[address + i]) * weight
+                            total = (total or 0) + _product(machine, d, int(act[address + i]), block, k, column)
                             k += 1
                     else:
                         value = int(act[address + channel])
@@ -75,7 +73,8 @@ def run(machine: Machine) -> None:
                         else:
                             total = total + value if d["reduce"] == isa.Reduce.SUM else max(total, value)
                 assert total is not None
-                if conv and wide and (block < d["blocks"] - 1 or d["last_channels"] > config.cols):
+                paired = conv and wide and (block < d["blocks"] - 1 or d["last_channels"] > config.cols)
+                if paired or d["ifm_int4"]:
                     total = (total + (1 << 23)) % (1 << 24) - (1 << 23)
                 word = d["param_base"]
                 if conv or depthwise:
@@ -92,7 +91,11 @@ def run(machine: Machine) -> None:
                 total = a * d["factor_a"] + b * d["factor_b"] + offset
                 rounded = Fraction(float(np.float32(total / 2.0 ** d["add_shift"])))
                 value = max(d["add_lo"], min(d["add_hi"], _round_half_even(rounded)))
-                results[walks["ofm"].address + channel] = _mapped(machine, d, value)
+                value, address = _mapped(machine, d, value), walks["ofm"].address + channel
+                if d["ofm_int4"]:
+                    address = walks["ofm"].address + channel // 2
+                    value = results[address] % 16 + value % 16 * 16 if channel % 2 else value % 16
+                results[address] = (value + 128) % 256 - 128
             for walk in walks.values():
                 walk.advance()
         for address, value in results.items():
@@ -117,6 +120,20 @@ def _scaled(total: int, p: dict[str, int], d: dict[str, int]) -> int:
     return _requantize(acc, p["mantissa"], p["shift"], d["zero_point"], d["lo"], d["hi"])
 
 
+def _product(machine: Machine, d: dict[str, int], value: int, block: int, k: int, column: int) -> int:
+    """Return byte k of a CONV's operands times its weight; of 4-bit ones, the sum of both channels' products."""
+    depth = d["taps_y"] * d["taps_x"] * d["span"]
+    weight = _weight(machine, d, depth, block, k, column)
+    if not d["ifm_int4"]:
+        return value * weight
+    return _nibble(value, 0) * _nibble(weight, 1) + _nibble(value, 1) * _nibble(weight, 0)
+
+
+def _nibble(byte: int, high: int) -> int:
+    nibble = (byte >> 4 * high) % 16
+    return nibble - 16 if nibble >= 8 else nibble
+
+
 def _weight(machine: Machine, d: dict[str, int], depth: int, block: int, k: int, channel: int) -> int:
     """Return weight k of a channel of a block of `depth` weights a channel."""
     cols, base = machine.config.cols, d["weight_base"]
@@ -132,8 +149,7 @@ def _weight(machine: Machine, d: dict[str, int], depth: int, block: int, k: int,
         first = block * depth if conv else block * ((depth + 1) // 2)
         byte = int(machine.weights[base + first + k // 2, channel])
         high = k % 2 == 1
-    nibble = (byte >> 4 if high else byte) & 15
-    return nibble - 16 if nibble >= 8 else nibble
+    return _nibble(byte, high)
 
 
 def _entry(machine: Machine, d: dict[str, int], depth: int, block: int, k: int, channel: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hwq import isa
 from hwq.config import ArrayConfig
+from hwq.driver import Driver
 from hwq.machine import Machine
 
 Maker = Callable[[ArrayConfig, np.random.Generator], dict[str, int]]
@@ -19,6 +20,20 @@ def tiny(rows: int, cols: int, fetch_bytes: int, lanes: int, **sizes: int) -> Ar
     """Return a small configuration for tests."""
     name = f"test-{rows}x{cols}-f{fetch_bytes}-l{lanes}"
     return ArrayConfig(name=name, rows=rows, cols=cols, fetch_bytes=fetch_bytes, lanes=lanes, **(TINY | sizes))
+
+
+def widths(shapes: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], dict[str, int]]]:
+    """Return `shapes` (rows, cols, fetch_bytes, lanes), each with all widths of weights and activations it can have."""
+    return [
+        (
+            shape,
+            {"weight_bits": weight_bits, "act_bits": act_bits, "codebooks": int(weight_bits == 4)}
+            | {"block_scales": int(weight_bits == 4)},
+        )
+        for shape in shapes
+        for weight_bits, act_bits in ((8, 8), (4, 8), (4, 4))
+        if act_bits == 8 or shape[3] >= 2
+    ]
 
 
 def random_memories(config: ArrayConfig, rng: np.random.Generator) -> Machine:
@@ -68,6 +83,16 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
         descriptors.append(d)
     set_program(machine, descriptors)
     return machine
+
+
+def load(driver: Driver, machine: Machine) -> None:
+    """Write all of `machine`'s memories."""
+    driver.load_program(machine.program)
+    driver.load_params(machine.params)
+    driver.load_weights(machine.weights)
+    if machine.config.tables:
+        driver.load_tables(machine.tables)
+    driver.write_act(0, machine.act)
 
 
 def random_chain(config: ArrayConfig, rng: np.random.Generator, layers: int) -> list[dict[str, int]]:
@@ -160,7 +185,10 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
         taps_y, taps_x = int(rng.integers(1, 4)), int(rng.integers(1, 4))
         span = int(rng.integers(1, 3 * config.fetch_bytes))
         form = _narrow(config, rng, 0.7)
-        scaled = bool(config.block_scales) and bool(rng.random() < 0.5)
+        ifm_int4, ofm_int4 = (config.act_bits == 4 and bool(rng.random() < 0.5) for _ in range(2))
+        if ifm_int4:
+            form = {"int4": 0, "codebook": 0}
+        scaled = not ifm_int4 and bool(config.block_scales) and bool(rng.random() < 0.5)
         width = config.cols * (2 if form["int4"] and not scaled else 1)
         blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, width + 1))
         channels = (blocks - 1) * width + last
@@ -171,12 +199,13 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
             halves = [form["codebook"] > 0] * (blocks - 1) + [any(form.values()) and last <= config.cols]
             words = sum(-(-depth // 2) if half else depth for half in halves)
         words += _books(config, form["codebook"], blocks)
+        written = -(-channels // 2) if ofm_int4 else channels
         tap_x_step, tap_y_step = int(rng.integers(0, 2 * span)), int(rng.integers(0, 40))
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + span
         residual = bool(rng.random() < 0.4)
         ifm = _map(rng, rows, columns, reach, source, 3)
         res = _map(rng, rows, columns, channels, source, 3) if residual else {"base": 0, "x_step": 0, "y_step": 0}
-        ofm = _map(rng, rows, columns, channels, target, 3)
+        ofm = _map(rng, rows, columns, written, target, 3)
         params = (blocks - 1) * width // config.lanes + -(-last // config.lanes)
         if ifm is None or res is None or ofm is None or words > config.weight_words or params > config.param_words:
             continue
@@ -186,6 +215,8 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
             "opcode": isa.Opcode.CONV,
             **form,
             "scaled": int(scaled),
+            "ifm_int4": int(ifm_int4),
+            "ofm_int4": int(ofm_int4),
             "row_pixels": columns,
             "pixels": pixels,
             "taps_y": taps_y,

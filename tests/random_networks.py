@@ -26,7 +26,7 @@ class RandomNetwork:
 
     The share `int4` of the layers, by chance, has weights that 4 bits hold, the share `codebook` weights of 16 values,
     the same in all channels or others in every `group` of them; the share `blocked` of the matrix products and 1x1
-    convolutions has a scale for each block of inputs.
+    convolutions has a scale for each block of inputs, and the share `act_int4` activations of 4 bits.
 
     Members
     -------
@@ -43,8 +43,9 @@ class RandomNetwork:
         codebook: float = 0,
         group: int = 1,
         blocked: float = 0,
+        act_int4: float = 0,
     ):
-        self._rng, self._int4, self._blocked = rng, int4, blocked
+        self._rng, self._int4, self._blocked, self._act_int4 = rng, int4, blocked, act_int4
         self._codebook, self._group = codebook, group
         self._builder = Builder()
         self._dtype = str(rng.choice(["int8", "uint8"]))
@@ -65,8 +66,19 @@ class RandomNetwork:
         return makers[self._rng.integers(len(makers))](x)
 
     def _quantized(self, name: str, shape: tuple[int, ...], scale: float) -> Value:
+        if self._act_int4 and self._rng.random() < self._act_int4:
+            return self._narrow(name, shape, scale * 16)
         zero_point = int(self._rng.integers(-20, 20)) + (128 if self._dtype == "uint8" else 0)
         q = self._builder.quantize(name, scale, zero_point, self._dtype)
+        return Value(self._builder.dequantize(q, scale, zero_point, self._dtype), shape, scale, zero_point)
+
+    def _narrow(self, name: str, shape: tuple[int, ...], scale: float) -> Value:
+        """Return tensor `name` quantized to 4 bits."""
+        low = 0 if self._dtype == "uint8" else int(self._rng.choice([-8, -8, 0]))
+        zero_point = low + int(self._rng.choice([0, 8, self._rng.integers(0, 16)]))
+        q = self._builder.quantize(name, scale, zero_point, self._dtype)
+        bounds = [self._builder.constant(bound, self._dtype) for bound in (low, low + 15)]
+        q = self._builder.node("Clip", [q, *bounds])
         return Value(self._builder.dequantize(q, scale, zero_point, self._dtype), shape, scale, zero_point)
 
     def _like(self, name: str, x: Value, shape: tuple[int, ...]) -> Value:

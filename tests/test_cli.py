@@ -20,7 +20,19 @@ from tests.onnx_models import Builder
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = str(demo.model_path())
-COMMANDS = ["demo", "check", "compile", "run", "verify", "estimate", "profile", "arch", "rtl"]
+COMMANDS = [
+    "demo",
+    "check",
+    "quantize",
+    "sensitivity",
+    "compile",
+    "run",
+    "verify",
+    "estimate",
+    "profile",
+    "arch",
+    "rtl",
+]
 
 
 def process(*arguments, **options):
@@ -161,6 +173,17 @@ def test_check_names_the_rule_that_sends_a_node_to_the_host(hwq, tmp_path):
     status, out, _ = hwq("check", path)
     assert status == 0
     assert "Padding must be smaller than the dilated kernel." in " ".join(out.split())
+
+
+def test_check_names_the_rule_that_keeps_bytes(hwq, tmp_path):
+    b = Builder()
+    x = b.dequantize(b.quantize(b.input("x", (1, 8192)), 0.1, 0), 0.1, 0)
+    y = b.node("MatMul", [x, b.weight(np.full((8192, 17), -8, np.int8), np.full(17, 0.1), axis=1)], "y")
+    onnx.save(b.model(b.dequantize(b.quantize(y, 0.1, 0), 0.1, 0)), tmp_path / "deep.onnx")
+    status, out, _ = hwq("check", tmp_path / "deep.onnx", "--json", "-")
+    (node,) = (node for node in json.loads(out)["nodes"] if node["name"] == "n_y")
+    assert (status, node["where"]) == (0, "array")
+    assert node["reason"].startswith("Stored as bytes: sums of these 4-bit weights need more than 24 bits; split")
 
 
 def test_check_says_what_exceeds_the_memories(hwq, folder, tmp_path):
@@ -408,7 +431,7 @@ def test_damaged_program(refused, folder, tmp_path):
 
 def test_unknown_targets(refused, folder, tmp_path):
     arguments = ("run", folder / "p.hwq", "-i", folder / "x.npz", "-o", tmp_path / "y.npz", "--target")
-    for target in ("fpga", "serial", "verilator:1"):
+    for target in ("fpga", "serial", "serial:", "verilator:1", "pins:", "netlist:"):
         assert f"No target {target!r}" in refused(*arguments, target)
         assert f"No target {target!r}" in refused("verify", DIGITS, "--arch", "sim-4x4", "--targets", target)
     assert "No target ''" in refused("verify", DIGITS, "--arch", "sim-4x4", "--targets", "")

@@ -40,15 +40,24 @@ def test_file_without_weight_bits_has_8(tmp_path):
     assert load_arch(tmp_path / "mine.json").weight_bits == 8
 
 
+def test_file_without_act_bits_has_8(tmp_path):
+    fields = PRESETS["ecp5-8x16"].to_dict()
+    assert fields.pop("act_bits") == 4
+    (tmp_path / "mine.json").write_text(json.dumps(fields))
+    assert load_arch(tmp_path / "mine.json").act_bits == 8
+
+
 def test_digest_changes_with_every_size():
-    digests = {GOOD.digest()}
+    narrow = dataclasses.replace(GOOD, lanes=2, act_bits=4)
+    digests = {GOOD.digest(), narrow.digest()}
     for field in dataclasses.fields(GOOD):
-        if field.name in ("name", "lanes"):
+        if field.name in ("name", "lanes", "act_bits"):
             continue
         value = getattr(GOOD, field.name)
         other = 1 - value if field.name in ("codebooks", "block_scales") else value * 2
         digests.add(dataclasses.replace(GOOD, **{field.name: other}).digest())
-    assert len(digests) == len(dataclasses.fields(GOOD)) - 1
+    digests.add(dataclasses.replace(narrow, act_bits=8).digest())
+    assert len(digests) == len(dataclasses.fields(GOOD))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +82,8 @@ def test_digest_changes_with_every_size():
         ("weight_bits", 5, "weight_bits must be 4 or 8, not 5"),
         ("codebooks", 2, "codebooks must be 0 or 1, not 2"),
         ("block_scales", -1, "block_scales must be 0 or 1, not -1"),
+        ("act_bits", 5, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 5"),
+        ("act_bits", 4, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 4"),
         ("name", 3, "name must be a string, not 3"),
     ],
 )

@@ -12,12 +12,9 @@ from tests import naive, programs
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 6, 8, 2), (6, 4, 4, 2), (8, 16, 16, 8)]
 
 
-@pytest.mark.parametrize("weight_bits", [4, 8])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_random_programs_equal_the_naive_model(shape, weight_bits):
-    sizes = {"act_bytes": 1024, "weight_words": 256, "param_words": 32}
-    sizes |= dict.fromkeys(("codebooks", "block_scales"), int(weight_bits == 4))
-    config = programs.tiny(*shape, **sizes, weight_bits=weight_bits)
+@pytest.mark.parametrize(("shape", "widths"), programs.widths(SHAPES), ids=str)
+def test_random_programs_equal_the_naive_model(shape, widths):
+    config = programs.tiny(*shape, act_bytes=1024, weight_words=256, param_words=32, **widths)
     for seed in range(12):
         machine = programs.random_machine(config, np.random.default_rng(seed), 3)
         expected = copy.deepcopy(machine)
@@ -28,9 +25,9 @@ def test_random_programs_equal_the_naive_model(shape, weight_bits):
         assert (machine.act == expected.act).all(), f"seed {seed}"
 
 
-def blank(fields, slots=2, **sizes):
+def blank(fields, slots=2, lanes=1, **sizes):
     """Machine on a 4x4 array with one descriptor."""
-    machine = Machine(programs.tiny(4, 4, 4, 1, slots=slots, **sizes))
+    machine = Machine(programs.tiny(4, 4, 4, lanes, slots=slots, **sizes))
     machine.program[: isa.DESCRIPTOR_WORDS] = isa.encode(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS, fields)
     return machine
 
@@ -55,6 +52,22 @@ def test_sums_of_paired_channels_wrap_at_24_bits(last):
     wrapped = round((total - (1 << 24)) / (1 << 17))
     assert machine.act[600:604].tolist() == [wrapped] * 4
     assert machine.act[604] == (wrapped if last == 3 else round(total / (1 << 17)))
+
+
+def test_sums_of_two_products_wrap_at_24_bits():
+    config = programs.tiny(2, 2, 4, 2, act_bytes=2048, weight_words=1 << 17, weight_bits=4, act_bits=4)
+    machine = programs.random_machine(config, np.random.default_rng(0), 0)
+    machine.weights[:] = machine.act[:1024] = -120  # 1000 1000: both halves -8
+    d = {"opcode": isa.Opcode.CONV, "ifm_int4": 1, "row_pixels": 1, "pixels": 1, "taps_y": 70, "taps_x": 1}
+    d |= {"span": 1000, "blocks": 1, "last_channels": 1, "ofm_base": 1500, "lo": -128, "hi": 127, "factor_a": 1}
+    d |= {"add_lo": -128, "add_hi": 127}
+    programs.set_program(machine, [d])
+    machine.params[:] = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, {"mantissa": 1 << 23, "shift": 40}) * 2
+    expected = copy.deepcopy(machine)
+    naive.run(expected)
+    machine.run()
+    assert (machine.act == expected.act).all()
+    assert machine.act[1500] == round((70 * 1000 * 128 - (1 << 24)) / (1 << 17))
 
 
 COUNTS = {"row_pixels": 1, "pixels": 1, "taps_y": 1, "taps_x": 1, "span": 1, "blocks": 1, "last_channels": 1}
@@ -197,6 +210,35 @@ def test_sums_of_taps_wrap_at_24_bits_and_totals_at_32(span, taps, scale):
     assert (machine.act == expected.act).all()
     part = (span * 128 * 128 + (1 << 23)) % (1 << 24) - (1 << 23)
     assert machine.act[5000] == round(((part * scale * taps + (1 << 31)) % (1 << 32) - (1 << 31)) / (1 << 24))
+
+
+ACT_INT4_CASES = [
+    ({"ifm_int4": 1}, "NONE"),
+    ({"ifm_int4": 1, "int4": 1}, "ILLEGAL_FIELD"),
+    ({"ifm_int4": 1, "codebook": 1}, "ILLEGAL_FIELD"),
+    ({"ifm_int4": 1, "last_channels": 5}, "ILLEGAL_FIELD"),
+    ({"ifm_int4": 1, "opcode": isa.Opcode.VECTOR}, "ILLEGAL_FIELD"),
+    ({"ifm_int4": 1, "opcode": isa.Opcode.DEPTHWISE}, "ILLEGAL_FIELD"),
+    ({"ifm_int4": 1, "ifm_base": 4095, "span": 2}, "ACT_RANGE"),
+    ({"ifm_int4": 1, "weight_base": 2047, "span": 2}, "WEIGHT_RANGE"),
+    ({"ofm_int4": 1, "int4": 1, "last_channels": 8}, "NONE"),
+    ({"ofm_int4": 1, "opcode": isa.Opcode.VECTOR}, "ILLEGAL_FIELD"),
+    ({"ofm_int4": 1, "opcode": isa.Opcode.DEPTHWISE}, "ILLEGAL_FIELD"),
+    ({"ofm_int4": 1, "ofm_base": 4095, "last_channels": 2}, "NONE"),
+    ({"ofm_int4": 1, "ofm_base": 4095, "last_channels": 3}, "ACT_RANGE"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error"), ACT_INT4_CASES)
+def test_layers_of_4_bit_activations_have_their_own_limits(changes, error):
+    machine = blank(LEGAL | changes, lanes=2, weight_bits=4, act_bits=4, codebooks=1)
+    assert machine.run().error.name == error
+
+
+@pytest.mark.parametrize("field", ["ifm_int4", "ofm_int4"])
+def test_arrays_without_4_bit_activations_refuse_them(field):
+    machine = blank(LEGAL | {field: 1}, lanes=2, weight_bits=4)
+    assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
 
 
 def test_bits_outside_every_field_are_refused():

@@ -59,7 +59,7 @@ def test_every_index_has_its_half_of_a_byte_behind_its_book(depth, channels, col
         byte = words[book_words + block * stride + k // 2, column]
         index = (int(byte) >> 4 * (k % 2)) & 15
         assert words[block * stride * (codebook == 2) + index // cols, index % cols] == weight
-    assert np.array_equal(weights.unpack_layer(words, depth, channels, cols, cols, form), matrix)
+    assert np.array_equal(weights.unpack_layer(words, depth, channels, cols, cols, form)[0], matrix)
 
 
 @pytest.mark.parametrize(

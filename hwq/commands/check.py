@@ -21,6 +21,7 @@ def check(
     from hwq.commands.console import console, labels, table, write_report
     from hwq.compiler import compile, host_nodes, load, split
     from hwq.config import load_arch
+    from hwq.constraints import broken_storage_rule
 
     config = load_arch(arch or _COMMON)
     source = load(model)
@@ -32,7 +33,8 @@ def check(
     for part in parts:
         for op in part.ops:
             host = reasons.get(op.name)
-            kind, why = (op.kind, "") if host is None else (host.op, host.reason)
+            kept = "" if host is not None else broken_storage_rule(op, graph, config) or ""
+            kind, why = (op.kind, kept) if host is None else (host.op, host.reason)
             nodes.append({"name": op.name, "op": kind, "where": "array" if host is None else "host", "reason": why})
     pages = None if program is None else len(program.pages)
     fits = None if pages is None else pages == 1

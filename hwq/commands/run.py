@@ -21,7 +21,12 @@ def run(
         typer.Option("--output", "-o", metavar="Y.npz", help="Outputs by name.", show_default=False, callback=writable),
     ],
     target: Annotated[
-        str, typer.Option("--target", "-t", help="reference, machine, amaranth, verilator, pins or serial:PORT.")
+        str,
+        typer.Option(
+            "--target",
+            "-t",
+            help="reference, machine, amaranth, verilator, netlist[:BOARD], pins[:BOARD] or serial:PORT.",
+        ),
     ] = "machine",
     arch: Annotated[
         str | None, typer.Option("--arch", "-a", metavar="ARCH", help="Needed for a model, but for the reference.")

@@ -22,7 +22,11 @@ def verify(
     samples: Annotated[int | None, typer.Option(min=1, help="How many; 4 random ones or all of --inputs.")] = None,
     seed: Seed = 0,
     targets: Annotated[
-        str, typer.Option(metavar="T,T", help="From reference, machine, amaranth, verilator, pins, serial:PORT.")
+        str,
+        typer.Option(
+            metavar="T,T",
+            help="From reference, machine, amaranth, verilator, netlist[:BOARD], pins[:BOARD], serial:PORT.",
+        ),
     ] = "reference,machine,verilator",
     weights: Weights = WeightStorage.auto,
     bisect: Annotated[bool, typer.Option("--bisect", help="Find the first wrong layer, tile and element.")] = False,

@@ -25,13 +25,14 @@ class SerialCore(wiring.Component):
     Members
     -------
     rx, tx : the serial line, idle high
-    irq : the program has stopped, done or with an error
+    irq, busy, error : of the accelerator
     active : a transfer is on the bus
     """
 
     def __init__(self, config: ArrayConfig, divisor: int):
         self.config, self.divisor = config, divisor
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "irq": Out(1), "active": Out(1)})
+        flags = dict.fromkeys(("irq", "busy", "error", "active"), Out(1))
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), **flags})
 
     def elaborate(self, platform):
         """Return the module."""
@@ -47,6 +48,8 @@ class SerialCore(wiring.Component):
             receiver.i.eq(self.rx),
             self.tx.eq(transmitter.o),
             self.irq.eq(accelerator.irq),
+            self.busy.eq(accelerator.busy),
+            self.error.eq(accelerator.error),
             self.active.eq(device.bus.cyc),
         ]
         return m

@@ -26,6 +26,7 @@ class SequencerBench(Bench):
         self.tables = arch["tables"]
         self.has_int4, self.has_books = arch["weight_bits"] == 4, arch["codebooks"] == 1
         self.has_scales = arch["block_scales"] == 1
+        self.has_act_int4 = arch["act_bits"] == 4
         depthwise = min(arch["cols"], arch["fetch_bytes"])
         self.most = dict(zip(UNITS, (arch["cols"], depthwise, arch["lanes"]), strict=True))
         self.slots = arch["slots"]
@@ -39,12 +40,16 @@ class SequencerBench(Bench):
             values[field.name] = self.random.randint(1 if field.nonzero else low, high)
         values |= {"opcode": opcode, "table": self.random.randint(0, self.tables), "early": 0}
         values |= {"last_channels": self.random.randint(1, self.most[isa.Opcode(opcode).name.lower()])}
-        values |= {"strips": 0, "short_strip": 0, "product": 0, "int4": 0, "codebook": 0, "scaled": 0}
+        values |= {"strips": 0, "short_strip": 0, "product": 0, "int4": 0, "codebook": 0, "ifm_int4": 0, "ofm_int4": 0}
+        values |= {"scaled": 0}
         if opcode != isa.Opcode.VECTOR:
             forms = [{}, *[{"int4": 1}] * self.has_int4, *[{"codebook": 1}, {"codebook": 2}] * self.has_books]
+            forms += [{"ifm_int4": 1}] * (self.has_act_int4 and opcode == isa.Opcode.CONV)
             values |= self.random.choice(forms)
         if opcode == isa.Opcode.CONV and self.has_scales:
             values |= {"scaled": self.random.randint(0, 1)}
+        if opcode == isa.Opcode.CONV and self.has_act_int4:
+            values |= {"ofm_int4": self.random.randint(0, 1)}
         if opcode == isa.Opcode.DEPTHWISE:
             values |= {"residual": 0, "short_from": 0}
         return values
@@ -153,9 +158,13 @@ async def every_illegal_descriptor_stops(dut) -> None:
             wrong += [{"scaled": 1}]
         wrong += [{"codebook": 3}, {"int4": 1, "codebook": 1}, {"int4": 1, "codebook": 2}]
         if opcode == isa.Opcode.VECTOR or not bench.has_int4:
-            wrong += [{"int4": 1, "codebook": 0}]
+            wrong += [{"int4": 1, "codebook": 0, "ifm_int4": 0}]
         if opcode == isa.Opcode.VECTOR or not bench.has_books:
-            wrong += [{"int4": 0, "codebook": 1}, {"int4": 0, "codebook": 2}]
+            wrong += [{"int4": 0, "codebook": 1, "ifm_int4": 0}, {"int4": 0, "codebook": 2, "ifm_int4": 0}]
+        if opcode != isa.Opcode.CONV or not bench.has_act_int4:
+            wrong += [{"ifm_int4": 1, "int4": 0, "codebook": 0}, {"ofm_int4": 1}]
+        if opcode == isa.Opcode.CONV:
+            wrong += [{"ifm_int4": 1, "int4": 1, "codebook": 0}, {"ifm_int4": 1, "int4": 0, "codebook": 1}]
         if opcode == isa.Opcode.DEPTHWISE:
             wrong += [{"residual": 1}, {"span": 1, "short_from": 1}]
         for change in wrong:

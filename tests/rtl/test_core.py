@@ -10,7 +10,7 @@ from hwq import isa, timing
 from hwq.errors import DeviceError
 from hwq.overlap import mark_early
 from tests import programs
-from tests.test_machine import CODEBOOK_CASES, INT4_CASES, LEGAL, PRODUCT, SCALED_CASES, blank
+from tests.test_machine import ACT_INT4_CASES, CODEBOOK_CASES, INT4_CASES, LEGAL, PRODUCT, SCALED_CASES, blank
 
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
 """rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
@@ -19,10 +19,9 @@ TABLES = dict(zip(SHAPES, (1, 4, 0, 3, 16, 5, 2), strict=True))
 
 PROGRAMS = 80
 
-ALL = {"weight_bits": 4, "codebooks": 1, "block_scales": 1}
-ARRAYS = [(shape, ALL) for shape in SHAPES] + [(shape, {}) for shape in SHAPES[1:5]]
-ARRAYS += [(SHAPES[2], {name: value}) for name, value in ALL.items()]
-"""Shapes, and what the core has besides."""
+ARRAYS = [(shape, 4, 1, 4 if shape[3] > 1 else 8) for shape in SHAPES] + [(shape, 8, 0, 8) for shape in SHAPES[1:5]]
+ARRAYS += [(SHAPES[2], 4, 0, 8), (SHAPES[2], 8, 1, 8), (SHAPES[3], 4, 0, 8)]
+"""Shapes, the width of the narrowest weights, whether there are codebooks, and the width of activations."""
 
 
 def load(driver, machine):
@@ -35,10 +34,11 @@ def load(driver, machine):
     driver.write_act(0, machine.act)
 
 
-@pytest.mark.parametrize(("shape", "options"), ARRAYS, ids=str)
+@pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), ARRAYS, ids=str)
 @pytest.mark.xdist_group("verilator")
-def test_random_programs_in_every_byte_and_cycle(accelerator, shape, options):
-    config = programs.tiny(*shape, tables=TABLES[shape], **options)
+def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits, codebooks, act_bits):
+    widths = {"weight_bits": weight_bits, "codebooks": codebooks, "act_bits": act_bits, "block_scales": codebooks}
+    config = programs.tiny(*shape, tables=TABLES[shape], **widths)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
@@ -56,11 +56,17 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape, options):
         assert counters["cycles_mesh"] == sum(timing.mesh_steps(d, config) for d in programs.decoded(machine)[:-1])
 
 
-@pytest.mark.parametrize("options", [ALL, {}], ids=str)
-@pytest.mark.parametrize("shape", [(4, 4, 4, 1), (6, 4, 4, 2), (8, 16, 16, 8)], ids=str)
+EARLY_SHAPES = ((4, 4, 4, 1), (6, 4, 4, 2), (8, 16, 16, 8))
+
+
+EARLY_ARRAYS = [array for array in ARRAYS if array[0] in EARLY_SHAPES]
+
+
+@pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), EARLY_ARRAYS, ids=str)
 @pytest.mark.xdist_group("verilator")
-def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, options):
-    config = programs.tiny(*shape, tables=TABLES[shape], **options)
+def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, weight_bits, codebooks, act_bits):
+    widths = {"weight_bits": weight_bits, "codebooks": codebooks, "act_bits": act_bits, "block_scales": codebooks}
+    config = programs.tiny(*shape, tables=TABLES[shape], **widths)
     driver = accelerator(config)
     marked = {0: set(), 1: set()}
     for seed in range(PROGRAMS):
@@ -82,18 +88,19 @@ def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, 
 
 
 @pytest.mark.xdist_group("verilator")
-@pytest.mark.parametrize("widths", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)
+@pytest.mark.parametrize("widths", list(itertools.product(("", "int4", "ifm_int4"), repeat=2)), ids=str)
 @pytest.mark.parametrize("span", [1, 2, 3, 8, 40])
 def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span, widths):
-    config = programs.tiny(8, 16, 16, 8, tables=3, weight_bits=4)
+    config = programs.tiny(8, 16, 16, 8, tables=3, weight_bits=4, act_bits=4)
     driver = accelerator(config)
     machine = programs.random_memories(config, np.random.default_rng(span))
     shared = {"opcode": isa.Opcode.CONV, "row_pixels": 16, "pixels": 16, "taps_y": 3, "taps_x": 1, "tap_y_step": 50}
     shared |= {"blocks": 1, "ifm_x_step": 1, "ofm_x_step": 32, "lo": -128, "hi": 127}
     shared |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     layers = [shared | {"span": span, "ofm_base": 2048}, shared | {"span": 48, "ofm_base": 3072, "early": 1}]
-    for d, int4 in zip(layers, widths, strict=True):
-        d |= {"int4": int4, "last_channels": 32 if int4 else 16}
+    for d, width in zip(layers, widths, strict=True):
+        d |= {width: 1} if width else {}
+        d["last_channels"] = 32 if width == "int4" else 16
     programs.set_program(machine, layers)
     load(driver, machine)
     predicted = timing.predict(programs.decoded(machine), config)
@@ -149,15 +156,17 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
     assert (driver.read_act(0, machine.config.act_bytes) == healthy.act).all()
 
 
-FORMS = [({"int4": 1} | changes, error) for changes, error in INT4_CASES]
-FORMS += [({"codebook": 1} | changes, error) for changes, error in CODEBOOK_CASES]
-FORMS += [({"scaled": 1} | changes, error) for changes, error in SCALED_CASES]
+FORMS = [({}, {"int4": 1} | changes, error) for changes, error in INT4_CASES]
+FORMS += [({}, {"codebook": 1} | changes, error) for changes, error in CODEBOOK_CASES]
+FORMS += [({"block_scales": 1}, {"scaled": 1} | changes, error) for changes, error in SCALED_CASES]
+FORMS += [({"act_bits": 4, "lanes": 2}, changes, error) for changes, error in ACT_INT4_CASES]
+FORMS += [({}, {field: 1}, "ILLEGAL_FIELD") for field in ("ifm_int4", "ofm_int4", "scaled")]
 
 
-@pytest.mark.parametrize(("changes", "error"), FORMS)
+@pytest.mark.parametrize(("sizes", "changes", "error"), FORMS)
 @pytest.mark.xdist_group("verilator")
-def test_layers_of_narrow_weights_have_the_machine_s_limits(accelerator, changes, error):
-    machine = blank(LEGAL | changes, slots=16, weight_bits=4, codebooks=1, block_scales=1)
+def test_narrow_layers_have_the_machine_s_limits(accelerator, sizes, changes, error):
+    machine = blank(LEGAL | changes, slots=16, weight_bits=4, codebooks=1, **sizes)
     driver = accelerator(machine.config)
     load(driver, machine)
     assert machine.run().error.name == error

@@ -14,6 +14,10 @@ from rtl.mesh import PE
 A, LOW, HIGH = np.meshgrid(np.arange(-128, 128), np.arange(-8, 8), np.arange(-8, 8), indexing="ij")
 
 
+def signed(values, bits):
+    return (values + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
+
+
 def wrong_products(low_bits, borrow):
     """Return how many of all triples of operands one multiplication of packed ones gets wrong."""
     product = A * ((HIGH << low_bits) + LOW)
@@ -34,11 +38,33 @@ def test_it_takes_the_borrow_and_every_guard_bit():
     assert wrong_products(paired.LOW_BITS - 1, borrow=True) == 16, "-128 * -8, above each upper weight"
 
 
+A0, A1, W0, W1 = (values.reshape(-1) for values in np.meshgrid(*[np.arange(-8, 8)] * 4, indexing="ij"))
+DOTS = A0 * W0 + A1 * W1
+
+
+def wrong_dots(low_bits, borrow):
+    """Return how many of all quadruples of operands one multiplication of packed pairs gets wrong."""
+    product = ((A1 << low_bits) + A0) * ((W0 << low_bits) + W1)
+    upper = (product >> low_bits) + (product >> (low_bits - 1) & borrow)
+    return int(np.count_nonzero(signed(upper, paired.PRODUCT_BITS - low_bits) != DOTS))
+
+
+def test_one_multiplication_is_a_sum_of_two_products():
+    assert wrong_dots(paired.LOW_BITS, borrow=1) == 0
+    assert DOTS.size == 65536
+
+
+def test_the_sum_takes_the_borrow_and_room_below_what_is_cut_off():
+    assert wrong_dots(paired.LOW_BITS, borrow=0) == np.count_nonzero(A0 * W1 < 0)
+    assert wrong_dots(paired.LOW_BITS - 1, borrow=1) == np.count_nonzero(A1 * W0 % 4)
+
+
 class Column(wiring.Component):
-    """A PE behind its weights: one product a cycle."""
+    """A PE behind its operands: one product a cycle."""
 
     i_a: In(8)
     i_byte: In(8)
+    i_dots: In(1)
     i_pairs: In(1)
     i_steps: In(1)
     i_odd: In(1)
@@ -46,16 +72,20 @@ class Column(wiring.Component):
     o_low: Out(24)
     o_high: Out(24)
 
+    def __init__(self, act_int4=True):
+        self._act_int4 = act_int4
+        super().__init__()
+
     def elaborate(self, platform):
         m = Module()
         m.submodules.unpack = unpack = paired.WeightUnpack(cols=1)
-        m.submodules.pe = pe = PE(int4=True)
+        m.submodules.pe = pe = PE(int4=True, act_int4=self._act_int4)
         m.d.comb += [
             unpack.i_word[0].eq(self.i_byte),
             unpack.i_pairs.eq(self.i_pairs),
             unpack.i_steps.eq(self.i_steps),
             unpack.i_odd.eq(self.i_odd),
-            pe.i_a.eq(self.i_a),
+            pe.i_a.eq(paired.operand(self.i_a, self.i_dots) if self._act_int4 else self.i_a),
             pe.i_w.eq(unpack.o[0]),
             pe.i_enable.eq(1),
             pe.i_first.eq(self.i_first),
@@ -71,12 +101,12 @@ LATENCY = 1 + pipeline.EDGE_TO_SHADOW
 """From a byte of weights to the shadow register."""
 
 
-def simulate(a, byte, *, first=1, **form):
+def simulate(a, byte, *, act_int4=True, first=1, **form):
     """Return the 48 bits of the shadow register for every step, as (low, high), both unsigned.
 
     The activation meets its weight a cycle after the weight's byte came. Control is constant.
     """
-    dut, out = Column(), []
+    dut, out = Column(act_int4), []
 
     async def bench(ctx):
         for name, value in {"first": first, **form}.items():
@@ -97,24 +127,21 @@ def simulate(a, byte, *, first=1, **form):
     return np.array(out).T
 
 
-def signed(values, bits):
-    return (values + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
-
-
 BYTES = (HIGH & 15) << 4 | LOW & 15
 
 
-def wrong_pairs(chosen=slice(None)):
+def wrong_pairs(chosen=slice(None), act_int4=True):
     """Return how many of the chosen triples of operands the gateware gets wrong."""
     a, low, high, byte = (values.reshape(-1)[chosen] for values in (A, LOW, HIGH, BYTES))
-    got = signed(simulate(a, byte, pairs=1), 24)
+    got = signed(simulate(a, byte, act_int4=act_int4, pairs=1), 24)
     return int(np.count_nonzero((got[0] != a * low) | (got[1] != a * high)))
 
 
 @pytest.mark.rtl
 @pytest.mark.slow
-def test_gateware_multiplies_every_pair_exactly():
-    assert wrong_pairs() == 0
+@pytest.mark.parametrize("act_int4", [False, True])
+def test_gateware_multiplies_every_pair_exactly(act_int4):
+    assert wrong_pairs(act_int4=act_int4) == 0
 
 
 @pytest.mark.rtl
@@ -130,11 +157,48 @@ def test_gateware_with_a_guard_bit_less_is_wrong(monkeypatch):
     assert wrong_pairs(slice(0, 2048)) == 16
 
 
+def dots(chosen=slice(None), first=1):
+    """Return the upper sums that the gateware makes of the chosen quadruples, and those that are right."""
+    a, w = (A1 << 4 | A0 & 15)[chosen], (W0 << 4 | W1 & 15)[chosen]
+    return signed(simulate(a & 255, w & 255, pairs=1, dots=1, first=first)[1], 24), DOTS[chosen]
+
+
 @pytest.mark.rtl
 @pytest.mark.slow
-def test_gateware_multiplies_every_byte_exactly():
+def test_gateware_adds_every_two_products_exactly():
+    got, right = dots()
+    assert np.array_equal(got, right)
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+def test_gateware_accumulates_every_two_products_exactly():
+    got, right = dots(first=0)
+    assert np.array_equal(got, np.cumsum(right))
+
+
+@pytest.mark.rtl
+def test_gateware_without_the_borrow_adds_wrongly(monkeypatch):
+    monkeypatch.setattr(paired, "crossing", lambda pairs, borrow: (pairs & 0, ~pairs))
+    chosen = slice(0, None, 13)
+    got, right = dots(chosen)
+    assert np.array_equal(got, right - (A0 * W1 < 0)[chosen])
+
+
+@pytest.mark.rtl
+def test_gateware_with_operands_a_bit_nearer_adds_wrongly(monkeypatch):
+    monkeypatch.setattr(paired, "LOW_BITS", paired.LOW_BITS - 1)
+    chosen = slice(0, None, 13)
+    got, right = dots(chosen)
+    assert np.array_equal(got != right, (A1 * W0 % 4 != 0)[chosen])
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+@pytest.mark.parametrize("act_int4", [False, True])
+def test_gateware_multiplies_every_byte_exactly(act_int4):
     a, w = (values.reshape(-1) for values in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
-    low, high = simulate(a, w & 255, pairs=0)
+    low, high = simulate(a, w & 255, act_int4=act_int4, pairs=0)
     assert np.array_equal(signed(high << 24 | low, 32), a * w)
 
 

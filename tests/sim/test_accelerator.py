@@ -20,11 +20,7 @@ def test_a_program_leaves_what_the_machine_leaves(simulator, request):
     machine = programs.random_machine(config, np.random.default_rng(SEED), layers=2)
     bus = importlib.import_module(f"sim.{simulator}_bus").open_bus(config)
     with Driver(bus, config) as driver:
-        driver.load_program(machine.program)
-        driver.load_params(machine.params)
-        driver.load_weights(machine.weights)
-        driver.load_tables(machine.tables)
-        driver.write_act(0, machine.act)
+        programs.load(driver, machine)
         counters = driver.start(0)
         assert machine.run().error is isa.ErrorCode.NONE
         assert np.array_equal(driver.read_act(0, config.act_bytes), machine.act)

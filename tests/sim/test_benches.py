@@ -34,16 +34,17 @@ def test_serializer(fetch_bytes):
     bench(Serializer(fetch_bytes=fetch_bytes), "serializer", 1)
 
 
-@pytest.mark.parametrize("int4", [False, True])
+@pytest.mark.parametrize(("int4", "act_int4"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (3, 2), (2, 5), (4, 4)])
-def test_mesh(rows, cols, int4):
-    environment = {"HWQ_ROWS": str(rows), "HWQ_COLS": str(cols), "HWQ_INT4": str(int(int4))}
-    bench(Mesh(rows=rows, cols=cols, int4=int4), "mesh", 2, environment=environment)
+def test_mesh(rows, cols, int4, act_int4):
+    widths = {"HWQ_INT4": str(int(int4)), "HWQ_ACT_INT4": str(int(act_int4))}
+    environment = {"HWQ_ROWS": str(rows), "HWQ_COLS": str(cols), **widths}
+    bench(Mesh(rows=rows, cols=cols, int4=int4, act_int4=act_int4), "mesh", 2, environment=environment)
 
 
-@pytest.mark.parametrize(("weight_bits", "codebooks"), [(8, 0), (4, 0), (4, 1)])
-def test_sequencer(weight_bits, codebooks):
-    config = programs.tiny(2, 6, 4, 2, slots=8, weight_bits=weight_bits, codebooks=codebooks)
+@pytest.mark.parametrize(("weight_bits", "codebooks", "act_bits"), [(8, 0, 8), (4, 0, 8), (4, 1, 4)])
+def test_sequencer(weight_bits, codebooks, act_bits):
+    config = programs.tiny(2, 6, 4, 2, slots=8, weight_bits=weight_bits, codebooks=codebooks, act_bits=act_bits)
     bench(Sequencer(config), "sequencer", 7, environment={"HWQ_ARCH": json.dumps(config.to_dict())})
 
 

@@ -1,0 +1,101 @@
+"""What goes into a board's FPGA: a core behind its serial port, clock, reset and LEDs, wired to pins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Module, ResetSignal, Signal
+from amaranth.lib import io, wiring
+from amaranth.lib.cdc import FFSynchronizer
+
+from boards.board import Board, Clock, Path
+
+RESET_SECONDS = 20e-6
+"""From a stable clock to the end of reset: an iCE40's block RAMs read zeros for some 3 us after configuration."""
+
+
+class BoardTop(Elaboratable):
+    """A core on the pins of `board`.
+
+    Reset lasts until the PLL has locked and `RESET_SECONDS` more, and while the board's button is pressed.
+
+    Parameters
+    ----------
+    board : Board
+    core : wiring.Component
+        `rtl.link.serial_core.SerialCore`, or what has its ``rx``, ``tx``, ``busy`` and ``error``.
+    clock : Clock
+        As `Board.clock` returns it.
+    """
+
+    def __init__(self, board: Board, core: wiring.Component, clock: Clock):
+        self.board, self.core, self.clock = board, core, clock
+
+    def elaborate(self, platform: Any) -> Module:
+        """Return the module."""
+        m = Module()
+        pins = _Pins(m, platform)
+        m.submodules.core = core = self.core
+        m.d.comb += [core.rx.eq(pins.input(("uart", 0, "rx"))), pins.output(("uart", 0, "tx")).eq(core.tx)]
+        states = {"busy": core.busy, "error": core.error, "idle": ~core.busy & ~core.error}
+        m.d.comb += [pins.output(path).eq(states[state]) for state, path in self.board.leds.items()]
+
+        clock, ready = Signal(), Signal()
+        if self.clock.pll is None:
+            m.d.comb += [clock.eq(pins.input(self.board.input)), ready.eq(1)]
+        else:
+            if self.board.pll_pad:
+                source = {"io_PACKAGEPIN": pins.port(self.board.input).io}
+            else:
+                name = "i_REFERENCECLK" if platform.family == "iCE40" else "i_CLKI"
+                source = {name: pins.input(self.board.input)}
+            m.submodules.pll = self.clock.pll.cell(source, clock, ready)
+        pressed = Const(0) if self.board.reset is None else pins.input(self.board.reset)
+
+        # One clock, two domains: what counts the reset isn't reset by it.
+        m.domains.sync = ClockDomain()
+        m.domains.start = ClockDomain(reset_less=True, local=True)
+        m.d.comb += [ClockSignal("sync").eq(clock), ClockSignal("start").eq(clock)]
+        stable, held = Signal(), Signal(init=1)
+        m.submodules.stable = FFSynchronizer(ready & ~pressed, stable, o_domain="start")
+        cycles = round(RESET_SECONDS * self.clock.hz)
+        waited = Signal(range(cycles + 1))
+        with m.If(~stable):
+            m.d.start += [waited.eq(0), held.eq(1)]
+        with m.Elif(waited == cycles):
+            m.d.start += held.eq(0)
+        with m.Else():
+            m.d.start += waited.eq(waited + 1)
+        m.d.comb += ResetSignal("sync").eq(held)
+        return m
+
+
+class _Pins:
+    """A platform's pins, each resource requested once, and their buffers."""
+
+    def __init__(self, m: Module, platform: Any) -> None:
+        self._m, self._platform, self._requested = m, platform, {}
+
+    def port(self, path: Path) -> Any:
+        """Return the port at `path`."""
+        name, number, *parts = path
+        key = (name, number)
+        if key not in self._requested:
+            self._requested[key] = self._platform.request(name, number, dir="-")
+        port = self._requested[key]
+        for part in parts:
+            port = getattr(port, part)
+        return port
+
+    def input(self, path: Path) -> Signal:
+        """Return what comes in at `path`."""
+        return self._buffer("i", path).i
+
+    def output(self, path: Path) -> Signal:
+        """Return what goes out at `path`."""
+        return self._buffer("o", path).o
+
+    def _buffer(self, direction: str, path: Path) -> io.Buffer:
+        buffer = io.Buffer(direction, self.port(path))
+        self._m.submodules["_".join(map(str, path))] = buffer
+        return buffer
