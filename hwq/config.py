@@ -53,6 +53,9 @@ class ArrayConfig:
     act_bits : int
         Narrowest activations [bit], 8 or 4. With 4, a layer of such activations and weights has two channels in every
         byte of either and multiplies both on one multiplier; needs `weight_bits` 4 and two `lanes`.
+    act_ports : int
+        Ports of activation memory: 2, one that reads and one that writes, at any byte address; or 1, which does one or
+        the other, at even addresses. With 1, results wait in a queue and go to memory between two passes of reads.
 
     Raises
     ------
@@ -73,6 +76,7 @@ class ArrayConfig:
     weight_bits: int = 8
     codebooks: int = 0
     act_bits: int = 8
+    act_ports: int = 2
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -101,6 +105,10 @@ class ArrayConfig:
         rule = "8, or 4 with weight_bits 4 and lanes of at least 2"
         fits = self.act_bits == 8 or (self.act_bits == 4 and self.int4 and self.lanes >= 2)
         self._require("act_bits", fits, rule)
+        small = self.fetch_bytes == 4 and self.lanes == 1 and self.cols in (2, 4)
+        small &= self.weight_bits == 8 and self.codebooks == 0
+        rule = "2, or 1 with fetch_bytes 4, lanes 1, 2 or 4 cols, weight_bits 8 and no codebooks"
+        self._require("act_ports", self.act_ports == 2 or (self.act_ports == 1 and small), rule)
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -120,6 +128,16 @@ class ArrayConfig:
     def act_int4(self) -> bool:
         """Whether layers may have activations of 4 bits."""
         return self.act_bits == 4
+
+    @property
+    def one_port(self) -> bool:
+        """Whether reads and writes of activation memory take turns, at even addresses."""
+        return self.act_ports == 1
+
+    @property
+    def grain(self) -> int:
+        """What the addresses of pixels are multiples of [byte]."""
+        return 2 if self.one_port else 1
 
     @property
     def widest_block(self) -> int:
@@ -191,6 +209,10 @@ PRESETS: dict[str, ArrayConfig] = {
             weight_bits=4, codebooks=1,
         ),
         ArrayConfig(
+            name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
+            act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1,
+        ),
+        ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
             act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4,
             weight_bits=4, codebooks=1, act_bits=4,
@@ -209,7 +231,7 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `tables` and `codebooks` to 0,
-    `weight_bits` and `act_bits` to 8.
+    `weight_bits` and `act_bits` to 8 and `act_ports` to 2.
 
     Raises
     ------

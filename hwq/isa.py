@@ -73,7 +73,7 @@ class ErrorCode(enum.IntEnum):
     ILLEGAL_FIELD = 2
     """A count is zero or above its limit, fields exclude each other, or a bit that isn't a field's is set."""
     ACT_RANGE = 3
-    """An activation address left the memory."""
+    """An activation address left the memory, or several bytes at an odd address were meant with `act_ports` 1."""
     WEIGHT_RANGE = 4
     """A weight address left the memory."""
     PARAM_RANGE = 5

@@ -95,7 +95,9 @@ class Machine:
         channels = np.arange(len(words), dtype=np.int64)
         second: npt.NDArray[np.int32] | int = 0
         if d["residual"]:
-            second = self.act[self._checked(pixel_addresses(d, "res"), channels)].astype(np.int32)
+            addresses = pixel_addresses(d, "res")
+            self._check_even(d, addresses, len(channels))
+            second = self.act[self._checked(addresses, channels)].astype(np.int32)
         if d["product"]:
             second = (sums - d["ifm_zero_point"]) * (second - d["res_zero_point"])
         offset = (d["offset_high"] << 32) | d["offset_low"]
@@ -106,7 +108,9 @@ class Machine:
             value = self.tables[d["table"] - 1][value.astype(np.int64) + 128]
         if d["ofm_int4"]:
             value, channels = nibbles.join(value), channels[: -(-len(channels) // 2)]
-        self.act[self._checked(output_addresses(d), channels)] = value
+        addresses = output_addresses(d)
+        self._check_even(d, addresses, len(channels))
+        self.act[self._checked(addresses, channels)] = value
         return False
 
     def _decode(self, slot: int) -> dict[str, int]:
@@ -146,6 +150,11 @@ class Machine:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
         return addresses[:, None] + run
 
+    def _check_even(self, d: dict[str, int], addresses: Indices, run: int) -> None:
+        """Refuse odd addresses of more than one byte where activation memory has one port; VECTOR goes byte by byte."""
+        if self.config.one_port and d["opcode"] != isa.Opcode.VECTOR and run > 1 and (addresses & 1).any():
+            raise _Stop(isa.ErrorCode.ACT_RANGE)
+
     def _conv(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
         """Return the sums (pixels, channels), and each channel's parameter word and lane."""
         cols, lanes, width = self.config.cols, self.config.lanes, self.config.block_channels(d)
@@ -153,6 +162,7 @@ class Machine:
         starts = (pixels[:, None] + taps) & ADDRESS_MASK
         if int(starts.max()) + d["span"] > self.config.act_bytes:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
+        self._check_even(d, starts, d["span"])
         depth = len(taps) * d["span"]
         stored = self._matrix(d, depth)
         matrix = (weights.dot_weights(stored) if d["ifm_int4"] else stored).astype(np.float32)
@@ -202,6 +212,7 @@ class Machine:
         for tap, span in zip(taps, spans, strict=True):
             for position in range(span):
                 start = (pixels + tap + position * d["ifm_x_step"]) & ADDRESS_MASK
+                self._check_even(d, start, len(channel))
                 operands = self.act[self._checked(start, channel)].astype(np.int32)
                 for step in range(first + position, first + terms * span, span):
                     sums += operands * matrix[step]

@@ -50,6 +50,9 @@ POST_LATENCY = REQUANTIZE_LATENCY + ADD_LATENCY + TABLE_LATENCY
 WRITE_BACK = 1 + POST_LATENCY + WRITE_LATENCY
 """From reading a result out of the mesh, or from a vector's last bytes on the read port, to memory holding it."""
 
+QUEUE_LATENCY = 2
+"""With one port, from the last byte of a word on the write port to the word being ready to be written."""
+
 RESIDUAL_BUFFERS = 4
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
 
@@ -99,6 +102,11 @@ def overwrite_slack(config: ArrayConfig, paired: bool = False) -> int:
 def first_read(config: ArrayConfig) -> int:
     """Cycles from issuing a tile's last step to the first read of its results."""
     return ISSUE_TO_EDGE + EDGE_TO_SHADOW + drain_skew(config)
+
+
+def queue_words(config: ArrayConfig) -> int:
+    """Words that may wait to be written: those in the output path and of two tiles, while a run of reads goes on."""
+    return 1 << (POST_LATENCY + 1 + 2 * config.rows - 1).bit_length()
 
 
 def latest_read(config: ArrayConfig) -> int:

@@ -144,6 +144,7 @@ def _conv(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     assert isinstance(op, ir.Conv)
     outputs = len(op.weight) // op.groups
     may_be_depthwise = op.groups > 1 and op.weight.shape[1] == 1 and step.add is None
+    may_be_depthwise &= outputs == 1 or op.groups % config.grain == 0  # where each pass begins to write
     if not may_be_depthwise or (outputs > 1 and not may_reorder(plan, step.writes)):
         return conv_descriptors(plan, step, images)
     windows = depthwise_windows(op, channel_order(plan, step.reads[0]))

@@ -58,6 +58,7 @@ class Depthwise(wiring.Component):
     i_start : begin with `i_descriptor`
     steps : to the issue unit
     o_read, o_address, o_count : the step's read, and how many of its bytes matter
+    o_midway : while the layer runs, a run has begun and has steps to come
     ifm : the input's pixel walker
     """
 
@@ -71,6 +72,7 @@ class Depthwise(wiring.Component):
                 "o_read": Out(1),
                 "o_address": Out(address_shape),
                 "o_count": Out(range(config.cols + 1)),
+                "o_midway": Out(1),
                 "ifm": Out(WalkerControl()),
             }
         )
@@ -92,6 +94,7 @@ class Depthwise(wiring.Component):
         repeat = Signal(2)
         inner_end, run_end, tap_end, first_run = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
+            self.o_midway.eq(position != 0),
             neighbours.eq(Mux(ifm.row_left < rows, ifm.row_left, rows)),
             pixels.eq(Mux(tile_begin, Mux(ifm.left < neighbours, ifm.left, neighbours), saved_pixels)),
             final.eq(Mux(tile_begin, ifm.left <= neighbours, saved_final)),

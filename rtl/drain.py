@@ -16,13 +16,16 @@ class Drain(wiring.Component):
     A CONV tile's pixels run on over the end of a row of the map, those of a DEPTHWISE tile stop there. A strip's
     pixels run down its two rows column by column.
 
+    With one port of activation memory a pixel's bytes are written as a word: a tile goes row by row, and group by
+    group within a row.
+
     The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
     was issued and the next tile may follow as soon as the read has ended.
 
     Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the
     previous tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle,
-    ``rows * groups`` cycles a tile of `rows` pixels; the last group ends with the last pixel. Backpressure: none; the
-    issuer keeps the distance.
+    ``rows * groups`` cycles a tile of `rows` pixels; the last group ends with the last pixel, and with one port every
+    group does. Backpressure: none; the issuer keeps the distance.
 
     Members
     -------
@@ -36,6 +39,7 @@ class Drain(wiring.Component):
     o_final : the layer's last read
     o_param : parameter word of the group
     o_address, o_count : where the group's results go, and how many of them exist
+    o_row_end : it is the last group of the block
     o_buffer, o_residual_done : buffer of second operands in use; this is the last read from it
     ofm : the output's pixel walker
     """
@@ -60,6 +64,7 @@ class Drain(wiring.Component):
                 "o_param": Out(address_shape),
                 "o_address": Out(address_shape),
                 "o_count": Out(range(config.lanes + 1)),
+                "o_row_end": Out(1),
                 "o_buffer": Out(range(pipeline.RESIDUAL_BUFFERS)),
                 "o_residual_done": Out(1),
                 "ofm": Out(WalkerControl()),
@@ -109,8 +114,9 @@ class Drain(wiring.Component):
             group_end.eq(channels_left <= lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
             self.o_pairs.eq(int4 & ~depthwise & (~last_block | (d.last_channels > cols))),
-            row_end.eq(self.o_row == Mux(group_end, pixels - 1, rows - 1)),
+            row_end.eq(self.o_row == Mux(group_end | config.one_port, pixels - 1, rows - 1)),
             tile_end.eq(self.o_read & row_end & group_end),
+            self.o_row_end.eq(group_end),
             exists.eq(self.o_row < pixels),
             map_end.eq(tile_end & self.ofm.final),
             last_strip.eq(strips_left <= 1),
@@ -134,8 +140,8 @@ class Drain(wiring.Component):
                     ),
                 )
             ),
-            self.ofm.step.eq(self.o_read & exists),
-            self.ofm.rewind.eq(self.o_read & row_end & ~group_end),
+            self.ofm.step.eq(self.o_read & (group_end if config.one_port else exists)),
+            self.ofm.rewind.eq(0 if config.one_port else self.o_read & row_end & ~group_end),
             self.ofm.commit.eq(tile_end),
         ]
         with m.If(self.ofm.start):
@@ -144,8 +150,11 @@ class Drain(wiring.Component):
                 m.d.sync += [block_base.eq(self.ofm.base), strips_left.eq(d.strips)]
 
         with m.If(self.o_read):
-            m.d.sync += [running.eq(~tile_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]
-            with m.If(row_end):
+            m.d.sync += running.eq(~tile_end)
+            row_after, group_after = (group_end, 1) if config.one_port else (1, row_end)
+            with m.If(row_after):
+                m.d.sync += self.o_row.eq(Mux(row_end, 0, self.o_row + 1))
+            with m.If(group_after):
                 m.d.sync += [
                     self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
                     self.o_columns.eq(Mux(group_end | columns_end, 0, self.o_columns + 1)),

@@ -44,7 +44,9 @@ class Fetch(wiring.Component):
     i_clear : stop
     i_free : the serializers' waiting half is free, or is being taken in this cycle
     i_residual_done : a buffer of second operands has been used up
+    i_blocked : no pass may begin, since activation memory's port is taken
     o_running : passes remain
+    o_midway : a pass has begun and has reads to come
     o_launch : row 0's address of a part is being sent; `o_part` describes it
     o_read, o_address : read request to activation memory
     o_row : mesh row of the request
@@ -64,7 +66,9 @@ class Fetch(wiring.Component):
                 "i_descriptor": In(descriptor_layout),
                 "i_free": In(1),
                 "i_residual_done": In(1),
+                "i_blocked": In(1),
                 "o_running": Out(1),
+                "o_midway": Out(1),
                 "o_launch": Out(1),
                 "o_part": Out(part_layout(config)),
                 "o_read": Out(1),
@@ -103,6 +107,7 @@ class Fetch(wiring.Component):
         slice_left = Signal(range(config.widest_block + 1))
         slices_end, go, row_end = Signal(), Signal(), Signal()
         m.d.comb += [
+            self.o_midway.eq(running & (row != 0)),
             span_end.eq(span_left <= fetch),
             tap_row_end.eq(span_end & (taps_x_left == 1)),
             tile_end.eq(tap_row_end & (taps_y_left == 1)),
@@ -110,7 +115,7 @@ class Fetch(wiring.Component):
             slice_offset.eq(slices * fetch),
             slice_left.eq(Mux(last_block, d.last_channels, width) - slice_offset),
             slices_end.eq(slice_left <= fetch),
-            go.eq(running & ((row != 0) | Mux(residual_phase, credits != 0, self.i_free))),
+            go.eq(running & ((row != 0) | (Mux(residual_phase, credits != 0, self.i_free) & ~self.i_blocked))),
             row_end.eq(row == rows - 1),
             self.o_read.eq(go),
             self.o_row.eq(row),

@@ -29,6 +29,7 @@ class Issue(wiring.Component):
     i_launch, i_part : a part is on its way to the serializers; it can be taken `PART_LATENCY` cycles later
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
+    i_blocked : no run of a DEPTHWISE layer may begin, since activation memory's port is taken
     o_free : the serializers' waiting half is free, or is being taken in this cycle
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its tile's first, last
     o_weight, o_zero : address of the step's or entry's weight word; the weights are zero instead
@@ -49,6 +50,7 @@ class Issue(wiring.Component):
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
                 "i_residual_ready": In(1),
+                "i_blocked": In(1),
                 "depthwise": In(StepSource(config)),
                 "o_free": Out(1),
                 "o_step": Out(1),
@@ -92,7 +94,7 @@ class Issue(wiring.Component):
         ]
         with m.If(depthwise):
             m.d.comb += [
-                available.eq(1),
+                available.eq(~self.i_blocked),
                 head_last.eq(steps.last),
                 head_first.eq(steps.first),
                 head_pixels.eq(steps.pixels),
@@ -126,10 +128,13 @@ class Issue(wiring.Component):
         first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
         full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << int4)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
+        head_groups = Mux(head_last_block, last_groups, full_groups)
         start_in, drain_cycles, may_begin, may_end = Signal(16), Signal(16), Signal(), Signal()
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
-            drain_cycles.eq(config.rows * (Mux(head_last_block, last_groups, full_groups) - 1) + head_pixels),
+            drain_cycles.eq(
+                head_pixels * head_groups if config.one_port else config.rows * (head_groups - 1) + head_pixels
+            ),
             may_end.eq((hold == 0) & (~d.residual | (residuals != 0))),
             may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),

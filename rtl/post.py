@@ -32,10 +32,10 @@ class Post(wiring.Component):
     i_valid : write the result
     i_acc, i_param, i_residual : one sum, parameter set and second operand for each lane
     i_address, i_count : where the result goes, and how many lanes of it
-    i_final : travels along
+    i_end, i_final : travel along
     i_window_address, i_window_read, i_window_write, i_window_mask, i_window_data, o_window : the bus, onto the tables
     o_write, o_address, o_data, o_count : activation memory's write port, in bytes
-    o_final : the last result is on the write port
+    o_end, o_final : `i_end` of the result on the write port; it is the last
     """
 
     def __init__(self, config: ArrayConfig):
@@ -52,6 +52,7 @@ class Post(wiring.Component):
                 "i_residual": In(data.ArrayLayout(signed(8), lanes)),
                 "i_address": In(address_shape),
                 "i_count": In(range(lanes + 1)),
+                "i_end": In(1),
                 "i_final": In(1),
                 "i_window_address": In(22),
                 "i_window_read": In(1),
@@ -63,6 +64,7 @@ class Post(wiring.Component):
                 "o_address": Out(address_shape),
                 "o_data": Out(data.ArrayLayout(8, lanes)),
                 "o_count": Out(range(lanes + 1)),
+                "o_end": Out(1),
                 "o_final": Out(1),
             }
         )
@@ -138,9 +140,9 @@ class Post(wiring.Component):
                 self.o_data[lane].eq(tables.o[lane]),
             ]
 
-        tag = data.StructLayout({"address": address_shape, "count": range(lanes + 1)})
+        tag = data.StructLayout({"address": address_shape, "count": range(lanes + 1), "end": 1})
         place = Signal(tag)
-        m.d.comb += [place.address.eq(self.i_address), place.count.eq(self.i_count)]
+        m.d.comb += [place.address.eq(self.i_address), place.count.eq(self.i_count), place.end.eq(self.i_end)]
         stages = pipeline.POST_LATENCY
         valid, final = Signal(stages), Signal(stages)
         m.d.sync += [valid.eq((valid << 1) | self.i_valid), final.eq((final << 1) | self.i_final)]
@@ -155,6 +157,7 @@ class Post(wiring.Component):
             self.o_final.eq(final[-1]),
             self.o_address.eq(place.address),
             self.o_count.eq(place.count),
+            self.o_end.eq(place.end),
         ]
         if self._config.act_int4:
             with m.If(constant(d.ofm_int4, stages - 1)):

@@ -157,6 +157,7 @@ class Sequencer(wiring.Component):
                 & ~self.i_fetching
                 & ~self.i_layer_done
                 & upcoming.early
+                & (not config.one_port)
                 & self.o_descriptor.opcode.matches(*on_mesh)
                 & upcoming.opcode.matches(*on_mesh)
                 & ~bad_field

@@ -24,10 +24,12 @@ from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
+from rtl.shared_act_ram import SharedActRam
 from rtl.strips import Strips
 from rtl.vector import Vector
 from rtl.walker import PixelWalker, WalkerControl
 from rtl.window_ram import WindowRam
+from rtl.write_queue import WriteQueue
 
 
 class Accelerator(wiring.Component):
@@ -54,7 +56,7 @@ class Accelerator(wiring.Component):
 
         m.submodules.host = host = HostPort(config)
         m.submodules.sequencer = sequencer = Sequencer(config)
-        m.submodules.act = act = ActRam(config)
+        m.submodules.act = act = SharedActRam(config) if config.one_port else ActRam(config)
         m.submodules.weights = weights = WindowRam(word_bytes=config.cols, depth=config.weight_words)
         m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
         descriptor, front = sequencer.o_descriptor, sequencer.o_front
@@ -168,15 +170,39 @@ class Accelerator(wiring.Component):
                     m.d.comb += [getattr(control, member).eq(getattr(walker.control, member)) for control in users]
 
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
-        m.d.comb += [
-            act.i_address.eq(offset),
-            act.i_count.eq(4),
-            act.i_write.eq(post.o_write | write[isa.Region.ACT]),
-            act.i_write_address.eq(Mux(post.o_write, post.o_address, offset)),
-            act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host.o_data)),
-            act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
-            act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host.o_mask)),
-        ]
+        layer_end, act_range = Signal(), Signal()
+        m.d.comb += [act.i_address.eq(offset), act.i_count.eq(4)]
+        if config.one_port:
+            m.submodules.queue = queue = WriteQueue(config)
+            odd = Signal()
+            midway = fetch.o_midway | vector.o_midway | (issue.o_running & use_depthwise & depthwise.o_midway)
+            m.d.sync += odd.eq(queue.i_take & queue.o_odd)
+            m.d.comb += [
+                queue.i_clear.eq(abort),
+                queue.i_write.eq(post.o_write),
+                queue.i_address.eq(post.o_address),
+                queue.i_data.eq(post.o_data.as_value()),
+                queue.i_end.eq(post.o_end),
+                queue.i_final.eq(post.o_final),
+                queue.i_take.eq(queue.o_valid & ~midway),
+                *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, vector)),
+                act.i_write.eq(queue.i_take | write[isa.Region.ACT]),
+                act.i_write_address.eq(Mux(queue.i_take, queue.o_address, offset)),
+                act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
+                act.i_write_mask.eq(Mux(queue.i_take, queue.o_mask, host.o_mask)),
+                layer_end.eq(queue.i_take & queue.o_final),
+                act_range.eq(act.o_range | odd),
+            ]
+        else:
+            m.d.comb += [
+                act.i_write.eq(post.o_write | write[isa.Region.ACT]),
+                act.i_write_address.eq(Mux(post.o_write, post.o_address, offset)),
+                act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host.o_data)),
+                act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
+                act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host.o_mask)),
+                layer_end.eq(post.o_final),
+                act_range.eq(act.o_range),
+            ]
 
         for unit in (fetch, vector, *sources):
             with m.If(unit.o_read):
@@ -275,7 +301,7 @@ class Accelerator(wiring.Component):
         group_lanes = config.fetch_bytes // lanes
         picked = Signal(data.ArrayLayout(32, lanes))
         group_in_slice = Signal(range(max(2, group_lanes)))
-        place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1)}))
+        place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1), "end": 1}))
         picked_valid, picked_final = Signal(), Signal()
         # one-hot selection: a third of a multiplexer's LUTs
         reading = Signal(rows * config.groups)
@@ -296,6 +322,7 @@ class Accelerator(wiring.Component):
             picked_final.eq(drain.o_read & drain.o_final & ~abort),
             place.address.eq(drain.o_address),
             place.count.eq(drain.o_count),
+            place.end.eq(drain.o_row_end),
             group_in_slice.eq(drain.o_group),
         ]
         second_bytes = second_read.data.word_select(group_in_slice[: ceil_log2(group_lanes)], 8 * lanes)
@@ -315,6 +342,7 @@ class Accelerator(wiring.Component):
             post.i_residual.as_value().eq(Mux(use_vector, vector.o_residual.as_value(), second_bytes)),
             post.i_address.eq(Mux(use_vector, vector.o_write_address, place.address)),
             post.i_count.eq(Mux(use_vector, vector.o_write_count, place.count)),
+            post.i_end.eq(use_vector | place.end),
         ]
         for lane in range(lanes):
             for field in isa.PARAM:
@@ -324,7 +352,7 @@ class Accelerator(wiring.Component):
 
         # end of a layer, errors, counters
         ended = Signal(pipeline.WRITE_LATENCY)
-        m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | post.o_final))
+        m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | layer_end))
         weight_past, param_past = Signal(), Signal()
         m.d.sync += [
             weight_past.eq((issue.o_book | (issue.o_step & ~issue.o_zero)) & (issue.o_weight >= config.weight_words)),
@@ -335,11 +363,11 @@ class Accelerator(wiring.Component):
         ]
         m.d.comb += [
             sequencer.i_layer_done.eq(ended[-1]),
-            sequencer.i_act_range.eq(act.o_range),
+            sequencer.i_act_range.eq(act_range),
             sequencer.i_weight_range.eq(weight_past),
             sequencer.i_param_range.eq(param_past),
             sequencer.i_progress.eq(
-                issue.o_step | issue.o_book | fetch.o_read | drain.o_read | vector.o_running | post.o_write
+                issue.o_step | issue.o_book | fetch.o_read | drain.o_read | vector.o_running | act.i_write
             ),
         ]
         layer_cycles = Signal(32)

@@ -12,7 +12,7 @@ GOOD = PRESETS["sim-4x4"]
 
 
 def test_presets_are_known_by_name_and_named_so():
-    assert {"sim-4x4", "ecp5-8x16", "sim-16x16"} <= set(PRESETS)
+    assert {"sim-4x4", "ice40-4x4", "ecp5-8x16", "sim-16x16"} <= set(PRESETS)
     assert all(load_arch(name) is preset and preset.name == name for name, preset in PRESETS.items())
 
 
@@ -51,11 +51,12 @@ def test_digest_changes_with_every_size():
     narrow = dataclasses.replace(GOOD, lanes=2, act_bits=4)
     digests = {GOOD.digest(), narrow.digest()}
     for field in dataclasses.fields(GOOD):
-        if field.name in ("name", "lanes", "act_bits"):
+        if field.name in ("name", "lanes", "act_bits", "act_ports"):
             continue
         other = {"codebooks": 1 - GOOD.codebooks}.get(field.name, getattr(GOOD, field.name) * 2)
         digests.add(dataclasses.replace(GOOD, **{field.name: other}).digest())
     digests.add(dataclasses.replace(narrow, act_bits=8).digest())
+    digests.add(dataclasses.replace(GOOD, weight_bits=8, codebooks=0, act_ports=1).digest())
     assert len(digests) == len(dataclasses.fields(GOOD))
 
 
@@ -82,6 +83,8 @@ def test_digest_changes_with_every_size():
         ("codebooks", 2, "codebooks must be 0 or 1, not 2"),
         ("act_bits", 5, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 5"),
         ("act_bits", 4, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 4"),
+        ("act_ports", 3, "act_ports must be 2, or 1 with fetch_bytes 4, .* and no codebooks, not 3"),
+        ("act_ports", 1, "act_ports must be 2, or 1 with .* and no codebooks, not 1"),
         ("name", 3, "name must be a string, not 3"),
     ],
 )

@@ -192,6 +192,34 @@ def test_arrays_without_4_bit_activations_refuse_them(field):
     assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
 
 
+ONE_PORT_CASES = [
+    ({"ifm_base": 1}, "NONE"),
+    ({"ifm_base": 1, "span": 2}, "ACT_RANGE"),
+    ({"ifm_x_step": 1, "pixels": 2, "row_pixels": 2}, "NONE"),
+    ({"ifm_x_step": 1, "pixels": 2, "row_pixels": 2, "span": 2}, "ACT_RANGE"),
+    ({"taps_x": 2, "tap_x_step": 3, "span": 5}, "ACT_RANGE"),
+    ({"ofm_base": 1}, "NONE"),
+    ({"ofm_base": 1, "last_channels": 3}, "ACT_RANGE"),
+    ({"ofm_base": 4094, "last_channels": 2}, "NONE"),
+    ({"ofm_base": 4094, "last_channels": 3}, "ACT_RANGE"),
+    ({"ofm_base": 4095}, "NONE"),
+    ({"ofm_base": 4096}, "ACT_RANGE"),
+    ({"ifm_base": 4095}, "NONE"),
+    ({"residual": 1, "res_base": 1}, "NONE"),
+    ({"residual": 1, "res_base": 1, "last_channels": 2}, "ACT_RANGE"),
+    ({"opcode": isa.Opcode.DEPTHWISE, "ifm_base": 1}, "NONE"),
+    ({"opcode": isa.Opcode.DEPTHWISE, "ifm_base": 1, "last_channels": 2}, "ACT_RANGE"),
+    ({"opcode": isa.Opcode.VECTOR, "ifm_base": 1, "ofm_base": 2001, "blocks": 5}, "NONE"),
+    ({"opcode": isa.Opcode.VECTOR, "ofm_base": 4095}, "NONE"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error"), ONE_PORT_CASES)
+def test_one_port_takes_several_bytes_at_even_addresses(changes, error):
+    machine = blank(LEGAL | changes, act_ports=1)
+    assert machine.run().error.name == error
+
+
 def test_bits_outside_every_field_are_refused():
     machine = blank(LEGAL)
     machine.program[2] |= 1 << 31
