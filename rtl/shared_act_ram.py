@@ -2,13 +2,12 @@
 
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape
+from rtl.primitives import SinglePortRam
 
 WORD_BYTES = 4
 
@@ -54,7 +53,6 @@ class SharedActRam(wiring.Component):
         assert pipeline.READ_LATENCY == 3
         assert pipeline.WRITE_LATENCY == 2
         depth = self._bytes // WORD_BYTES
-        index_bits = max(1, ceil_log2(depth))
 
         past, odd = Signal(), Signal()
         chosen = Mux(self.i_write, self.i_write_address, self.i_address)
@@ -78,19 +76,15 @@ class SharedActRam(wiring.Component):
         raw = Signal(8 * WORD_BYTES)
         m.d.sync += [place.eq(address[:2]), place_2.eq(place)]
         for bank in range(2):
-            memory = Memory(shape=16, depth=depth, init=[])
-            m.submodules[f"bank_{bank}"] = memory
-            read_port, write_port = memory.read_port(), memory.write_port(granularity=8)
+            m.submodules[f"bank_{bank}"] = memory = SinglePortRam(depth)
             bits = slice(16 * bank, 16 * (bank + 1))
-            index = Signal(index_bits, name=f"index_{bank}")
             m.d.comb += [
-                index.eq(address[2:] + (address[1] if bank == 0 else 0)),
-                read_port.addr.eq(index),
-                write_port.addr.eq(index),
-                write_port.data.eq(word[bits]),
-                write_port.en.eq(mask[2 * bank : 2 * bank + 2] & write.replicate(2)),
+                memory.i_address.eq(address[2:] + (address[1] if bank == 0 else 0)),
+                memory.i_write.eq(write),
+                memory.i_mask.eq(mask[2 * bank : 2 * bank + 2]),
+                memory.i_data.eq(word[bits]),
             ]
-            m.d.sync += raw[bits].eq(read_port.data)
+            m.d.sync += raw[bits].eq(memory.o_data)
         halves = Mux(place_2[1], Cat(raw[16:], raw[:16]), raw)
         m.d.comb += self.o_data.as_value().eq(Cat(Mux(place_2[0], halves[8:16], halves[:8]), halves[8:]))
         return m

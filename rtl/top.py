@@ -57,7 +57,9 @@ class Accelerator(wiring.Component):
         m.submodules.host = host = HostPort(config)
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.act = act = SharedActRam(config) if config.one_port else ActRam(config)
-        m.submodules.weights = weights = WindowRam(word_bytes=config.cols, depth=config.weight_words)
+        m.submodules.weights = weights = WindowRam(
+            word_bytes=config.cols, depth=config.weight_words, one_port=config.one_port
+        )
         m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
         descriptor, front = sequencer.o_descriptor, sequencer.o_front
         use_strips = front.strips != 0

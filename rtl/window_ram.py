@@ -1,10 +1,12 @@
 """Memory of wide words with a 32-bit window: weights and parameters."""
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
+
+from rtl.primitives import SinglePortRam
 
 
 class WindowRam(wiring.Component):
@@ -13,7 +15,14 @@ class WindowRam(wiring.Component):
     Word i occupies the window's bytes from ``i * stride`` on, with `stride` the next power of two, at least 4.
 
     Latency: 1 from `i_address` to `o_word`, and from `i_window_address` to `o_window`. Throughput: one read and one
-    window write a cycle. The window shares the read port: while `i_window_read` is set, `i_address` isn't served.
+    window write a cycle. The window shares the read port: while `i_window_read` is set, and with `one_port` while
+    `i_window_write` is, `i_address` isn't served.
+
+    Parameters
+    ----------
+    word_bytes, depth : int
+    one_port : bool
+        Whether the memory is made of `rtl.primitives.SinglePortRam`; `word_bytes` is even then.
 
     Members
     -------
@@ -22,8 +31,8 @@ class WindowRam(wiring.Component):
     i_window_read, i_window_write, i_window_mask, i_window_data, o_window : the bus
     """
 
-    def __init__(self, *, word_bytes: int, depth: int):
-        self._word_bytes, self._depth = word_bytes, depth
+    def __init__(self, *, word_bytes: int, depth: int, one_port: bool = False):
+        self._word_bytes, self._depth, self._one_port = word_bytes, depth, one_port
         self._words = max(1, (1 << ceil_log2(word_bytes)) // 4)
         self._index_bits = max(1, ceil_log2(depth))
         super().__init__(
@@ -43,18 +52,32 @@ class WindowRam(wiring.Component):
         """Return the module."""
         m = Module()
         width = 8 * self._word_bytes
-        m.submodules.memory = memory = Memory(shape=width, depth=self._depth, init=[])
-        read_port, write_port = memory.read_port(), memory.write_port(granularity=8)
         low = ceil_log2(self._words)
         part, part_read = self.i_window_address[:low], Signal(max(1, low))
         index = self.i_window_address[low:]
-        m.d.comb += [
-            read_port.addr.eq(self.i_address),
-            self.o_word.eq(read_port.data),
-            write_port.addr.eq(index),
-        ]
-        with m.If(self.i_window_read):
-            m.d.comb += read_port.addr.eq(index)
+        data, enable = Signal(width), Signal(self._word_bytes)
+        if self._one_port:
+            windowed = self.i_window_read | self.i_window_write
+            for start in range(0, self._word_bytes, 2):
+                m.submodules[f"memory_{start}"] = memory = SinglePortRam(self._depth)
+                bits = slice(8 * start, 8 * (start + 2))
+                m.d.comb += [
+                    memory.i_address.eq(Mux(windowed, index, self.i_address)),
+                    memory.i_write.eq(enable.any()),
+                    memory.i_mask.eq(enable[start : start + 2]),
+                    memory.i_data.eq(data[bits]),
+                    self.o_word[bits].eq(memory.o_data),
+                ]
+        else:
+            m.submodules.memory = memory = Memory(shape=width, depth=self._depth, init=[])
+            read_port, write_port = memory.read_port(), memory.write_port(granularity=8)
+            m.d.comb += [
+                read_port.addr.eq(Mux(self.i_window_read, index, self.i_address)),
+                self.o_word.eq(read_port.data),
+                write_port.addr.eq(index),
+                write_port.data.eq(data),
+                write_port.en.eq(enable),
+            ]
         m.d.sync += part_read.eq(part)
         for word in range(self._words):
             start = 4 * word
@@ -62,9 +85,9 @@ class WindowRam(wiring.Component):
                 continue
             count = min(4, self._word_bytes - start)
             bits = slice(8 * start, 8 * (start + count))
-            m.d.comb += write_port.data[bits].eq(self.i_window_data)
+            m.d.comb += data[bits].eq(self.i_window_data)
             with m.If(self.i_window_write & (part == word if low else 1) & (index < self._depth)):
-                m.d.comb += write_port.en[start : start + count].eq(self.i_window_mask)
+                m.d.comb += enable[start : start + count].eq(self.i_window_mask)
             with m.If(part_read == word):
-                m.d.comb += self.o_window.eq(read_port.data[bits])
+                m.d.comb += self.o_window.eq(self.o_word[bits])
         return m

@@ -1,0 +1,17 @@
+"""Which FPGA families have cells for which components."""
+
+from collections.abc import Callable
+
+from amaranth.hdl import Elaboratable
+
+from rtl.primitives import ice40
+
+__all__ = ["maker"]
+
+_FAMILIES = {"iCE40": ice40}
+"""By Amaranth's name of a family; a module's function makes the cell of the component named like it."""
+
+
+def maker(platform, component: str) -> Callable[..., Elaboratable] | None:
+    """Return the function that makes `component` from cells of the platform's family, or None where there is none."""
+    return getattr(_FAMILIES.get(getattr(platform, "family", None)), component, None)
