@@ -194,8 +194,9 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     last_tap = vector_reads(d) - d["residual"]
     if not config.one_port:
-        return last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
-    taps, delay = d["taps_y"] * d["taps_x"], pipeline.READ_LATENCY + pipeline.WRITE_BACK - pipeline.WRITE_LATENCY
+        return last_tap + pipeline.READ_LATENCY + pipeline.write_back(config)
+    taps = d["taps_y"] * d["taps_x"]
+    delay = pipeline.READ_LATENCY + pipeline.write_back(config) - pipeline.WRITE_LATENCY
     port, now = _Port(), 1
     for _ in range(d["pixels"] * d["blocks"]):
         if d["residual"]:  # its read follows the last tap's
@@ -301,7 +302,7 @@ class _Walk:
                 self._strips_block(channels)
             else:
                 self._rows_block(channels)
-        self.end = self._port.finish() if self._config.one_port else self.free - 1 + pipeline.WRITE_BACK
+        self.end = self._port.finish() if self._config.one_port else self.free - 1 + pipeline.write_back(self._config)
 
     def _conv_block(self, channels: int) -> None:
         slices = -(-channels // self._config.fetch_bytes) if self._d["residual"] else 0
@@ -395,7 +396,7 @@ class _Walk:
         self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired)
         self.free = step + start_in + drain
         if self._config.one_port:
-            delay = pipeline.WRITE_BACK - pipeline.WRITE_LATENCY + pipeline.QUEUE_LATENCY
+            delay = pipeline.write_back(self._config) - pipeline.WRITE_LATENCY + pipeline.QUEUE_LATENCY
             for pixel in reversed(range(pixels)):
                 self._port.write(self.free - 1 - pixel * (drain // pixels) + delay)
         self.drained = [*self.drained[1:], self.free]

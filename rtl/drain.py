@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import address_shape, descriptor_layout, param_address_shape
 from rtl.walker import WalkerControl
 
 
@@ -50,7 +50,7 @@ class Drain(wiring.Component):
             {
                 "i_start": In(1),
                 "i_clear": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "i_last": In(1),
                 "i_strips": In(1),
                 "o_read": Out(1),
@@ -61,13 +61,13 @@ class Drain(wiring.Component):
                 "o_high": Out(1),
                 "o_valid": Out(1),
                 "o_final": Out(1),
-                "o_param": Out(address_shape),
-                "o_address": Out(address_shape),
+                "o_param": Out(param_address_shape(config)),
+                "o_address": Out(address_shape(config)),
                 "o_count": Out(range(config.lanes + 1)),
                 "o_row_end": Out(1),
                 "o_buffer": Out(range(pipeline.RESIDUAL_BUFFERS)),
                 "o_residual_done": Out(1),
-                "ofm": Out(WalkerControl()),
+                "ofm": Out(WalkerControl(config)),
             }
         )
 
@@ -85,14 +85,14 @@ class Drain(wiring.Component):
         due, waiting, running = Signal(), Signal(), Signal()
         m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | ((due | waiting) & ~self.i_start))]
 
-        blocks_left, param_block = Signal(16), Signal(address_shape)
-        block_base = Signal(address_shape)
+        blocks_left, param_block = Signal(16), Signal(param_address_shape(config))
+        block_base = Signal(address_shape(config))
         channels_left = Signal(range(config.widest_block + 1))
         offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
         depthwise, exists, hidden = Signal(), Signal(), Signal()
         strips_left, map_end, last_strip = Signal(16), Signal(), Signal()
-        strip_base = Signal(address_shape)
+        strip_base = Signal(address_shape(config))
         int4, columns_end = d.int4 & int(config.int4), Signal()
         block_channels = Mux(depthwise, config.depthwise_cols, cols << int4)
 
@@ -135,7 +135,7 @@ class Drain(wiring.Component):
                     d.ofm_base,
                     Mux(
                         last_strip,
-                        (block_base + in_bytes(block_channels))[: isa.ADDRESS_BITS],
+                        (block_base + in_bytes(block_channels))[: config.address_bits],
                         strip_base + d.res_x_step,
                     ),
                 )

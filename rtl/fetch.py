@@ -63,7 +63,7 @@ class Fetch(wiring.Component):
             {
                 "i_start": In(1),
                 "i_clear": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "i_free": In(1),
                 "i_residual_done": In(1),
                 "i_blocked": In(1),
@@ -72,15 +72,15 @@ class Fetch(wiring.Component):
                 "o_launch": Out(1),
                 "o_part": Out(part_layout(config)),
                 "o_read": Out(1),
-                "o_address": Out(address_shape),
+                "o_address": Out(address_shape(config)),
                 "o_row": Out(range(config.rows)),
                 "o_count": Out(count_bits),
                 "o_residual": Out(1),
                 "o_buffer": Out(range(RESIDUAL_BUFFERS)),
                 "o_slice": Out(range(config.residual_passes)),
                 "o_residual_end": Out(1),
-                "ifm": Out(WalkerControl()),
-                "res": Out(WalkerControl()),
+                "ifm": Out(WalkerControl(config)),
+                "res": Out(WalkerControl(config)),
             }
         )
 
@@ -96,10 +96,10 @@ class Fetch(wiring.Component):
         slices = Signal(range(config.residual_passes))
         blocks_left = Signal(16)
         span_left, taps_x_left, taps_y_left = Signal(16), Signal(12), Signal(12)
-        tap, offset = Signal(address_shape), Signal(address_shape)
+        tap, offset = Signal(address_shape(config)), Signal(address_shape(config))
         credits = Signal(range(RESIDUAL_BUFFERS + 1))
         buffer = Signal(range(RESIDUAL_BUFFERS))
-        res_base = Signal(address_shape)
+        res_base = Signal(address_shape(config))
 
         # the pass about to be launched or under way
         span_end, tap_row_end, tile_end, last_block = Signal(), Signal(), Signal(), Signal()
@@ -170,7 +170,7 @@ class Fetch(wiring.Component):
         with m.If(ifm_pass & row_end):
             m.d.sync += [span_left.eq(span_left - fetch), offset.eq(offset + fetch)]
             with m.If(span_end):
-                following = Signal(address_shape)
+                following = Signal(address_shape(config))
                 m.d.comb += following.eq(tap + Mux(taps_x_left == 1, d.tap_y_step, d.tap_x_step))
                 m.d.sync += [
                     span_left.eq(d.span),

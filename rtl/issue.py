@@ -8,7 +8,7 @@ from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.depthwise import StepSource
 from rtl.fetch import part_layout
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import descriptor_layout, weight_address_shape
 
 
 class Issue(wiring.Component):
@@ -46,7 +46,7 @@ class Issue(wiring.Component):
             {
                 "i_start": In(1),
                 "i_clear": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
                 "i_residual_ready": In(1),
@@ -57,7 +57,7 @@ class Issue(wiring.Component):
                 "o_take": Out(1),
                 "o_first": Out(1),
                 "o_last": Out(1),
-                "o_weight": Out(address_shape),
+                "o_weight": Out(weight_address_shape(config)),
                 "o_zero": Out(1),
                 "o_pairs": Out(1),
                 "o_steps": Out(1),
@@ -79,7 +79,7 @@ class Issue(wiring.Component):
 
         waiting, active = Signal(part_layout(config)), Signal(part_layout(config))
         full = Signal()
-        weight_block = Signal(address_shape)
+        weight_block = Signal(weight_address_shape(config))
         residuals = Signal(range(pipeline.RESIDUAL_BUFFERS + 1))
 
         # the step at the head: the next byte of the active part, or the first of the waiting one
@@ -169,7 +169,7 @@ class Issue(wiring.Component):
         with m.If(self.i_launch):
             m.d.sync += [full.eq(1), waiting.eq(self.i_part)]
 
-        next_weight, next_odd, next_block = Signal(address_shape), Signal(), Signal(address_shape)
+        next_weight, next_odd, next_block = Signal.like(weight_block), Signal(), Signal.like(weight_block)
         m.d.comb += [
             next_odd.eq(self.o_steps & (self.o_odd ^ ~self.o_zero)),
             next_weight.eq(self.o_weight + (~self.o_zero & (self.o_odd | ~self.o_steps))),

@@ -36,12 +36,12 @@ class SharedActRam(wiring.Component):
         super().__init__(
             {
                 "i_read": In(1),
-                "i_address": In(address_shape),
+                "i_address": In(address_shape(config)),
                 "i_count": In(range(WORD_BYTES + 1)),
                 "o_range": Out(1),
                 "o_data": Out(data.ArrayLayout(8, WORD_BYTES)),
                 "i_write": In(1),
-                "i_write_address": In(address_shape),
+                "i_write_address": In(address_shape(config)),
                 "i_write_data": In(data.ArrayLayout(8, WORD_BYTES)),
                 "i_write_mask": In(WORD_BYTES),
             }
@@ -63,7 +63,7 @@ class SharedActRam(wiring.Component):
         ]
         m.d.sync += self.o_range.eq(((self.i_read | self.i_write) & past) | (self.i_read & odd))
 
-        address = Signal(address_shape)
+        address = Signal.like(self.i_address)
         write, mask, word = Signal(), Signal(WORD_BYTES), Signal(8 * WORD_BYTES)
         swap, given = self.i_write_address[1], self.i_write_data.as_value()
         m.d.sync += [

@@ -18,6 +18,7 @@ from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
 from rtl.issue import Issue
+from rtl.layouts import address_shape
 from rtl.mesh import Mesh, shadow_shape
 from rtl.paired import WeightUnpack, chosen_sum
 from rtl.pipeline import delayed
@@ -151,7 +152,7 @@ class Accelerator(wiring.Component):
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         for name in ("ifm", "res", "ofm"):
-            walker = PixelWalker()
+            walker = PixelWalker(config)
             m.submodules[f"walk_{name}"] = walker
             walked = descriptor if name == "ofm" else front
             m.d.comb += [
@@ -162,7 +163,7 @@ class Accelerator(wiring.Component):
             ]
             users = {vector: use_vector, depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
-            for member, flow in WalkerControl().members.items():
+            for member, flow in WalkerControl(config).members.items():
                 if flow.flow is Out:
                     chosen = 0
                     for control, selected in reversed(users.items()):
@@ -188,7 +189,7 @@ class Accelerator(wiring.Component):
                 queue.i_final.eq(post.o_final),
                 queue.i_take.eq(queue.o_valid & ~midway),
                 *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, vector)),
-                act.i_write.eq(queue.i_take | write[isa.Region.ACT]),
+                act.i_write.eq(queue.i_take | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
                 act.i_write_address.eq(Mux(queue.i_take, queue.o_address, offset)),
                 act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
                 act.i_write_mask.eq(Mux(queue.i_take, queue.o_mask, host.o_mask)),
@@ -197,7 +198,7 @@ class Accelerator(wiring.Component):
             ]
         else:
             m.d.comb += [
-                act.i_write.eq(post.o_write | write[isa.Region.ACT]),
+                act.i_write.eq(post.o_write | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
                 act.i_write_address.eq(Mux(post.o_write, post.o_address, offset)),
                 act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host.o_data)),
                 act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
@@ -303,7 +304,7 @@ class Accelerator(wiring.Component):
         group_lanes = config.fetch_bytes // lanes
         picked = Signal(data.ArrayLayout(32, lanes))
         group_in_slice = Signal(range(max(2, group_lanes)))
-        place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1), "end": 1}))
+        place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
         picked_valid, picked_final = Signal(), Signal()
         # one-hot selection: a third of a multiplexer's LUTs
         reading = Signal(rows * config.groups)

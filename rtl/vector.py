@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import address_shape, descriptor_layout, param_address_shape
 from rtl.walker import WalkerControl
 
 
@@ -45,24 +45,24 @@ class Vector(wiring.Component):
                 "i_start": In(1),
                 "i_clear": In(1),
                 "i_blocked": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "o_running": Out(1),
                 "o_midway": Out(1),
                 "o_read": Out(1),
-                "o_address": Out(address_shape),
+                "o_address": Out(address_shape(config)),
                 "o_count": Out(range(lanes + 1)),
                 "i_data": In(data.ArrayLayout(signed(8), lanes)),
                 "o_emit": Out(1),
-                "o_param": Out(address_shape),
+                "o_param": Out(param_address_shape(config)),
                 "o_valid": Out(1),
                 "o_acc": Out(data.ArrayLayout(signed(32), lanes)),
                 "o_residual": Out(data.ArrayLayout(signed(8), lanes)),
-                "o_write_address": Out(address_shape),
+                "o_write_address": Out(address_shape(config)),
                 "o_write_count": Out(range(lanes + 1)),
                 "o_final": Out(1),
-                "ifm": Out(WalkerControl()),
-                "res": Out(WalkerControl()),
-                "ofm": Out(WalkerControl()),
+                "ifm": Out(WalkerControl(config)),
+                "res": Out(WalkerControl(config)),
+                "ofm": Out(WalkerControl(config)),
             }
         )
 
@@ -73,7 +73,7 @@ class Vector(wiring.Component):
         lanes = config.lanes
 
         groups_left, group = Signal(16), Signal(16)
-        offset, tap = Signal(address_shape), Signal(address_shape)
+        offset, tap = Signal(address_shape(config)), Signal(address_shape(config))
         taps_x_left, taps_y_left = Signal(12), Signal(12)
         first_tap, second_operand, go = Signal(), Signal(), Signal()
         tap_row_end, taps_end, result_end, pixel_end, last_group = Signal(), Signal(), Signal(), Signal(), Signal()
@@ -87,7 +87,7 @@ class Vector(wiring.Component):
             pixel_end.eq(result_end & last_group),
             self.o_read.eq(go),
             self.o_address.eq(
-                offset + Mux(second_operand, self.res.address, (self.ifm.address + tap)[: isa.ADDRESS_BITS])
+                offset + Mux(second_operand, self.res.address, (self.ifm.address + tap)[: config.address_bits])
             ),
             self.o_count.eq(Mux(last_group, d.last_channels, lanes)),
         ]
@@ -124,8 +124,8 @@ class Vector(wiring.Component):
                 "first": 1,
                 "emit": 1,
                 "final": 1,
-                "param": address_shape,
-                "address": address_shape,
+                "param": param_address_shape(config),
+                "address": address_shape(config),
                 "count": range(lanes + 1),
             }
         )

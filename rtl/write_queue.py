@@ -38,12 +38,12 @@ class WriteQueue(wiring.Component):
             {
                 "i_clear": In(1),
                 "i_write": In(1),
-                "i_address": In(address_shape),
+                "i_address": In(address_shape(config)),
                 "i_data": In(8),
                 "i_end": In(1),
                 "i_final": In(1),
                 "o_valid": Out(1),
-                "o_address": Out(address_shape),
+                "o_address": Out(address_shape(config)),
                 "o_data": Out(data.ArrayLayout(8, WORD_BYTES)),
                 "o_mask": Out(WORD_BYTES),
                 "o_odd": Out(1),
@@ -61,7 +61,7 @@ class WriteQueue(wiring.Component):
         m.submodules.memory = memory = Memory(shape=layout, depth=self._words, init=[])
         write, read = memory.write_port(), memory.read_port()
 
-        lane, held, begun = Signal(range(WORD_BYTES)), Signal(8 * (WORD_BYTES - 1)), Signal(address_shape)
+        lane, held, begun = Signal(range(WORD_BYTES)), Signal(8 * (WORD_BYTES - 1)), Signal.like(self.i_address)
         first = Mux(lane == 0, self.i_address, begun)
         kept = [Mux(lane > i, held.word_select(i, 8), self.i_data) for i in range(WORD_BYTES - 1)]
         single = first[0] & (lane == 0)

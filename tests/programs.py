@@ -73,7 +73,7 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
             # what a layer reads must not be what the one before it writes
             apart = (before["ofm_base"] < half) == (d["ofm_base"] < half)
             on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
-            if apart and on_mesh and not before["residual"]:
+            if apart and on_mesh and not before["residual"] and not config.one_port:
                 d["early"] = int(rng.integers(0, 2))
         descriptors.append(d)
     set_program(machine, descriptors)
@@ -113,7 +113,8 @@ def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool, product
     """Return the fields of the output path."""
     lo, hi = sorted(int(x) for x in rng.integers(-128, 128, 2))
     out = {"zero_point": int(rng.integers(-128, 128)), "lo": min(lo, -20), "hi": max(hi, 20), "residual": int(residual)}
-    out |= {"add_lo": -128, "add_hi": 127, "factor_a": 1}
+    if config.adder:
+        out |= {"add_lo": -128, "add_hi": 127, "factor_a": 1}
     if residual:
         shift = int(rng.integers(8, 32 if product else 25))
         offset = int(rng.integers(-(1 << (shift + 5)), 1 << (shift + 5)))
@@ -192,7 +193,7 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
         tap_x_step = int(rng.integers(0, 2 * span)) // grain * grain
         tap_y_step = int(rng.integers(0, 40)) // grain * grain
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + span
-        residual = bool(rng.random() < 0.4)
+        residual = bool(rng.random() < 0.4) and bool(config.adder)
         ifm = _map(rng, rows, columns, reach, source, 3, grain)
         no_map = {"base": 0, "x_step": 0, "y_step": 0}
         res = _map(rng, rows, columns, channels, source, 3, grain_out) if residual else no_map
@@ -325,7 +326,7 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         channels = (blocks - 1) * config.lanes + last
         tap_x_step, tap_y_step = int(rng.integers(0, 9)), int(rng.integers(0, 40))
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + channels
-        residual = bool(rng.random() < 0.4)
+        residual = bool(rng.random() < 0.4) and bool(config.adder)
         ifm = _map(rng, rows, columns, reach, source, 3)
         res = _map(rng, rows, columns, channels, source, 3) if residual else {"base": 0, "x_step": 0, "y_step": 0}
         ofm = _map(rng, rows, columns, channels, target, 3)
@@ -334,7 +335,7 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         product = {"reduce": int(rng.integers(0, 2))}
         if residual and rng.random() < 0.5:
             product = {"reduce": isa.Reduce.MAX, "product": 1}
-        for name in ("ifm_zero_point", "res_zero_point"):  # nobody reads them without a product
+        for name in ("ifm_zero_point", "res_zero_point") if config.adder else ():  # nobody reads them without a product
             product[name] = int(rng.choice([*range(-128, 128), *[-128, 127] * 20]))
         return {
             "opcode": isa.Opcode.VECTOR,

@@ -9,6 +9,7 @@ from hwq.config import PRESETS, load_arch
 from hwq.errors import ArchError
 
 GOOD = PRESETS["sim-4x4"]
+ONE_PORT = {"weight_bits": 8, "codebooks": 0, "act_ports": 1}
 
 
 def test_presets_are_known_by_name_and_named_so():
@@ -51,12 +52,12 @@ def test_digest_changes_with_every_size():
     narrow = dataclasses.replace(GOOD, lanes=2, act_bits=4)
     digests = {GOOD.digest(), narrow.digest()}
     for field in dataclasses.fields(GOOD):
-        if field.name in ("name", "lanes", "act_bits", "act_ports"):
+        if field.name in ("name", "lanes", "act_bits", "act_ports", "adder"):
             continue
         other = {"codebooks": 1 - GOOD.codebooks}.get(field.name, getattr(GOOD, field.name) * 2)
         digests.add(dataclasses.replace(GOOD, **{field.name: other}).digest())
     digests.add(dataclasses.replace(narrow, act_bits=8).digest())
-    digests.add(dataclasses.replace(GOOD, weight_bits=8, codebooks=0, act_ports=1).digest())
+    digests |= {dataclasses.replace(GOOD, **changes).digest() for changes in ({"adder": 0}, ONE_PORT)}
     assert len(digests) == len(dataclasses.fields(GOOD))
 
 
@@ -83,6 +84,7 @@ def test_digest_changes_with_every_size():
         ("codebooks", 2, "codebooks must be 0 or 1, not 2"),
         ("act_bits", 5, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 5"),
         ("act_bits", 4, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 4"),
+        ("adder", 2, "adder must be 0 or 1, not 2"),
         ("act_ports", 3, "act_ports must be 2, or 1 with fetch_bytes 4, .* and no codebooks, not 3"),
         ("act_ports", 1, "act_ports must be 2, or 1 with .* and no codebooks, not 1"),
         ("name", 3, "name must be a string, not 3"),

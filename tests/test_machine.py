@@ -220,6 +220,18 @@ def test_one_port_takes_several_bytes_at_even_addresses(changes, error):
     assert machine.run().error.name == error
 
 
+@pytest.mark.parametrize("name", sorted(isa.ADDER))
+def test_fields_of_an_adder_that_is_not_there_are_refused(name):
+    machine = blank(LEGAL | {"opcode": isa.Opcode.VECTOR, name: 1}, adder=0)
+    assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
+
+
+def test_bits_of_addresses_beyond_the_memory_are_kept_or_refused():
+    for name, largest in (("ifm_base", 8191), ("weight_base", 4095), ("param_base", 255)):
+        assert blank(LEGAL | {name: largest}).run().error is not isa.ErrorCode.ILLEGAL_FIELD
+        assert blank(LEGAL | {name: largest + 1}).run().error is isa.ErrorCode.ILLEGAL_FIELD
+
+
 def test_bits_outside_every_field_are_refused():
     machine = blank(LEGAL)
     machine.program[2] |= 1 << 31

@@ -31,10 +31,12 @@ def compare(driver, machine):
     assert counters["cycles"] == predicted.total == causes
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (1, 2), (3, 2), (16, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "adder"), [((4, 4), 0), ((4, 4), 1), ((1, 2), 1), ((3, 2), 0), ((16, 4), 1)], ids=str
+)
 @pytest.mark.xdist_group("verilator")
-def test_random_programs_in_every_byte_and_cycle(accelerator, shape):
-    config = one_port(*shape)
+def test_random_programs_in_every_byte_and_cycle(accelerator, shape, adder):
+    config = one_port(*shape, adder=adder)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
