@@ -55,6 +55,12 @@ class ArrayConfig:
     act_bits : int
         Narrowest activations [bit], 8 or 4. With 4, a layer of such activations and weights has two channels in every
         byte of either and multiplies both on one multiplier; needs `weight_bits` 4 and two `lanes`.
+    act_ports : int
+        Ports of activation memory: 2, one that reads and one that writes, at any byte address; or 1, which does one or
+        the other, at even addresses. With 1, results wait in a queue and go to memory between two passes of reads.
+
+    adder : int
+        1 where the output path has an adder for a second operand; 0 where not, and Add, Sub and Mul run on the host.
 
     Raises
     ------
@@ -76,6 +82,8 @@ class ArrayConfig:
     codebooks: int = 0
     block_scales: int = 0
     act_bits: int = 8
+    act_ports: int = 2
+    adder: int = 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -105,6 +113,11 @@ class ArrayConfig:
         rule = "8, or 4 with weight_bits 4 and lanes of at least 2"
         fits = self.act_bits == 8 or (self.act_bits == 4 and self.int4 and self.lanes >= 2)
         self._require("act_bits", fits, rule)
+        self._require("adder", self.adder in (0, 1), "0 or 1")
+        small = self.fetch_bytes == 4 and self.lanes == 1 and self.cols in (2, 4)
+        small &= self.weight_bits == 8 and self.codebooks == 0 and self.block_scales == 0
+        rule = "2, or 1 with fetch_bytes 4, lanes 1, 2 or 4 cols, weight_bits 8, no codebooks and no block_scales"
+        self._require("act_ports", self.act_ports == 2 or (self.act_ports == 1 and small), rule)
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -124,6 +137,54 @@ class ArrayConfig:
     def act_int4(self) -> bool:
         """Whether layers may have activations of 4 bits."""
         return self.act_bits == 4
+
+    @property
+    def one_port(self) -> bool:
+        """Whether reads and writes of activation memory take turns, at even addresses."""
+        return self.act_ports == 1
+
+    @property
+    def address_bits(self) -> int:
+        """Bits kept of an address of activation memory: one more than the memory needs."""
+        return min(isa.ADDRESS_BITS, (self.act_bytes - 1).bit_length() + 1)
+
+    @property
+    def weight_address_bits(self) -> int:
+        """Bits kept of an address of weight memory."""
+        return (self.weight_words - 1).bit_length() + 1
+
+    @property
+    def param_address_bits(self) -> int:
+        """Bits kept of an address of parameter memory."""
+        return (self.param_words - 1).bit_length() + 1
+
+    def kept_bits(self, field: isa.Field) -> int:
+        """Return the low bits of a descriptor's field that the array keeps, 0 for what it hasn't."""
+        strips = field.name in isa.STRIPS or (field.name == "res_x_step" and not self.adder)
+        missing = (
+            (field.name in isa.ADDER and not self.adder and field.name != "res_x_step")
+            or (strips and not self.strip_columns)
+            or (field.name == "table" and not self.tables)
+            or (field.name == "int4" and not self.int4)
+            or (field.name == "codebook" and not self.codebooks)
+            or (field.name == "scaled" and not self.block_scales)
+            or (field.name in ("ifm_int4", "ofm_int4") and not self.act_int4)
+            or (field.name == "early" and self.one_port)
+        )
+        sizes = {"weight_base": self.weight_address_bits, "param_base": self.param_address_bits}
+        address = self.address_bits if field.width == isa.ADDRESS_BITS and field.name != "pixels" else field.width
+        return 0 if missing else sizes.get(field.name, address)
+
+    def legal_masks(self) -> list[int]:
+        """Return, for each word of a descriptor, the bits that may be set: of addresses those that are kept."""
+        kept = [(field, self.kept_bits(field)) for field in isa.DESCRIPTOR]
+        wide = [dataclasses.replace(f, width=f.width if f.signed and bits else bits) for f, bits in kept]
+        return isa.word_masks(wide, isa.DESCRIPTOR_WORDS)
+
+    @property
+    def grain(self) -> int:
+        """What the addresses of pixels are multiples of [byte]."""
+        return 2 if self.one_port else 1
 
     @property
     def widest_block(self) -> int:
@@ -195,6 +256,10 @@ PRESETS: dict[str, ArrayConfig] = {
             weight_bits=4, codebooks=1, block_scales=1,
         ),
         ArrayConfig(
+            name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
+            act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1, adder=0,
+        ),
+        ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
             act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4,
             weight_bits=4, codebooks=1, act_bits=4,
@@ -213,7 +278,7 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
-    `tables`, `codebooks` and `block_scales` to 0.
+    `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2 and `adder` to 1.
 
     Raises
     ------

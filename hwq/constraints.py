@@ -48,6 +48,11 @@ def constraint_pool_rank(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> boo
     return not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool) or len(graph.tensors[op.inputs[0]].shape) == 4
 
 
+def constraint_adder(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Add, Sub and Mul of two tensors need an adder in the output path; choose an arch with one (adder)."""
+    return not isinstance(op, ir.Pair) or bool(config.adder)
+
+
 def constraint_pairs(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """No integers reproduce this Add, Sub or Mul for all 65,536 pairs; power-of-two scales and even zero points do."""
     return not isinstance(op, ir.Pair) or pair_parameters(op, graph) is not None
@@ -126,6 +131,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_gemm_rank,
     constraint_pool_rank,
     constraint_pair_dtype,
+    constraint_adder,
     constraint_pairs,
     constraint_floor,
     constraint_tables,

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 ADDRESS_BITS = 24
-"""Width of every address and step in a descriptor [bit]."""
+"""Width of every address and step in a descriptor [bit]. An architecture keeps as many of an address's bits as its
+memory needs, and one more; sums of addresses and steps are modulo that power of two."""
 
 SLOT_WORDS = 32
 """Distance between descriptors in program memory [32-bit word]."""
@@ -73,7 +74,7 @@ class ErrorCode(enum.IntEnum):
     ILLEGAL_FIELD = 2
     """A count is zero or above its limit, fields exclude each other, or a bit that isn't a field's is set."""
     ACT_RANGE = 3
-    """An activation address left the memory."""
+    """An activation address left the memory, or several bytes at an odd address were meant with `act_ports` 1."""
     WEIGHT_RANGE = 4
     """A weight address left the memory."""
     PARAM_RANGE = 5
@@ -193,6 +194,29 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("add_lo", 23, 16, 8, signed=True, doc="smallest output"),
     Field("add_hi", 23, 24, 8, signed=True, doc="largest output"),
 )
+
+ADDER = frozenset(
+    [
+        "residual",
+        "product",
+        "ifm_zero_point",
+        "res_zero_point",
+        "res_base",
+        "res_x_step",
+        "res_y_step",
+        "factor_a",
+        "factor_b",
+        "offset_low",
+        "offset_high",
+        "add_shift",
+        "add_lo",
+        "add_hi",
+    ]
+)
+"""Fields of second operands and of what adds them; an architecture without an adder has none of them."""
+
+STRIPS = frozenset({"strips", "short_strip"})
+"""Fields of strips."""
 
 PARAM_LANE_WORDS = 2
 """Size of one lane's parameters [32-bit word]; a parameter memory word holds `lanes` of them."""

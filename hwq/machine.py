@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq import fixed, isa, nibbles, pipeline, weights
-from hwq.addresses import ADDRESS_MASK, Indices, output_addresses, pixel_addresses, strip_inputs, tap_offsets
+from hwq.addresses import Indices, output_addresses, pixel_addresses, strip_inputs, tap_offsets
 from hwq.config import ArrayConfig
 
 _CHUNK = (1 << 24) // (128 * 128)
@@ -67,6 +67,7 @@ class Machine:
         self.params = np.zeros((config.param_words, config.lanes * isa.PARAM_LANE_WORDS), np.uint32)
         self.program = np.zeros(config.slots * isa.SLOT_WORDS, np.uint32)
         self.tables = np.zeros((config.tables, isa.TABLE_ENTRIES), np.int8)
+        self._mask = (1 << config.address_bits) - 1
 
     def run(self, slot: int = 0, *, on_layer: Callable[[int], None] | None = None) -> Status:
         """Execute from `slot` until HALT or an error; `on_layer` is called with each slot that has ended."""
@@ -94,21 +95,32 @@ class Machine:
         chosen = parameters[words, lanes]
         value = _requantized(d, sums, chosen)
         channels = np.arange(len(words), dtype=np.int64)
-        second: npt.NDArray[np.int32] | int = 0
-        if d["residual"]:
-            second = self.act[self._checked(pixel_addresses(d, "res"), channels)].astype(np.int32)
-        if d["product"]:
-            second = (sums - d["ifm_zero_point"]) * (second - d["res_zero_point"])
-        offset = (d["offset_high"] << 32) | d["offset_low"]
-        value = fixed.requantize_add(
-            value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
-        )
+        if self.config.adder:
+            value = self._added(d, sums, value, channels)
         if d["table"]:
             value = self.tables[d["table"] - 1][value.astype(np.int64) + 128]
         if d["ofm_int4"]:
             value, channels = nibbles.join(value), channels[: -(-len(channels) // 2)]
-        self.act[self._checked(output_addresses(d), channels)] = value
+        addresses = output_addresses(d)
+        self._check_even(d, addresses, len(channels))
+        self.act[self._checked(addresses, channels)] = value
         return False
+
+    def _added(
+        self, d: dict[str, int], sums: npt.NDArray[np.int32], value: npt.NDArray[np.int64], channels: Indices
+    ) -> npt.NDArray[np.int64]:
+        """Return requantized values (pixels, channels) with the second operand, or its product with the sums, added."""
+        second: npt.NDArray[np.int32] | int = 0
+        if d["residual"]:
+            addresses = pixel_addresses(d, "res")
+            self._check_even(d, addresses, len(channels))
+            second = self.act[self._checked(addresses, channels)].astype(np.int32)
+        if d["product"]:
+            second = (sums - d["ifm_zero_point"]) * (second - d["res_zero_point"])
+        offset = (d["offset_high"] << 32) | d["offset_low"]
+        return fixed.requantize_add(
+            value, second, d["factor_a"], d["factor_b"], offset, d["add_shift"], d["add_lo"], d["add_hi"]
+        )
 
     def _decode(self, slot: int) -> dict[str, int]:
         if slot >= self.config.slots:
@@ -127,7 +139,7 @@ class Machine:
             shapeless = shapeless or unfit or uneven or not depthwise
         unary = d["opcode"] != isa.Opcode.VECTOR or not d["residual"] or d["reduce"] != isa.Reduce.MAX
         shapeless = shapeless or (d["product"] and unary)
-        masks = isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)
+        masks = self.config.legal_masks()
         stray = any(int(word) & ~mask for word, mask in zip(words, masks, strict=True))
         zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)
         excess = d["last_channels"] > self.config.block_channels(d) or d["table"] > self.config.tables
@@ -144,17 +156,24 @@ class Machine:
 
     def _checked(self, addresses: Indices, run: Indices) -> Indices:
         """Return the addresses of `run` consecutive bytes at each of `addresses`, all inside memory."""
+        addresses = addresses & self._mask
         if int(addresses.max()) + int(run[-1]) >= self.config.act_bytes:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
         return addresses[:, None] + run
+
+    def _check_even(self, d: dict[str, int], addresses: Indices, run: int) -> None:
+        """Refuse odd addresses of more than one byte where activation memory has one port; VECTOR goes byte by byte."""
+        if self.config.one_port and d["opcode"] != isa.Opcode.VECTOR and run > 1 and (addresses & 1).any():
+            raise _Stop(isa.ErrorCode.ACT_RANGE)
 
     def _conv(self, d: dict[str, int], pixels: Indices) -> tuple[npt.NDArray[np.int32], Indices, Indices]:
         """Return the sums (pixels, channels), and each channel's parameter word and lane."""
         cols, lanes, width = self.config.cols, self.config.lanes, self.config.block_channels(d)
         taps = tap_offsets(d)
-        starts = (pixels[:, None] + taps) & ADDRESS_MASK
+        starts = (pixels[:, None] + taps) & self._mask
         if int(starts.max()) + d["span"] > self.config.act_bytes:
             raise _Stop(isa.ErrorCode.ACT_RANGE)
+        self._check_even(d, starts, d["span"])
         depth = len(taps) * d["span"]
         stored, scales = self._weights(d, depth)
         matrix = (weights.dot_weights(stored) if d["ifm_int4"] else stored).astype(np.float32)
@@ -207,7 +226,8 @@ class Machine:
         first = 0
         for tap, span in zip(taps, spans, strict=True):
             for position in range(span):
-                start = (pixels + tap + position * d["ifm_x_step"]) & ADDRESS_MASK
+                start = pixels + tap + position * d["ifm_x_step"]
+                self._check_even(d, start, len(channel))
                 operands = self.act[self._checked(start, channel)].astype(np.int32)
                 for step in range(first + position, first + terms * span, span):
                     sums += operands * matrix[step]
@@ -221,7 +241,7 @@ class Machine:
         channel = np.arange((d["blocks"] - 1) * lanes + d["last_channels"], dtype=np.int64)
         result: npt.NDArray[np.int32] | None = None
         for tap in tap_offsets(d):
-            operands = self.act[self._checked((pixels + tap) & ADDRESS_MASK, channel)].astype(np.int32)
+            operands = self.act[self._checked(pixels + tap, channel)].astype(np.int32)
             if result is None:
                 result = operands
             elif d["reduce"] == isa.Reduce.SUM:

@@ -59,8 +59,8 @@ def conv_runs(plan: Plan, step: Step, images: Images) -> list[Run]:
     possible = [[run for run in runs if run is not None] for runs in candidates if None not in runs]
     if not possible:
         raise CapacityError(
-            f"Layer {step.name!r} doesn't fit: a kernel row spans more than {MAX_SPAN} bytes of its input; "
-            "choose weights with a zero point in the middle"
+            f"Layer {step.name!r} doesn't fit: a kernel row spans more than {MAX_SPAN} bytes of its input, or groups "
+            "lie at odd addresses; choose weights with a zero point in the middle, or an arch with 2 act_ports"
         )
     return min(possible, key=lambda runs: _rank(runs, images, op.name))
 
@@ -159,7 +159,10 @@ def _best(part: Part, output: Fields, images: Images, name: str) -> Run | None:
         "pixels": part.y.shape[2] * part.y.shape[3],
         **output,
     }
-    runs = []
+    runs: list[Run] = []
+    places = [value for name, value in _walks(part, 0).items() if channels > 1 or not name.startswith("ofm")]
+    if any(place % config.grain for place in places):
+        return None
     orders = tap_orders(part, config) if part.block_scales is None else scaled_taps(part, config)
     for fields, matrix, *scales in orders:
         tap = fields["span"] if scales else 0

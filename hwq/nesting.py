@@ -41,6 +41,7 @@ def nested_tensors(
     tensors: Mapping[str, ir.Tensor],
     halos: MutableMapping[str, Halo],
     fixed: Collection[str],
+    grain: int,
 ) -> dict[str, Place]:
     """Return the places of all tensors that layers can write into the result of a Concat, itself nested or not.
 
@@ -56,6 +57,8 @@ def nested_tensors(
         By tensor, changed in place.
     fixed : collection of str
         Tensors that need a place of their own.
+    grain : int
+        Places along the channels begin at multiples of it.
     """
     views = ir.Reshape | ir.Transpose | ir.Slice | ir.Expand
     written = {layer.writes for layer in layers if not isinstance(layer.op, views)} - set(fixed)
@@ -66,7 +69,10 @@ def nested_tensors(
         start, uses = 0, Counter(layer.op.inputs)
         for name in layer.op.inputs:
             place = Place(layer.writes, layer.op.axis, start)
-            start += tensors[name].shape[layer.op.axis]
+            shape = tensors[name].shape
+            start += shape[layer.op.axis]
+            if layer.op.axis == (1 if len(shape) == 4 else len(shape) - 1) and place.start % grain:
+                continue
             alone = uses[name] == 1 and name in written and name not in places
             if alone and _take_halo(name, place, places, halos):
                 places[name] = place

@@ -18,6 +18,8 @@ def mark_early(descriptors: Sequence[MutableMapping[str, int]], config: ArrayCon
     A layer that begins early reads at known times after the last step of the layer before, at the earliest, whose
     tiles are in memory at known times, at the latest: a read must not touch a tile that may be written after it.
     """
+    if config.one_port:  # the words of the layer before would be among the reads
+        return
     for before, d in itertools.pairwise(descriptors):
         on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
         prompt = not before.get("residual") and not before.get("scaled")
@@ -59,7 +61,7 @@ def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[in
             ahead = len(tiles) * d["blocks"] - 1 - age
             bound = prompt + max(0, late - ahead * gain) - age * steps
             begun, age = min(bound, begun - drain) if age else bound, age + 1
-            when = begun + drain - 1 + pipeline.WRITE_BACK
+            when = begun + drain - 1 + pipeline.write_back(config)
             if when <= 0:
                 return
             yield when, (addresses[tile][:, None] + np.arange(first, end)).reshape(-1)

@@ -45,13 +45,17 @@ TABLE_LATENCY = 2
 """From a sum to its entry in the table, or to itself where the layer has none."""
 
 POST_LATENCY = REQUANTIZE_LATENCY + ADD_LATENCY + TABLE_LATENCY
-"""From an accumulator to its byte on the write port."""
+"""From an accumulator to its byte on the write port, with an adder."""
 
 SCALE_LATENCY = 3
 """From a tap's sum to the total it is part of, times its scale."""
 
 WRITE_BACK = 1 + POST_LATENCY + WRITE_LATENCY
-"""From reading a result out of the mesh, or from a vector's last bytes on the read port, to memory holding it."""
+"""From reading a result out of the mesh, or from a vector's last bytes on the read port, to memory holding it, with
+an adder."""
+
+QUEUE_LATENCY = 2
+"""With one port, from the last byte of a word on the write port to the word being ready to be written."""
 
 RESIDUAL_BUFFERS = 4
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
@@ -105,6 +109,21 @@ def overwrite_slack(config: ArrayConfig, paired: bool = False) -> int:
 def first_read(config: ArrayConfig) -> int:
     """Cycles from issuing a tile's last step to the first read of its results."""
     return ISSUE_TO_EDGE + EDGE_TO_SHADOW + drain_skew(config)
+
+
+def post_latency(config: ArrayConfig) -> int:
+    """`POST_LATENCY`, without the adder's share where there is none."""
+    return POST_LATENCY if config.adder else POST_LATENCY - ADD_LATENCY
+
+
+def write_back(config: ArrayConfig) -> int:
+    """`WRITE_BACK`, without the adder's share where there is none."""
+    return 1 + post_latency(config) + WRITE_LATENCY
+
+
+def queue_words(config: ArrayConfig) -> int:
+    """Words that may wait to be written: those in the output path and of two tiles, while a run of reads goes on."""
+    return 1 << (POST_LATENCY + 1 + 2 * config.rows - 1).bit_length()
 
 
 def latest_read(config: ArrayConfig) -> int:

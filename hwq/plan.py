@@ -286,6 +286,7 @@ class _Planner:
         self._halos: dict[str, tuple[Pads, int]] = {}
         self._margins: dict[str, Pads] = {}  # of its buffer's halo, what lies at the edges of a slice
         self._places: dict[str, Place] = {}
+        self._grain = images.config.grain
 
     def run(self, steps: Sequence[Step]) -> None:
         plan = self._plan
@@ -302,7 +303,7 @@ class _Planner:
             if fill == needed[1]:
                 self._halos[name] = (union(pads, needed[0]), fill)
         if self._images.nested:
-            self._places = nested_tensors(steps, plan.tensors, self._halos, fixed)
+            self._places = nested_tensors(steps, plan.tensors, self._halos, fixed, self._grain)
         self._unify_halos()
         for port in plan.inputs:
             self._store(port.stored, first=-1)
@@ -351,7 +352,7 @@ class _Planner:
             plan._where[name] = (buffer, view.slice(place.axis, place.start, tensor.shape[place.axis]))
             return
         pads, fill = self._halos.get(name, ((0, 0, 0, 0), None))
-        self._keep(name, Buffer(name, image_shape(plan.stored(name)), pads, fill, first, first))
+        self._keep(name, Buffer(name, image_shape(plan.stored(name)), pads, fill, first, first, grain=self._grain))
 
     def _keep(self, name: str, buffer: Buffer) -> None:
         buffer.address = 0
@@ -365,10 +366,11 @@ class _Planner:
         shape = image_shape(tensor)
         if len(tensor.shape) == 4:
             data = data.transpose(0, 2, 3, 1)
-        buffer = Buffer(name, shape)
+        buffer = Buffer(name, shape, grain=self._grain)
         buffer.address = 0
         view = tensor_view(buffer.view(), tensor)
-        buffer.address = self._images.add_constant(np.ascontiguousarray(data), name)
+        rows = np.pad(data.reshape(-1, shape[3]), ((0, 0), (0, buffer.pixel_pitch - shape[3])))
+        buffer.address = self._images.add_constant(rows, name)
         self._plan._where[name] = (buffer, view)
 
     def _readable(self, name: str, step: Step, position: int) -> str:
@@ -381,25 +383,34 @@ class _Planner:
             view = plan._where[name][1]
             axis = 1 if isinstance(op, ir.Conv) else -1
             together = view.strides[axis] == 1 or view.shape[axis] == 1
-            return name if together else self._copied(name, f"{name}#{step.name}")
+            return name if together and self._even(view, axis) else self._copied(name, f"{name}#{step.name}")
         if position or not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool | ir.Gemm):
             return name
         buffer, view = plan._where[name]
         if isinstance(op, ir.Gemm):
             matrix = view.reshape((-1, view.shape[-1]))
-            if matrix is not None and matrix.strides[-1] in ((1,) if view.shape[-1] > 1 else (0, 1)):
+            together = matrix is not None and matrix.strides[-1] in ((1,) if view.shape[-1] > 1 else (0, 1))
+            if together and self._even(view, -1):
                 return name
         else:
             needed = _needed_halo(op, plan)
             pads_fit = needed is None or (
                 buffer.fill == needed[1] and union(self._own_pads(name), needed[0]) == self._own_pads(name)
             )
-            if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1):
+            if pads_fit and (view.strides[1] == 1 or view.shape[1] == 1) and self._even(view, 1):
                 return name
         copy = f"{name}#{op.name}"
         if (needed := _needed_halo(op, plan)) is not None:
             self._halos[copy] = needed
         return self._copied(name, copy)
+
+    def _even(self, view: View, channels: int) -> bool:
+        """Whether every pixel of `view`, whose axis `channels` is the innermost, may be read as a run."""
+        axes = zip(view.shape, view.strides, strict=True)
+        steps = [stride for size, stride in axes if size > 1]
+        if view.shape[channels] > 1:
+            steps.remove(1)
+        return all(step % self._grain == 0 for step in (view.address, *steps))
 
     def _own_pads(self, name: str) -> Pads:
         """Return what of its buffer's halo lies around tensor `name`."""
@@ -428,7 +439,8 @@ class _Planner:
         if alias is not None:
             plan._where[step.writes] = (buffer, alias)
             return
-        if tensor_view(Buffer("", image_shape(tensor)).view(), tensor).reshape(view.shape) is not None:
+        image = Buffer("", image_shape(tensor), grain=self._grain)
+        if tensor_view(image.view(), tensor).reshape(view.shape) is not None:
             self._append(step)
             return
         dense = Buffer(step.writes, (1, 1, 1, plan.tensors[step.writes].size), first=len(plan.steps))

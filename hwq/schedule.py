@@ -84,7 +84,7 @@ def _part(plan: Plan, images: Images) -> Schedule:
     for index, step in enumerate(plan.steps):
         first = len(images.descriptors)
         for fields in _step_descriptors(plan, step, index, images):
-            images.add_descriptor(fields, step.name)
+            images.add_descriptor(fields if images.config.adder else without_adder(fields), step.name)
         kind = "+".join(op.kind for op in step.ops)
         view = plan.view(step.writes)
         macs = _macs(step.op, plan.tensors[step.writes].size)
@@ -92,6 +92,13 @@ def _part(plan: Plan, images: Images) -> Schedule:
     mark_early(images.descriptors[slot:], images.config)
     images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
     return Schedule(slot, tuple(layers), plan)
+
+
+def without_adder(fields: Fields) -> Fields:
+    """Return the fields for an output path without adder, whose clamp joins the requantizer's."""
+    bounds = {name: min(max(fields[name], fields["add_lo"]), fields["add_hi"]) for name in ("lo", "hi")}
+    dropped = isa.ADDER - {"res_x_step"} if fields.get("strips") else isa.ADDER
+    return {name: value for name, value in fields.items() if name not in dropped} | bounds
 
 
 def _macs(op: ir.Op, size: int) -> int:
@@ -144,6 +151,7 @@ def _conv(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     assert isinstance(op, ir.Conv)
     outputs = len(op.weight) // op.groups
     may_be_depthwise = op.groups > 1 and op.weight.shape[1] == 1 and step.add is None
+    may_be_depthwise &= outputs == 1 or op.groups % config.grain == 0  # where each pass begins to write
     if not may_be_depthwise or (outputs > 1 and not may_reorder(plan, step.writes)):
         return conv_descriptors(plan, step, images)
     windows = depthwise_windows(op, channel_order(plan, step.reads[0]))

@@ -41,6 +41,8 @@ class Buffer:
         Channel c * multiplier + j lies at j * (channels / multiplier) + c; see `hwq.channel_order`.
     kept : bool
         Set by `allocate`: the halo is written once and for all, since nothing else ever uses its bytes.
+    grain : int
+        Pixels take a multiple of this [byte]; what follows their channels isn't read as a value.
     """
 
     name: str
@@ -52,23 +54,28 @@ class Buffer:
     address: int = -1
     multiplier: int = 1
     kept: bool = False
+    grain: int = 1
+
+    @property
+    def pixel_pitch(self) -> int:
+        """Distance of pixels [byte]."""
+        return -(-self.shape[3] // self.grain) * self.grain
 
     @property
     def row_pitch(self) -> int:
         """Distance of rows [byte]."""
-        _, _, columns, channels = self.shape
-        return (columns + max(self.pads[1], self.pads[3])) * channels
+        return (self.shape[2] + max(self.pads[1], self.pads[3])) * self.pixel_pitch
 
     @property
     def origin(self) -> int:
         """Offset of the first pixel that isn't halo [byte]."""
-        return self.pads[0] * self.row_pitch + self.pads[1] * self.shape[3]
+        return self.pads[0] * self.row_pitch + self.pads[1] * self.pixel_pitch
 
     @property
     def image_bytes(self) -> int:
         """Size of one image with its halo [byte]."""
-        _, rows, columns, channels = self.shape
-        return self.origin + (rows - 1 + self.pads[2]) * self.row_pitch + (columns + self.pads[3]) * channels
+        _, rows, columns, _ = self.shape
+        return self.origin + (rows - 1 + self.pads[2]) * self.row_pitch + (columns + self.pads[3]) * self.pixel_pitch
 
     @property
     def size_bytes(self) -> int:
@@ -77,15 +84,15 @@ class Buffer:
 
     def view(self) -> View:
         """Return the stored pixels as (images, rows, columns, channels)."""
-        strides = (self.image_bytes, self.row_pitch, self.shape[3], 1)
+        strides = (self.image_bytes, self.row_pitch, self.pixel_pitch, 1)
         return View(self.address + self.origin, self.shape, strides)
 
     def halo(self) -> list[View]:
         """Return rectangles of bytes that together are the halo."""
         if not any(self.pads):
             return []
-        images, rows, columns, channels = self.shape
-        base, pitch, line = self.address, self.row_pitch, columns * channels
+        images, rows, columns, _ = self.shape
+        base, pitch, line = self.address, self.row_pitch, columns * self.pixel_pitch
         gap = pitch - line
         end = self.origin + (rows - 1) * pitch + line
         image = (self.image_bytes, 1)

@@ -7,6 +7,7 @@ once two neighbouring tiles end in the same relative state the rest of the block
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             end, before = start + _vector_cycles(d, config), None
         else:
             walk = _Walk(config, d)
-            if before is not None and d["early"]:
+            if before is not None and d["early"] and not config.one_port:
                 early = max(before.next_step, before.launch, loaded, ended_before + 1)
                 if early < ended:
                     go, start = early, early + 1
@@ -147,6 +148,8 @@ def vector_reads(d: Mapping[str, int]) -> int:
 
 def drain_cycles(pixels: int, channels: int, config: ArrayConfig) -> int:
     """Return the cycles the output path takes to read a tile out of the mesh."""
+    if config.one_port:
+        return pixels * -(-channels // config.lanes)
     return config.rows * (-(-channels // config.lanes) - 1) + pixels
 
 
@@ -155,17 +158,18 @@ def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     width, paired = config.block_channels(d), has_pairs(d, config)
     wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config, paired) + 1
     output = max(config.rows * config.groups << paired, wave)
+    writes = config.rows if config.one_port else 0  # words that take turns with the reads
     if d["opcode"] == isa.Opcode.DEPTHWISE:
         if d["strips"]:
             return {"mac": weight_words(d), "fetch": config.strip_columns * pipeline.STRIP_STEPS, "output": output}
         neighbours = min(config.rows, d["row_pixels"])
-        fetch = sum(neighbours + span - 1 for span in run_spans(d))
+        fetch = sum(neighbours + span - 1 for span in run_spans(d)) + writes
         return {"mac": weight_words(d), "fetch": fetch, "output": output}
     parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
     passes = parts + (-(-width // config.fetch_bytes) if d["residual"] else 0)
     sums = d["taps_y"] * d["taps_x"] if d["scaled"] else 1
     steps = weight_words(d) + (sums if d["scaled"] else 0)
-    return {"mac": steps, "fetch": passes * config.rows, "output": sums * output}
+    return {"mac": steps, "fetch": passes * config.rows + writes, "output": sums * output}
 
 
 def bound(d: Mapping[str, int], config: ArrayConfig) -> str:
@@ -191,7 +195,20 @@ def run_spans(d: Mapping[str, int]) -> list[int]:
 def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     last_tap = vector_reads(d) - d["residual"]
-    return pipeline.BACK_START + last_tap + pipeline.READ_LATENCY + pipeline.WRITE_BACK
+    if not config.one_port:
+        return pipeline.BACK_START + last_tap + pipeline.READ_LATENCY + pipeline.write_back(config)
+    taps = d["taps_y"] * d["taps_x"]
+    delay = pipeline.READ_LATENCY + pipeline.write_back(config) - pipeline.WRITE_LATENCY
+    port, now = _Port(), pipeline.BACK_START + 1
+    for _ in range(d["pixels"] * d["blocks"]):
+        if d["residual"]:  # its read follows the last tap's
+            last_tap = port.begin(port.reads(now, taps - 1) + 1, 2)
+            now = last_tap + 2
+        else:
+            last_tap = port.reads(now, taps)
+            now = last_tap + 1
+        port.write(last_tap + delay + pipeline.QUEUE_LATENCY)
+    return port.finish()
 
 
 def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[list[int]]:
@@ -200,6 +217,55 @@ def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[list[int]]:
     tap = [config.fetch_bytes] * full + ([rest] if rest else [])
     taps = d["taps_y"] * d["taps_x"]
     return [tap] * taps if d["scaled"] else [tap * taps]
+
+
+class _Port:
+    """Activation memory's only port: words wait until no run of reads is under way, and then go first.
+
+    Times must be given in order. Without `write` it holds nobody up, as two ports do.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[int] = deque()  # from when on each word can be written
+        self._free = 0  # when the last run of reads or write has ended
+
+    def write(self, ready: int) -> None:
+        """Let a word be ready."""
+        self._waiting.append(ready)
+
+    def begin(self, at: int, reads: int) -> int:
+        """Return when a run of `reads` begins that may from `at` on; nothing comes between them."""
+        while self._waiting and (turn := max(self._waiting[0], self._free)) <= at:
+            self._waiting.popleft()
+            self._free = turn + 1
+            at = max(at, self._free)
+        self._free = at + reads
+        return at
+
+    def reads(self, at: int, count: int) -> int:
+        """Return the cycle of the last of `count` single reads that may go from `at` on."""
+        last = at + count - 1
+        while self._waiting and (turn := max(self._waiting[0], self._free)) <= last:
+            self._waiting.popleft()
+            self._free = turn + 1
+            last += turn >= at
+        return last
+
+    def finish(self) -> int:
+        """Return when all words are in memory."""
+        for ready in self._waiting:
+            self._free = max(ready, self._free) + 1
+        self._waiting.clear()
+        return self._free - 1 + pipeline.WRITE_LATENCY
+
+    def events(self, since: int) -> tuple[int, ...]:
+        """Return all that is known, relative to `since`."""
+        return (self._free - since, *(ready - since for ready in self._waiting))
+
+    def shift(self, cycles: int) -> None:
+        """Move every event by `cycles`."""
+        self._free += cycles
+        self._waiting = deque(ready + cycles for ready in self._waiting)
 
 
 class _Walk:
@@ -217,11 +283,8 @@ class _Walk:
         self.hold = 0  # earliest next last step
         self.free = 0  # when the drain has read everything
         self.drained = [0] * pipeline.RESIDUAL_BUFFERS  # when the last tiles' buffers came free
-
-    @property
-    def end(self) -> int:
-        """When the last result is in memory."""
-        return self.free - 1 + pipeline.WRITE_BACK + (pipeline.SCALE_LATENCY if self._d["scaled"] else 0)
+        self.end = 0  # when the last result is in memory
+        self._port = _Port()
 
     def follow(self, before: _Walk, start: int) -> None:
         """Begin at `start` while the output path still works for the layer `before`."""
@@ -242,6 +305,11 @@ class _Walk:
                 self._strips_block(channels)
             else:
                 self._rows_block(channels)
+        if self._config.one_port:
+            self.end = self._port.finish()
+        else:
+            scales = pipeline.SCALE_LATENCY if d["scaled"] else 0
+            self.end = self.free - 1 + pipeline.write_back(self._config) + scales
 
     def _conv_block(self, channels: int) -> None:
         slices = -(-channels // self._config.fetch_bytes) if self._d["residual"] else 0
@@ -250,7 +318,7 @@ class _Walk:
         drain = drain_cycles(self._config.rows, channels, self._config)
         while left:
             before = self.last_step
-            self._tile(slices, drain)
+            self._tile(slices, drain, self._config.rows)
             left -= 1
             state = self._relative()
             if state == previous:
@@ -258,7 +326,7 @@ class _Walk:
                 left = 0
             previous = state
         if rest:
-            self._tile(slices, drain_cycles(rest, channels, self._config))
+            self._tile(slices, drain_cycles(rest, channels, self._config), rest)
 
     def _strips_block(self, channels: int) -> None:
         columns, span = self._d["pixels"] // 2, self._d["span"]
@@ -289,11 +357,11 @@ class _Walk:
                 left -= same
             previous = state
 
-    def _tile(self, slices: int, drain: int) -> None:
-        """Advance by one tile with `slices` passes of second operands."""
+    def _tile(self, slices: int, drain: int, pixels: int) -> None:
+        """Advance by one tile of `pixels` pixels with `slices` passes of second operands."""
         ready = 0
         for _ in range(slices):
-            launch = max(self.launch, self.drained[0])
+            launch = self._port.begin(max(self.launch, self.drained[0]), self._config.rows)
             self.launch = launch + self._config.rows
             ready = launch + self._config.rows + pipeline.READ_LATENCY
         for index, parts in enumerate(self._parts):
@@ -305,43 +373,49 @@ class _Walk:
             step = max(take + parts[-1] - 1, self.hold, ready if final else 0)
             self.taken = step if parts[-1] == 1 else take
             self.next_step = step + 1
-            self._end_sum(step, drain, final)
+            self._end_sum(step, drain, pixels, final)
 
     def _take(self) -> int:
         """Launch a part; return when it is taken."""
-        launch = max(self.launch, self.taken)
+        launch = self._port.begin(max(self.launch, self.taken), self._config.rows)
         self.launch = launch + self._config.rows
         return max(launch + pipeline.PART_LATENCY, self.next_step)
 
     def _row_tile(self, pixels: int, runs: list[int], drain: int) -> None:
         """Advance by one tile of `pixels` pixels of a DEPTHWISE layer; its last run begins once it can end."""
-        last = pixels + runs[-1] - 1
-        begin = self.next_step + sum(pixels + span - 1 for span in runs[:-1])
-        step = max(begin, self.hold - (last - 1)) + last - 1
+        now = self.next_step
+        for span in runs[:-1]:
+            now = self._port.begin(now, pixels + span - 1) + pixels + span - 1
+        lead = pixels + runs[-1] - 2
+        step = self._port.begin(max(now, self.hold - lead), lead + 1) + lead
         self.next_step = step + 1
-        self._end_sum(step, drain)
+        self._end_sum(step, drain, pixels)
 
     def _strip(self, steps: int, lead: int, drains: Sequence[int]) -> None:
         """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
         begin = max(self.next_step, self.hold - lead, self.free - self._first_read - lead)
         for tile, drain in enumerate(drains):
             period = self._config.strip_columns * pipeline.STRIP_STEPS
-            self._end_sum(begin + lead + tile * period, drain)
+            self._end_sum(begin + lead + tile * period, drain, 2 * self._config.strip_columns)
         self.next_step = begin + steps
 
-    def _end_sum(self, step: int, drain: int, final: bool = True) -> None:
-        """Let the last step of a sum be at `step`; it is its tile's `final` one."""
+    def _end_sum(self, step: int, drain: int, pixels: int, final: bool = True) -> None:
+        """Let the last step of a sum of a tile of `pixels` pixels be at `step`; it is its tile's `final` one."""
         self.last_step = step
         start_in = max(self._first_read, self.free - step)
         self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired)
         self.free = step + start_in + drain
+        if self._config.one_port:
+            delay = pipeline.write_back(self._config) - pipeline.WRITE_LATENCY + pipeline.QUEUE_LATENCY
+            for pixel in reversed(range(pixels)):
+                self._port.write(self.free - 1 - pixel * (drain // pixels) + delay)
         if final:
             self.drained = [*self.drained[1:], self.free]
 
     def _relative(self) -> tuple[int, ...]:
         """Return all that later tiles depend on, relative to the last step."""
         events = (self.launch, self.taken, self.next_step, self.hold, self.free, *self.drained)
-        return tuple(event - self.last_step for event in events)
+        return (*(event - self.last_step for event in events), *self._port.events(self.last_step))
 
     def shift(self, cycles: int) -> None:
         """Move every event by `cycles`."""
@@ -352,3 +426,5 @@ class _Walk:
         self.hold += cycles
         self.free += cycles
         self.drained = [time + cycles for time in self.drained]
+        self.end += cycles
+        self._port.shift(cycles)

@@ -38,12 +38,12 @@ class ActRam(wiring.Component):
         super().__init__(
             {
                 "i_read": In(1),
-                "i_address": In(address_shape),
+                "i_address": In(address_shape(config)),
                 "i_count": In(range(self._fetch + 1)),
                 "o_range": Out(1),
                 "o_data": Out(data.ArrayLayout(8, self._fetch)),
                 "i_write": In(1),
-                "i_write_address": In(address_shape),
+                "i_write_address": In(address_shape(config)),
                 "i_write_data": In(data.ArrayLayout(8, self.write_bytes)),
                 "i_write_count": In(range(self.write_bytes + 1)),
                 "i_write_mask": In(self.write_bytes),
@@ -58,7 +58,7 @@ class ActRam(wiring.Component):
         fetch, low = self._fetch, ceil_log2(self._fetch)
         index_bits = max(1, ceil_log2(self._depth))
 
-        address = Signal(address_shape)
+        address = Signal.like(self.i_address)
         turn, turn_2 = Signal(low), Signal(low)
         raw = Signal(data.ArrayLayout(8, fetch))
         m.d.sync += [address.eq(self.i_address), turn.eq(address[:low]), turn_2.eq(turn)]
@@ -74,7 +74,7 @@ class ActRam(wiring.Component):
         given = [self.i_write_data[i] for i in range(self.write_bytes)]
         given_bits = ceil_log2(self.write_bytes)
         write = Signal()
-        write_address = Signal(address_shape)
+        write_address = Signal.like(self.i_address)
         write_data = Signal(data.ArrayLayout(8, self.write_bytes))
         write_mask = Signal(fetch)
         m.d.sync += [

@@ -58,6 +58,7 @@ class Depthwise(wiring.Component):
     i_start : begin with `i_descriptor`
     steps : to the issue unit
     o_read, o_address, o_count : the step's read, and how many of its bytes matter
+    o_midway : while the layer runs, a run has begun and has steps to come
     ifm : the input's pixel walker
     """
 
@@ -66,12 +67,13 @@ class Depthwise(wiring.Component):
         super().__init__(
             {
                 "i_start": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "steps": Out(StepSource(config)),
                 "o_read": Out(1),
-                "o_address": Out(address_shape),
+                "o_address": Out(address_shape(config)),
                 "o_count": Out(range(config.cols + 1)),
-                "ifm": Out(WalkerControl()),
+                "o_midway": Out(1),
+                "ifm": Out(WalkerControl(config)),
             }
         )
 
@@ -82,16 +84,17 @@ class Depthwise(wiring.Component):
         rows, cols = config.rows, config.depthwise_cols
 
         tile_begin = Signal()
-        base, tap, cursor = Signal(address_shape), Signal(address_shape), Signal(address_shape)
+        base, tap, cursor = Signal(address_shape(config)), Signal(address_shape(config)), Signal(address_shape(config))
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         neighbours = Signal(range(rows + 1))
         final, saved_final = Signal(), Signal()
         position, length, span = Signal(17), Signal(17), Signal(16)
         inner, outer_left, blocks_left = Signal(12), Signal(12), Signal(16)
-        block_base, tile_base = Signal(address_shape), Signal(address_shape)
+        block_base, tile_base = Signal(address_shape(config)), Signal(address_shape(config))
         repeat = Signal(2)
         inner_end, run_end, tap_end, first_run = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
+            self.o_midway.eq(position != 0),
             neighbours.eq(Mux(ifm.row_left < rows, ifm.row_left, rows)),
             pixels.eq(Mux(tile_begin, Mux(ifm.left < neighbours, ifm.left, neighbours), saved_pixels)),
             final.eq(Mux(tile_begin, ifm.left <= neighbours, saved_final)),
@@ -130,7 +133,7 @@ class Depthwise(wiring.Component):
                 cursor.eq(self.o_address + d.ifm_x_step),
             ]
             with m.If(run_end):
-                following = Signal(address_shape)
+                following = Signal(address_shape(config))
                 m.d.comb += following.eq(tap + Mux(inner_end, d.tap_y_step, Mux(tap_end, d.tap_x_step, 0)))
                 m.d.sync += [
                     position.eq(0),

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import address_shape, descriptor_layout, param_address_shape
 from rtl.paired import wide_blocks
 from rtl.walker import WalkerControl
 
@@ -17,13 +17,16 @@ class Drain(wiring.Component):
     A CONV tile's pixels run on over the end of a row of the map, those of a DEPTHWISE tile stop there. A strip's
     pixels run down its two rows column by column. Where taps have scales, a tile is walked once for each tap.
 
+    With one port of activation memory a pixel's bytes are written as a word: a tile goes row by row, and group by
+    group within a row.
+
     The order follows the skew of the mesh, so that reading may start `first_read` cycles after the tile's last step
     was issued and the next tile may follow as soon as the read has ended.
 
     Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the
     previous tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle,
-    ``rows * groups`` cycles a tile of `rows` pixels; the last group ends with the last pixel. Backpressure: none; the
-    issuer keeps the distance.
+    ``rows * groups`` cycles a tile of `rows` pixels; the last group ends with the last pixel, and with one port every
+    group does. Backpressure: none; the issuer keeps the distance.
 
     Members
     -------
@@ -38,6 +41,7 @@ class Drain(wiring.Component):
     o_final : the layer's last read
     o_param : parameter word of the group
     o_address, o_count : where the group's results go, and how many of them exist
+    o_row_end : it is the last group of the block
     o_buffer, o_residual_done : buffer of second operands in use; this is the last read from it
     ofm : the output's pixel walker
     """
@@ -48,7 +52,7 @@ class Drain(wiring.Component):
             {
                 "i_start": In(1),
                 "i_clear": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "i_last": In(1),
                 "i_strips": In(1),
                 "o_read": Out(1),
@@ -62,12 +66,13 @@ class Drain(wiring.Component):
                 "o_last": Out(1),
                 "o_sum_end": Out(1),
                 "o_final": Out(1),
-                "o_param": Out(address_shape),
-                "o_address": Out(address_shape),
+                "o_param": Out(param_address_shape(config)),
+                "o_address": Out(address_shape(config)),
                 "o_count": Out(range(config.lanes + 1)),
+                "o_row_end": Out(1),
                 "o_buffer": Out(range(pipeline.RESIDUAL_BUFFERS)),
                 "o_residual_done": Out(1),
-                "ofm": Out(WalkerControl()),
+                "ofm": Out(WalkerControl(config)),
             }
         )
 
@@ -85,14 +90,14 @@ class Drain(wiring.Component):
         due, waiting, running = Signal(), Signal(), Signal()
         m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | ((due | waiting) & ~self.i_start))]
 
-        blocks_left, param_block = Signal(16), Signal(address_shape)
-        block_base = Signal(address_shape)
+        blocks_left, param_block = Signal(16), Signal(param_address_shape(config))
+        block_base = Signal(address_shape(config))
         channels_left = Signal(range(config.widest_block + 1))
         offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
         depthwise, exists, hidden = Signal(), Signal(), Signal()
         strips_left, map_end, last_strip = Signal(16), Signal(), Signal()
-        strip_base = Signal(address_shape)
+        strip_base = Signal(address_shape(config))
         wide, columns_end = wide_blocks(d, config), Signal()
         block_channels = Mux(depthwise, config.depthwise_cols, cols << wide)
 
@@ -114,9 +119,10 @@ class Drain(wiring.Component):
             group_end.eq(channels_left <= lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
             self.o_pairs.eq(wide & ~depthwise & (~last_block | (d.last_channels > cols))),
-            row_end.eq(self.o_row == Mux(group_end, pixels - 1, rows - 1)),
+            row_end.eq(self.o_row == Mux(group_end | config.one_port, pixels - 1, rows - 1)),
             self.o_sum_end.eq(self.o_read & row_end & group_end),
             tile_end.eq(self.o_sum_end & self.o_last),
+            self.o_row_end.eq(group_end),
             exists.eq(self.o_row < pixels),
             map_end.eq(tile_end & self.ofm.final),
             last_strip.eq(strips_left <= 1),
@@ -135,13 +141,13 @@ class Drain(wiring.Component):
                     d.ofm_base,
                     Mux(
                         last_strip,
-                        (block_base + in_bytes(block_channels))[: isa.ADDRESS_BITS],
+                        (block_base + in_bytes(block_channels))[: config.address_bits],
                         strip_base + d.res_x_step,
                     ),
                 )
             ),
-            self.ofm.step.eq(self.o_read & exists),
-            self.ofm.rewind.eq(self.o_read & row_end & ~tile_end),
+            self.ofm.step.eq(self.o_read & (group_end if config.one_port else exists)),
+            self.ofm.rewind.eq(0 if config.one_port else self.o_read & row_end & ~tile_end),
             self.ofm.commit.eq(tile_end),
         ]
         with m.If(self.ofm.start):
@@ -150,8 +156,11 @@ class Drain(wiring.Component):
                 m.d.sync += [block_base.eq(self.ofm.base), strips_left.eq(d.strips)]
 
         with m.If(self.o_read):
-            m.d.sync += [running.eq(~self.o_sum_end), self.o_row.eq(Mux(row_end, 0, self.o_row + 1))]
-            with m.If(row_end):
+            m.d.sync += running.eq(~self.o_sum_end)
+            row_after, group_after = (group_end, 1) if config.one_port else (1, row_end)
+            with m.If(row_after):
+                m.d.sync += self.o_row.eq(Mux(row_end, 0, self.o_row + 1))
+            with m.If(group_after):
                 m.d.sync += [
                     self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
                     self.o_columns.eq(Mux(group_end | columns_end, 0, self.o_columns + 1)),

@@ -47,7 +47,9 @@ class Fetch(wiring.Component):
     i_clear : stop
     i_free : the serializers' waiting half is free, or is being taken in this cycle
     i_residual_done : a buffer of second operands has been used up
+    i_blocked : no pass may begin, since activation memory's port is taken
     o_running : passes remain
+    o_midway : a pass has begun and has reads to come
     o_launch : row 0's address of a part is being sent; `o_part` describes it
     o_read, o_address : read request to activation memory
     o_row : mesh row of the request
@@ -64,22 +66,24 @@ class Fetch(wiring.Component):
             {
                 "i_start": In(1),
                 "i_clear": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "i_free": In(1),
                 "i_residual_done": In(1),
+                "i_blocked": In(1),
                 "o_running": Out(1),
+                "o_midway": Out(1),
                 "o_launch": Out(1),
                 "o_part": Out(part_layout(config)),
                 "o_read": Out(1),
-                "o_address": Out(address_shape),
+                "o_address": Out(address_shape(config)),
                 "o_row": Out(range(config.rows)),
                 "o_count": Out(count_bits),
                 "o_residual": Out(1),
                 "o_buffer": Out(range(RESIDUAL_BUFFERS)),
                 "o_slice": Out(range(config.residual_passes)),
                 "o_residual_end": Out(1),
-                "ifm": Out(WalkerControl()),
-                "res": Out(WalkerControl()),
+                "ifm": Out(WalkerControl(config)),
+                "res": Out(WalkerControl(config)),
             }
         )
 
@@ -95,10 +99,10 @@ class Fetch(wiring.Component):
         slices = Signal(range(config.residual_passes))
         blocks_left = Signal(16)
         span_left, taps_x_left, taps_y_left = Signal(16), Signal(12), Signal(12)
-        tap, offset = Signal(address_shape), Signal(address_shape)
+        tap, offset = Signal(address_shape(config)), Signal(address_shape(config))
         credits = Signal(range(RESIDUAL_BUFFERS + 1))
         buffer = Signal(range(RESIDUAL_BUFFERS))
-        res_base = Signal(address_shape)
+        res_base = Signal(address_shape(config))
 
         # the pass about to be launched or under way
         span_end, tap_row_end, tile_end, last_block = Signal(), Signal(), Signal(), Signal()
@@ -106,6 +110,7 @@ class Fetch(wiring.Component):
         slice_left = Signal(range(config.widest_block + 1))
         slices_end, go, row_end = Signal(), Signal(), Signal()
         m.d.comb += [
+            self.o_midway.eq(running & (row != 0)),
             span_end.eq(span_left <= fetch),
             tap_row_end.eq(span_end & (taps_x_left == 1)),
             tile_end.eq(tap_row_end & (taps_y_left == 1)),
@@ -113,7 +118,7 @@ class Fetch(wiring.Component):
             slice_offset.eq(slices * fetch),
             slice_left.eq(Mux(last_block, d.last_channels, width) - slice_offset),
             slices_end.eq(slice_left <= fetch),
-            go.eq(running & ((row != 0) | Mux(residual_phase, credits != 0, self.i_free))),
+            go.eq(running & ((row != 0) | (Mux(residual_phase, credits != 0, self.i_free) & ~self.i_blocked))),
             row_end.eq(row == rows - 1),
             self.o_read.eq(go),
             self.o_row.eq(row),
@@ -170,7 +175,7 @@ class Fetch(wiring.Component):
         with m.If(ifm_pass & row_end):
             m.d.sync += [span_left.eq(span_left - fetch), offset.eq(offset + fetch)]
             with m.If(span_end):
-                following = Signal(address_shape)
+                following = Signal(address_shape(config))
                 m.d.comb += following.eq(tap + Mux(taps_x_left == 1, d.tap_y_step, d.tap_x_step))
                 m.d.sync += [
                     span_left.eq(d.span),

@@ -8,7 +8,7 @@ from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.depthwise import StepSource
 from rtl.fetch import part_layout
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import descriptor_layout, weight_address_shape
 from rtl.paired import wide_blocks
 
 
@@ -33,6 +33,7 @@ class Issue(wiring.Component):
     i_launch, i_part : a part is on its way to the serializers; it can be taken `PART_LATENCY` cycles later
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
+    i_blocked : no run of a DEPTHWISE layer may begin, since activation memory's port is taken
     o_free : the serializers' waiting half is free, or is being taken in this cycle
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its sum's first, last
     o_scale : instead of a step, the scales of a tap are read
@@ -50,10 +51,11 @@ class Issue(wiring.Component):
             {
                 "i_start": In(1),
                 "i_clear": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
                 "i_residual_ready": In(1),
+                "i_blocked": In(1),
                 "depthwise": In(StepSource(config)),
                 "o_free": Out(1),
                 "o_step": Out(1),
@@ -61,7 +63,7 @@ class Issue(wiring.Component):
                 "o_take": Out(1),
                 "o_first": Out(1),
                 "o_last": Out(1),
-                "o_weight": Out(address_shape),
+                "o_weight": Out(weight_address_shape(config)),
                 "o_zero": Out(1),
                 "o_pairs": Out(1),
                 "o_steps": Out(1),
@@ -83,7 +85,7 @@ class Issue(wiring.Component):
 
         waiting, active = Signal(part_layout(config)), Signal(part_layout(config))
         full = Signal()
-        weight_block = Signal(address_shape)
+        weight_block = Signal(weight_address_shape(config))
         residuals = Signal(range(pipeline.RESIDUAL_BUFFERS + 1))
 
         # the step at the head: the next byte of the active part, or the first of the waiting one
@@ -98,7 +100,7 @@ class Issue(wiring.Component):
         ]
         with m.If(depthwise):
             m.d.comb += [
-                available.eq(1),
+                available.eq(~self.i_blocked),
                 head_last.eq(steps.last),
                 head_tile_end.eq(steps.last),
                 head_first.eq(steps.first),
@@ -136,10 +138,13 @@ class Issue(wiring.Component):
         first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
         full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << wide)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
+        head_groups = Mux(head_last_block, last_groups, full_groups)
         start_in, drain_cycles, may_begin, may_end = Signal(16), Signal(16), Signal(), Signal()
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
-            drain_cycles.eq(config.rows * (Mux(head_last_block, last_groups, full_groups) - 1) + head_pixels),
+            drain_cycles.eq(
+                head_pixels * head_groups if config.one_port else config.rows * (head_groups - 1) + head_pixels
+            ),
             may_end.eq((hold == 0) & (~d.residual | ~head_tile_end | (residuals != 0))),
             may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
@@ -174,7 +179,7 @@ class Issue(wiring.Component):
         with m.If(self.i_launch):
             m.d.sync += [full.eq(1), waiting.eq(self.i_part)]
 
-        next_weight, next_odd, next_block = Signal(address_shape), Signal(), Signal(address_shape)
+        next_weight, next_odd, next_block = Signal.like(weight_block), Signal(), Signal.like(weight_block)
         m.d.comb += [
             next_odd.eq(self.o_steps & (self.o_odd ^ ~self.o_zero)),
             next_weight.eq(self.o_weight + (~self.o_zero & (self.o_odd | ~self.o_steps))),

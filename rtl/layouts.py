@@ -4,6 +4,7 @@ from amaranth import Shape, Value
 from amaranth.lib import data
 
 from hwq import isa
+from hwq.config import ArrayConfig
 
 
 def field_shape(field: isa.Field) -> Shape:
@@ -17,11 +18,32 @@ def field_slice(field: isa.Field, word: Value) -> Value:
     return bits.as_signed() if field.signed else bits
 
 
-descriptor_layout = data.StructLayout({field.name: field_shape(field) for field in isa.DESCRIPTOR})
-"""A decoded descriptor, one member a field."""
+def descriptor_layout(config: ArrayConfig) -> data.StructLayout:
+    """Return the layout of a decoded descriptor, one member a field; fields that the array hasn't are always 0."""
+    return data.StructLayout(
+        {field.name: Shape(config.kept_bits(field) or field.width, field.signed) for field in isa.DESCRIPTOR}
+    )
+
 
 param_layout = data.StructLayout({field.name: field_shape(field) for field in isa.PARAM})
 """One lane's decoded parameters."""
 
-address_shape = Shape(isa.ADDRESS_BITS)
-step_shape = Shape(isa.ADDRESS_BITS, signed=True)
+
+def address_shape(config: ArrayConfig) -> Shape:
+    """Return the shape of an address of activation memory."""
+    return Shape(config.address_bits)
+
+
+def step_shape(config: ArrayConfig) -> Shape:
+    """Return the shape of a step between such addresses."""
+    return Shape(config.address_bits, signed=True)
+
+
+def weight_address_shape(config: ArrayConfig) -> Shape:
+    """Return the shape of an address of weight memory."""
+    return Shape(config.weight_address_bits)
+
+
+def param_address_shape(config: ArrayConfig) -> Shape:
+    """Return the shape of an address of parameter memory."""
+    return Shape(config.param_address_bits)

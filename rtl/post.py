@@ -19,23 +19,23 @@ class Post(wiring.Component):
 
     ``o = clamp(RNE((a * factor_a + b * factor_b + offset) / 2**add_shift))`` with ``a`` the requantized sum and ``b``
     the second operand, or its product with the unrequantized sum (`rtl.product`); without a second operand the
-    descriptor holds factors 1 and 0, offset 0 and shift 0, so there is no bypass.
+    descriptor holds factors 1 and 0, offset 0 and shift 0, so there is no bypass. Without an adder ``o`` is ``a``.
     `rtl.tables.Tables` then maps ``o``. Results of 4 bits are written two a byte, the even lane's in the low half; the
     half of a lane that isn't written is 0.
 
-    Latency: `POST_LATENCY`. Throughput: `lanes` results a cycle. Nothing pushes back.
+    Latency: `hwq.pipeline.post_latency`. Throughput: `lanes` results a cycle. Nothing pushes back.
 
     Members
     -------
     i_descriptor, i_start : constants of a layer, from `i_start` on, which comes one cycle or more after the result
-        before and two cycles or more before the layer's first, and at least `POST_LATENCY` after the last `i_start`
+        before and two cycles or more before the layer's first, and at least that latency after the last `i_start`
     i_valid : write the result
     i_acc, i_param, i_residual : one sum, parameter set and second operand for each lane
     i_address, i_count : where the result goes, and how many lanes of it
-    i_final : travels along
+    i_end, i_final : travel along
     i_window_address, i_window_read, i_window_write, i_window_mask, i_window_data, o_window : the bus, onto the tables
     o_write, o_address, o_data, o_count : activation memory's write port, in bytes
-    o_final : the last result is on the write port
+    o_end, o_final : `i_end` of the result on the write port; it is the last
     """
 
     def __init__(self, config: ArrayConfig):
@@ -43,15 +43,16 @@ class Post(wiring.Component):
         self._lanes = lanes = config.lanes
         super().__init__(
             {
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "i_start": In(1),
                 "i_clear": In(1),
                 "i_valid": In(1),
                 "i_acc": In(data.ArrayLayout(signed(32), lanes)),
                 "i_param": In(data.ArrayLayout(param_layout, lanes)),
                 "i_residual": In(data.ArrayLayout(signed(8), lanes)),
-                "i_address": In(address_shape),
+                "i_address": In(address_shape(config)),
                 "i_count": In(range(lanes + 1)),
+                "i_end": In(1),
                 "i_final": In(1),
                 "i_window_address": In(22),
                 "i_window_read": In(1),
@@ -60,9 +61,10 @@ class Post(wiring.Component):
                 "i_window_data": In(32),
                 "o_window": Out(32),
                 "o_write": Out(1),
-                "o_address": Out(address_shape),
+                "o_address": Out(address_shape(config)),
                 "o_data": Out(data.ArrayLayout(8, lanes)),
                 "o_count": Out(range(lanes + 1)),
+                "o_end": Out(1),
                 "o_final": Out(1),
             }
         )
@@ -70,8 +72,9 @@ class Post(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        lanes = self._lanes
-        m.submodules.tables = tables = Tables(self._config)
+        lanes, config = self._lanes, self._config
+        latency = pipeline.post_latency(config)
+        m.submodules.tables = tables = Tables(config)
         table = Signal.like(tables.i_table)
         assert tables.LATENCY == pipeline.TABLE_LATENCY, tables.LATENCY
         m.d.comb += [
@@ -84,7 +87,7 @@ class Post(wiring.Component):
             self.o_window.eq(tables.o_window),
         ]
         d = self.i_descriptor
-        started = Signal(pipeline.POST_LATENCY)
+        started = Signal(latency)
         m.d.sync += started.eq((started << 1) | self.i_start)
 
         def constant(field, stage: int):
@@ -95,27 +98,13 @@ class Post(wiring.Component):
             return held
 
         requantized = pipeline.REQUANTIZE_LATENCY
-        added = requantized + pipeline.ADD_LATENCY
         truncate = constant(d.truncate, 0)
         zero_point, lo, hi = (constant(field, requantized - 2) for field in (d.zero_point, d.lo, d.hi))
-        factor_a, factor_b = (constant(field, requantized) for field in (d.factor_a, d.factor_b))
-        offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 4)
-        add_shift = constant(d.add_shift, requantized + 7)
-        add_lo, add_hi = (constant(field, added - 1) for field in (d.add_lo, d.add_hi))
-        m.d.comb += table.eq(constant(d.table, added))
-        product_constants = tuple(constant(field, 0) for field in (d.product, d.ifm_zero_point, d.res_zero_point))
+        m.d.comb += table.eq(constant(d.table, latency - pipeline.TABLE_LATENCY))
+        results = []
         for lane in range(lanes):
-            m.submodules[f"product_{lane}"] = product = Product()
-            m.d.comb += [
-                Cat(product.i_product, product.i_a_zero, product.i_b_zero).eq(Cat(product_constants)),
-                product.i_a.eq(self.i_acc[lane]),
-                product.i_b.eq(self.i_residual[lane]),
-            ]
-            requantizer, adder = Requantizer(), ResidualAdd()
+            m.submodules[f"requantizer_{lane}"] = requantizer = Requantizer()
             assert requantizer.LATENCY == pipeline.REQUANTIZE_LATENCY, requantizer.LATENCY
-            assert adder.LATENCY == pipeline.ADD_LATENCY, adder.LATENCY
-            m.submodules[f"requantizer_{lane}"] = requantizer
-            m.submodules[f"adder_{lane}"] = adder
             m.d.comb += [
                 requantizer.i_acc.eq(self.i_acc[lane]),
                 requantizer.i_bias.eq(self.i_param[lane].bias),
@@ -126,22 +115,17 @@ class Post(wiring.Component):
                 requantizer.i_zero_point.eq(zero_point),
                 requantizer.i_lo.eq(lo),
                 requantizer.i_hi.eq(hi),
-                adder.i_a.eq(requantizer.o),
-                adder.i_b.eq(delayed(m, product.o, pipeline.REQUANTIZE_LATENCY - product.LATENCY)),
-                adder.i_factor_a.eq(factor_a),
-                adder.i_factor_b.eq(factor_b),
-                adder.i_offset.eq(offset),
-                adder.i_shift.eq(add_shift),
-                adder.i_lo.eq(add_lo),
-                adder.i_hi.eq(add_hi),
-                tables.i[lane].eq(adder.o),
                 self.o_data[lane].eq(tables.o[lane]),
             ]
+            results.append(requantizer.o)
+        if config.adder:
+            results = self._added(m, constant, results)
+        m.d.comb += [tables.i[lane].eq(result) for lane, result in enumerate(results)]
 
-        tag = data.StructLayout({"address": address_shape, "count": range(lanes + 1)})
+        tag = data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1})
         place = Signal(tag)
-        m.d.comb += [place.address.eq(self.i_address), place.count.eq(self.i_count)]
-        stages = pipeline.POST_LATENCY
+        m.d.comb += [place.address.eq(self.i_address), place.count.eq(self.i_count), place.end.eq(self.i_end)]
+        stages = latency
         valid, final = Signal(stages), Signal(stages)
         m.d.sync += [valid.eq((valid << 1) | self.i_valid), final.eq((final << 1) | self.i_final)]
         for stage in range(stages):
@@ -155,6 +139,7 @@ class Post(wiring.Component):
             self.o_final.eq(final[-1]),
             self.o_address.eq(place.address),
             self.o_count.eq(place.count),
+            self.o_end.eq(place.end),
         ]
         if self._config.act_int4:
             with m.If(constant(d.ofm_int4, stages - 1)):
@@ -164,3 +149,33 @@ class Post(wiring.Component):
                     exists = place.count > 2 * byte + 1
                     m.d.comb += self.o_data[byte].eq(Cat(low, high & exists.replicate(4)))
         return m
+
+    def _added(self, m, constant, results):
+        """Return the sums of `results`, one a lane, and the second operands; `constant` is that of `elaborate`."""
+        d, sums = self.i_descriptor, []
+        requantized = pipeline.REQUANTIZE_LATENCY
+        added = requantized + pipeline.ADD_LATENCY
+        factor_a, factor_b = (constant(field, requantized) for field in (d.factor_a, d.factor_b))
+        offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 4)
+        add_shift = constant(d.add_shift, requantized + 7)
+        add_lo, add_hi = (constant(field, added - 1) for field in (d.add_lo, d.add_hi))
+        product_constants = tuple(constant(field, 0) for field in (d.product, d.ifm_zero_point, d.res_zero_point))
+        for lane, result in enumerate(results):
+            m.submodules[f"product_{lane}"] = product = Product()
+            m.submodules[f"adder_{lane}"] = adder = ResidualAdd()
+            assert adder.LATENCY == pipeline.ADD_LATENCY, adder.LATENCY
+            m.d.comb += [
+                Cat(product.i_product, product.i_a_zero, product.i_b_zero).eq(Cat(product_constants)),
+                product.i_a.eq(self.i_acc[lane]),
+                product.i_b.eq(self.i_residual[lane]),
+                adder.i_a.eq(result),
+                adder.i_b.eq(delayed(m, product.o, requantized - product.LATENCY)),
+                adder.i_factor_a.eq(factor_a),
+                adder.i_factor_b.eq(factor_b),
+                adder.i_offset.eq(offset),
+                adder.i_shift.eq(add_shift),
+                adder.i_lo.eq(add_lo),
+                adder.i_hi.eq(add_hi),
+            ]
+            sums.append(adder.o)
+        return sums

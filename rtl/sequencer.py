@@ -60,8 +60,8 @@ class Sequencer(wiring.Component):
                 "o_address": Out(range(config.slots * isa.SLOT_WORDS)),
                 "i_word": In(32),
                 "i_fetching": In(1),
-                "o_front": Out(descriptor_layout),
-                "o_descriptor": Out(descriptor_layout),
+                "o_front": Out(descriptor_layout(config)),
+                "o_descriptor": Out(descriptor_layout(config)),
                 "o_back": Out(1),
                 "o_conv": Out(1),
                 "o_depthwise": Out(1),
@@ -81,7 +81,7 @@ class Sequencer(wiring.Component):
         """Return the module."""
         m = Module()
         config = self._config
-        upcoming = Signal(descriptor_layout)
+        upcoming = Signal(descriptor_layout(config))
         loading, loaded = Signal(), Signal()
         next_pc = Signal(16)
         word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
@@ -98,14 +98,14 @@ class Sequencer(wiring.Component):
         m.d.sync += [arrived.eq(word), valid.eq(reading)]
         with m.If(reading):
             m.d.sync += word.eq(word + 1)
-        masks = Array(isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS))
+        masks = Array(config.legal_masks())
         with m.If(valid):
             with m.If((self.i_word & ~masks[arrived]) != 0):
                 m.d.sync += stray.eq(1)
             with m.Switch(arrived):
                 for index in range(isa.DESCRIPTOR_WORDS):
                     with m.Case(index):
-                        fields = [field for field in isa.DESCRIPTOR if field.word == index]
+                        fields = [field for field in isa.DESCRIPTOR if field.word == index and config.kept_bits(field)]
                         m.d.sync += [upcoming[f.name].eq(field_slice(f, self.i_word)) for f in fields]
             with m.If(arrived == isa.DESCRIPTOR_WORDS - 1):
                 m.d.sync += [loading.eq(0), loaded.eq(1)]
@@ -161,6 +161,7 @@ class Sequencer(wiring.Component):
                 & ~self.i_layer_done
                 & upcoming.early
                 & ~(self.o_descriptor.scaled & config.block_scales)
+                & (not config.one_port)
                 & self.o_descriptor.opcode.matches(*on_mesh)
                 & upcoming.opcode.matches(*on_mesh)
                 & ~bad_field

@@ -34,10 +34,10 @@ class Strips(wiring.Component):
         super().__init__(
             {
                 "i_start": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_descriptor": In(descriptor_layout(config)),
                 "steps": Out(StepSource(config)),
                 "o_read": Out(1),
-                "o_address": Out(address_shape),
+                "o_address": Out(address_shape(config)),
                 "o_count": Out(range(config.cols + 1)),
             }
         )
@@ -53,7 +53,7 @@ class Strips(wiring.Component):
         pixels_left = Signal(24)  # outputs of the strip that no tile has begun with, both rows counted
         flush_left = Signal(17)  # columns to stream, this one counted
         strips_left, blocks_left = Signal(16), Signal(16)
-        block_base, strip_base, column_base, cursor = (Signal(address_shape) for _ in range(4))
+        block_base, strip_base, column_base, cursor = (Signal(address_shape(config)) for _ in range(4))
         begin, flushing, tile_last, strip_last = Signal(), Signal(), Signal(), Signal()
         column_end, strip_end, last_strip, single = Signal(), Signal(), Signal(), Signal()
         columns = d.pixels >> 1
@@ -81,7 +81,7 @@ class Strips(wiring.Component):
         with m.If(steps.step):
             m.d.sync += [begin.eq(0), y.eq(Mux(column_end, 0, y + 1)), cursor.eq(cursor + d.tap_y_step)]
             with m.If(column_end):
-                following = Signal(address_shape)
+                following = Signal(address_shape(config))
                 m.d.comb += following.eq(column_base + d.ifm_x_step)
                 m.d.sync += [
                     column_base.eq(following),
@@ -92,7 +92,7 @@ class Strips(wiring.Component):
                 with m.If((column == width - 1) & ~flushing):
                     m.d.sync += pixels_left.eq(Mux(pixels_left <= 2 * width, 0, pixels_left - 2 * width))
             with m.If(strip_end):
-                base = Signal(address_shape)
+                base = Signal(address_shape(config))
                 next_block = (block_base + config.depthwise_cols)[: len(base)]
                 m.d.comb += base.eq(Mux(last_strip, next_block, strip_base + (d.tap_y_step << 1)))
                 m.d.sync += [

@@ -36,7 +36,7 @@ class Tables(wiring.Component):
         self._lanes, self._tables = config.lanes, config.tables
         super().__init__(
             {
-                "i_table": In(descriptor_layout["table"].shape),
+                "i_table": In(descriptor_layout(config)["table"].shape),
                 "i": In(data.ArrayLayout(8, config.lanes)),
                 "o": Out(data.ArrayLayout(8, config.lanes)),
                 "i_window_address": In(22),

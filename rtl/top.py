@@ -19,7 +19,7 @@ from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
 from rtl.issue import Issue
-from rtl.layouts import address_shape
+from rtl.layouts import address_shape, param_address_shape
 from rtl.mesh import Mesh, shadow_shape
 from rtl.paired import WeightUnpack, chosen_sum
 from rtl.pipeline import delayed
@@ -27,10 +27,12 @@ from rtl.post import Post
 from rtl.primitives import UNORDERED
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
+from rtl.shared_act_ram import SharedActRam
 from rtl.strips import Strips
 from rtl.vector import Vector
 from rtl.walker import PixelWalker, WalkerControl
 from rtl.window_ram import WindowRam
+from rtl.write_queue import WriteQueue
 
 
 class Accelerator(wiring.Component):
@@ -60,8 +62,10 @@ class Accelerator(wiring.Component):
 
         m.submodules.host = host = HostPort(config)
         m.submodules.sequencer = sequencer = Sequencer(config)
-        m.submodules.act = act = ActRam(config)
-        m.submodules.weights = weights = WindowRam(word_bytes=config.cols, depth=config.weight_words)
+        m.submodules.act = act = SharedActRam(config) if config.one_port else ActRam(config)
+        m.submodules.weights = weights = WindowRam(
+            word_bytes=config.cols, depth=config.weight_words, one_port=config.one_port
+        )
         m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
         descriptor, front = sequencer.o_descriptor, sequencer.o_front
         use_strips = front.strips != 0
@@ -155,7 +159,7 @@ class Accelerator(wiring.Component):
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         for name in ("ifm", "res", "ofm"):
-            walker = PixelWalker()
+            walker = PixelWalker(config)
             m.submodules[f"walk_{name}"] = walker
             walked = descriptor if name == "ofm" else front
             m.d.comb += [
@@ -166,7 +170,7 @@ class Accelerator(wiring.Component):
             ]
             users = {vector: walked.opcode == isa.Opcode.VECTOR, depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
-            for member, flow in WalkerControl().members.items():
+            for member, flow in WalkerControl(config).members.items():
                 if flow.flow is Out:
                     chosen = 0
                     for control, selected in reversed(users.items()):
@@ -176,15 +180,39 @@ class Accelerator(wiring.Component):
                     m.d.comb += [getattr(control, member).eq(getattr(walker.control, member)) for control in users]
 
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
-        m.d.comb += [
-            act.i_address.eq(offset),
-            act.i_count.eq(4),
-            act.i_write.eq(post.o_write | write[isa.Region.ACT]),
-            act.i_write_address.eq(Mux(post.o_write, post.o_address, offset)),
-            act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host.o_data)),
-            act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
-            act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host.o_mask)),
-        ]
+        layer_end, act_range = Signal(), Signal()
+        m.d.comb += [act.i_address.eq(offset), act.i_count.eq(4)]
+        if config.one_port:
+            m.submodules.queue = queue = WriteQueue(config)
+            odd = Signal()
+            midway = fetch.o_midway | vector.o_midway | (issue.o_running & use_depthwise & depthwise.o_midway)
+            m.d.sync += odd.eq(queue.i_take & queue.o_odd)
+            m.d.comb += [
+                queue.i_clear.eq(abort),
+                queue.i_write.eq(post.o_write),
+                queue.i_address.eq(post.o_address),
+                queue.i_data.eq(post.o_data.as_value()),
+                queue.i_end.eq(post.o_end),
+                queue.i_final.eq(post.o_final),
+                queue.i_take.eq(queue.o_valid & ~midway),
+                *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, vector)),
+                act.i_write.eq(queue.i_take | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
+                act.i_write_address.eq(Mux(queue.i_take, queue.o_address, offset)),
+                act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
+                act.i_write_mask.eq(Mux(queue.i_take, queue.o_mask, host.o_mask)),
+                layer_end.eq(queue.i_take & queue.o_final),
+                act_range.eq(act.o_range | odd),
+            ]
+        else:
+            m.d.comb += [
+                act.i_write.eq(post.o_write | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
+                act.i_write_address.eq(Mux(post.o_write, post.o_address, offset)),
+                act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host.o_data)),
+                act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
+                act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host.o_mask)),
+                layer_end.eq(post.o_final),
+                act_range.eq(act.o_range),
+            ]
 
         for unit in (fetch, vector, *sources):
             with m.If(unit.o_read):
@@ -285,7 +313,7 @@ class Accelerator(wiring.Component):
         group_lanes = config.fetch_bytes // lanes
         picked = Signal(data.ArrayLayout(32, lanes))
         group_in_slice = Signal(range(max(2, group_lanes)))
-        place = Signal(data.StructLayout({"address": isa.ADDRESS_BITS, "count": range(lanes + 1)}))
+        place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
         picked_valid, picked_final = Signal(), Signal()
         accs = picked
         result_layout = data.StructLayout(
@@ -294,9 +322,10 @@ class Accelerator(wiring.Component):
                 "final": 1,
                 "row": range(rows),
                 "group": drain.o_group.shape(),
-                "param": address_shape,
-                "address": address_shape,
+                "param": param_address_shape(config),
+                "address": address_shape(config),
                 "count": range(lanes + 1),
+                "row_end": 1,
                 "buffer": drain.o_buffer.shape(),
             }
         )
@@ -351,6 +380,7 @@ class Accelerator(wiring.Component):
             picked_final.eq(result.final & ~abort),
             place.address.eq(result.address),
             place.count.eq(result.count),
+            place.end.eq(result.row_end),
             group_in_slice.eq(result.group),
         ]
         second_bytes = second_read.data.word_select(group_in_slice[: ceil_log2(group_lanes)], 8 * lanes)
@@ -370,6 +400,7 @@ class Accelerator(wiring.Component):
             post.i_residual.as_value().eq(Mux(use_vector, vector.o_residual.as_value(), second_bytes)),
             post.i_address.eq(Mux(use_vector, vector.o_write_address, place.address)),
             post.i_count.eq(Mux(use_vector, vector.o_write_count, place.count)),
+            post.i_end.eq(use_vector | place.end),
         ]
         for lane in range(lanes):
             for field in isa.PARAM:
@@ -379,7 +410,7 @@ class Accelerator(wiring.Component):
 
         # end of a layer, errors, counters
         ended = Signal(pipeline.WRITE_LATENCY)
-        m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | post.o_final))
+        m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | layer_end))
         weight_past, param_past = Signal(), Signal()
         m.d.sync += [
             weight_past.eq(
@@ -393,11 +424,11 @@ class Accelerator(wiring.Component):
         ]
         m.d.comb += [
             sequencer.i_layer_done.eq(ended[-1]),
-            sequencer.i_act_range.eq(act.o_range),
+            sequencer.i_act_range.eq(act_range),
             sequencer.i_weight_range.eq(weight_past),
             sequencer.i_param_range.eq(param_past),
             sequencer.i_progress.eq(
-                issue.o_step | issue.o_book | fetch.o_read | drain.o_read | vector.o_running | post.o_write
+                issue.o_step | issue.o_book | fetch.o_read | drain.o_read | vector.o_running | act.i_write
             ),
         ]
         layer_cycles = Signal(32)

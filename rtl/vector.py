@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import address_shape, descriptor_layout, param_address_shape
 from rtl.primitives import MaskedAdder
 from rtl.walker import WalkerControl
 
@@ -21,13 +21,15 @@ class Vector(wiring.Component):
 
     Latency: a result is on `o_acc` `READ_LATENCY` + 1 cycles after its last tap was read; `o_param` comes one cycle
     earlier. Throughput: one read of `lanes` bytes a cycle, so a result every ``taps`` (+ 1
-    with a second operand) cycles. Nothing pushes back.
+    with a second operand) cycles. `i_blocked` pushes back.
 
     Members
     -------
     i_start : begin with `i_descriptor`
     i_clear : stop
+    i_blocked : no read, since activation memory's port is taken
     o_running : reads remain
+    o_midway : a second operand is read, which must come right behind the last tap
     o_read, o_address, o_count : read request to activation memory and its bytes that matter
     i_data : activation memory's read port
     o_emit, o_param : a result will be on `o_acc` in the next cycle; its parameter word
@@ -43,23 +45,25 @@ class Vector(wiring.Component):
             {
                 "i_start": In(1),
                 "i_clear": In(1),
-                "i_descriptor": In(descriptor_layout),
+                "i_blocked": In(1),
+                "i_descriptor": In(descriptor_layout(config)),
                 "o_running": Out(1),
+                "o_midway": Out(1),
                 "o_read": Out(1),
-                "o_address": Out(address_shape),
+                "o_address": Out(address_shape(config)),
                 "o_count": Out(range(lanes + 1)),
                 "i_data": In(data.ArrayLayout(signed(8), lanes)),
                 "o_emit": Out(1),
-                "o_param": Out(address_shape),
+                "o_param": Out(param_address_shape(config)),
                 "o_valid": Out(1),
                 "o_acc": Out(data.ArrayLayout(signed(32), lanes)),
                 "o_residual": Out(data.ArrayLayout(signed(8), lanes)),
-                "o_write_address": Out(address_shape),
+                "o_write_address": Out(address_shape(config)),
                 "o_write_count": Out(range(lanes + 1)),
                 "o_final": Out(1),
-                "ifm": Out(WalkerControl()),
-                "res": Out(WalkerControl()),
-                "ofm": Out(WalkerControl()),
+                "ifm": Out(WalkerControl(config)),
+                "res": Out(WalkerControl(config)),
+                "ofm": Out(WalkerControl(config)),
             }
         )
 
@@ -70,26 +74,28 @@ class Vector(wiring.Component):
         lanes = config.lanes
 
         groups_left, group = Signal(16), Signal(16)
-        offset, tap = Signal(address_shape), Signal(address_shape)
+        offset, tap = Signal(address_shape(config)), Signal(address_shape(config))
         taps_x_left, taps_y_left = Signal(12), Signal(12)
-        first_tap, second_operand = Signal(), Signal()
+        first_tap, second_operand, go = Signal(), Signal(), Signal()
         tap_row_end, taps_end, result_end, pixel_end, last_group = Signal(), Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             last_group.eq(groups_left == 1),
             tap_row_end.eq(taps_x_left == 1),
             taps_end.eq(tap_row_end & (taps_y_left == 1)),
-            result_end.eq(self.o_running & Mux(d.residual, second_operand, taps_end)),
+            self.o_midway.eq(self.o_running & second_operand),
+            go.eq(self.o_running & ~self.i_blocked),
+            result_end.eq(go & Mux(d.residual, second_operand, taps_end)),
             pixel_end.eq(result_end & last_group),
-            self.o_read.eq(self.o_running),
+            self.o_read.eq(go),
             self.o_address.eq(
-                offset + Mux(second_operand, self.res.address, (self.ifm.address + tap)[: isa.ADDRESS_BITS])
+                offset + Mux(second_operand, self.res.address, (self.ifm.address + tap)[: config.address_bits])
             ),
             self.o_count.eq(Mux(last_group, d.last_channels, lanes)),
         ]
         for walker, base in ((self.ifm, d.ifm_base), (self.res, d.res_base), (self.ofm, d.ofm_base)):
             m.d.comb += [walker.start.eq(self.i_start), walker.base.eq(base), walker.step.eq(pixel_end)]
 
-        with m.If(self.o_running):
+        with m.If(go):
             m.d.sync += first_tap.eq(0)
             with m.If(~second_operand):
                 m.d.sync += [
@@ -119,17 +125,17 @@ class Vector(wiring.Component):
                 "first": 1,
                 "emit": 1,
                 "final": 1,
-                "param": address_shape,
-                "address": address_shape,
+                "param": param_address_shape(config),
+                "address": address_shape(config),
                 "count": range(lanes + 1),
             }
         )
         stages = [Signal(role, name=f"role_{i}") for i in range(pipeline.READ_LATENCY + 2)]
         head = stages[0]
         m.d.comb += [
-            head.tap.eq(self.o_running & ~second_operand),
+            head.tap.eq(go & ~second_operand),
             head.first.eq(first_tap),
-            head.emit.eq(self.o_running & ~second_operand & taps_end),
+            head.emit.eq(go & ~second_operand & taps_end),
             head.final.eq(last_group & self.ifm.final),
             head.param.eq(d.param_base + Mux(d.param_step, group, 0)),
             head.address.eq(self.ofm.address + offset),

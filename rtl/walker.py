@@ -4,6 +4,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, step_shape
 
 
@@ -22,15 +23,15 @@ class WalkerControl(wiring.Signature):
     left, row_left : pixels from the current one to the last, of all, of its row; both ends counted
     """
 
-    def __init__(self):
+    def __init__(self, config: ArrayConfig):
         super().__init__(
             {
                 "start": Out(1),
-                "base": Out(address_shape),
+                "base": Out(address_shape(config)),
                 "step": Out(1),
                 "rewind": Out(1),
                 "commit": Out(1),
-                "address": In(address_shape),
+                "address": In(address_shape(config)),
                 "valid": In(1),
                 "final": In(1),
                 "left": In(24),
@@ -55,11 +56,16 @@ class PixelWalker(wiring.Component):
     control : the using unit
     """
 
-    i_x_step: In(step_shape)
-    i_y_step: In(step_shape)
-    i_row_pixels: In(16)
-    i_pixels: In(24)
-    control: In(WalkerControl())
+    def __init__(self, config: ArrayConfig):
+        super().__init__(
+            {
+                "i_x_step": In(step_shape(config)),
+                "i_y_step": In(step_shape(config)),
+                "i_row_pixels": In(16),
+                "i_pixels": In(24),
+                "control": In(WalkerControl(config)),
+            }
+        )
 
     def elaborate(self, platform):
         """Return the module."""

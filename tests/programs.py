@@ -78,7 +78,8 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
             # what a layer reads must not be what the one before it writes
             apart = (before["ofm_base"] < half) == (d["ofm_base"] < half)
             on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
-            if apart and on_mesh and not before["residual"]:  # after taps with scales it has no effect
+            # after taps with scales it has no effect
+            if apart and on_mesh and not before["residual"] and not config.one_port:
                 d["early"] = int(rng.integers(0, 2))
         descriptors.append(d)
     set_program(machine, descriptors)
@@ -128,7 +129,8 @@ def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool, product
     """Return the fields of the output path."""
     lo, hi = sorted(int(x) for x in rng.integers(-128, 128, 2))
     out = {"zero_point": int(rng.integers(-128, 128)), "lo": min(lo, -20), "hi": max(hi, 20), "residual": int(residual)}
-    out |= {"add_lo": -128, "add_hi": 127, "factor_a": 1}
+    if config.adder:
+        out |= {"add_lo": -128, "add_hi": 127, "factor_a": 1}
     if residual:
         shift = int(rng.integers(8, 32 if product else 25))
         offset = int(rng.integers(-(1 << (shift + 5)), 1 << (shift + 5)))
@@ -151,17 +153,25 @@ def _factor(rng: np.random.Generator, bits: int) -> int:
     return int(rng.integers(-limit, limit))
 
 
+def _grain(config: ArrayConfig, run: int) -> int:
+    """Return what the addresses of runs of so many bytes are multiples of."""
+    return 2 if config.one_port and run > 1 else 1
+
+
 def _map(
-    rng: np.random.Generator, rows: int, columns: int, run: int, where: tuple[int, int], spread: int
+    rng: np.random.Generator, rows: int, columns: int, run: int, where: tuple[int, int], spread: int, grain: int = 1
 ) -> dict | None:
-    """Return base, x_step, y_step of a map of rows x columns runs of bytes inside `where`, or None if it can't fit."""
-    x_step = run + int(rng.integers(0, spread + 1))
-    row_gap = run + int(rng.integers(0, spread + 1))
+    """Return base, x_step, y_step of a map of rows x columns runs of bytes inside `where`, or None if it can't fit.
+
+    All are multiples of `grain`.
+    """
+    x_step = -(-(run + int(rng.integers(0, spread + 1))) // grain) * grain
+    row_gap = -(-(run + int(rng.integers(0, spread + 1))) // grain) * grain
     extent = (rows - 1) * ((columns - 1) * x_step + row_gap) + (columns - 1) * x_step + run
     low, high = where
     if extent > high - low:
         return None
-    base = low + int(rng.integers(0, high - low - extent + 1))
+    base = low + int(rng.integers(0, high - low - extent + 1)) // grain * grain
     return {"base": base, "x_step": x_step, "y_step": row_gap}
 
 
@@ -200,17 +210,20 @@ def random_conv(config: ArrayConfig, rng: np.random.Generator) -> dict[str, int]
             words = sum(-(-depth // 2) if half else depth for half in halves)
         words += _books(config, form["codebook"], blocks)
         written = -(-channels // 2) if ofm_int4 else channels
-        tap_x_step, tap_y_step = int(rng.integers(0, 2 * span)), int(rng.integers(0, 40))
+        grain, grain_out = _grain(config, span), _grain(config, channels)
+        tap_x_step = int(rng.integers(0, 2 * span)) // grain * grain
+        tap_y_step = int(rng.integers(0, 40)) // grain * grain
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + span
-        residual = bool(rng.random() < 0.4)
-        ifm = _map(rng, rows, columns, reach, source, 3)
-        res = _map(rng, rows, columns, channels, source, 3) if residual else {"base": 0, "x_step": 0, "y_step": 0}
-        ofm = _map(rng, rows, columns, written, target, 3)
+        residual = bool(rng.random() < 0.4) and bool(config.adder)
+        ifm = _map(rng, rows, columns, reach, source, 3, grain)
+        no_map = {"base": 0, "x_step": 0, "y_step": 0}
+        res = _map(rng, rows, columns, channels, source, 3, grain_out) if residual else no_map
+        ofm = _map(rng, rows, columns, written, target, 3, grain_out)
         params = (blocks - 1) * width // config.lanes + -(-last // config.lanes)
         if ifm is None or res is None or ofm is None or words > config.weight_words or params > config.param_words:
             continue
         if rng.random() < 0.5:  # overlapping windows, as convolutions have
-            ifm["x_step"] = int(rng.integers(0, ifm["x_step"]))
+            ifm["x_step"] = int(rng.integers(0, ifm["x_step"])) // grain * grain
         return {
             "opcode": isa.Opcode.CONV,
             **form,
@@ -245,11 +258,13 @@ def random_depthwise(config: ArrayConfig, rng: np.random.Generator) -> dict[str,
         short_from = int(rng.integers(0, taps_x)) if span > 1 else 0
         blocks, last = int(rng.integers(1, 4)), int(rng.integers(1, config.depthwise_cols + 1))
         channels = (blocks - 1) * config.depthwise_cols + last
-        tap_x_step, tap_y_step = int(rng.integers(0, 9)), int(rng.integers(0, 40))
-        x_step = int(rng.integers(0, channels + 3))
+        grain = _grain(config, channels)
+        tap_x_step = int(rng.integers(0, 9)) // grain * grain
+        tap_y_step = int(rng.integers(0, 40)) // grain * grain
+        x_step = int(rng.integers(0, channels + 3)) // grain * grain
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + channels
-        ifm = _map(rng, rows, columns + span, max(reach, x_step), source, 0)
-        ofm = _map(rng, rows, columns, channels, target, 3)
+        ifm = _map(rng, rows, columns + span, max(reach, x_step), source, 0, grain)
+        ofm = _map(rng, rows, columns, channels, target, 3, grain)
         repeats = int(rng.choice([0, 0, 1, 2]))
         depth = (repeats + 1) * taps_y * taps_x * span
         form = _narrow(config, rng, 0.6)
@@ -333,7 +348,7 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         channels = (blocks - 1) * config.lanes + last
         tap_x_step, tap_y_step = int(rng.integers(0, 9)), int(rng.integers(0, 40))
         reach = (taps_y - 1) * ((taps_x - 1) * tap_x_step + tap_y_step) + (taps_x - 1) * tap_x_step + channels
-        residual = bool(rng.random() < 0.4)
+        residual = bool(rng.random() < 0.4) and bool(config.adder)
         ifm = _map(rng, rows, columns, reach, source, 3)
         res = _map(rng, rows, columns, channels, source, 3) if residual else {"base": 0, "x_step": 0, "y_step": 0}
         ofm = _map(rng, rows, columns, channels, target, 3)
@@ -342,7 +357,7 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         product = {"reduce": int(rng.integers(0, 2))}
         if residual and rng.random() < 0.5:
             product = {"reduce": isa.Reduce.MAX, "product": 1}
-        for name in ("ifm_zero_point", "res_zero_point"):  # nobody reads them without a product
+        for name in ("ifm_zero_point", "res_zero_point") if config.adder else ():  # nobody reads them without a product
             product[name] = int(rng.choice([*range(-128, 128), *[-128, 127] * 20]))
         return {
             "opcode": isa.Opcode.VECTOR,

@@ -9,10 +9,11 @@ from hwq.config import PRESETS, load_arch
 from hwq.errors import ArchError
 
 GOOD = PRESETS["sim-4x4"]
+ONE_PORT = {"weight_bits": 8, "codebooks": 0, "block_scales": 0, "act_ports": 1}
 
 
 def test_presets_are_known_by_name_and_named_so():
-    assert {"sim-4x4", "ecp5-8x16", "sim-16x16"} <= set(PRESETS)
+    assert {"sim-4x4", "ice40-4x4", "ecp5-8x16", "sim-16x16"} <= set(PRESETS)
     assert all(load_arch(name) is preset and preset.name == name for name, preset in PRESETS.items())
 
 
@@ -51,12 +52,13 @@ def test_digest_changes_with_every_size():
     narrow = dataclasses.replace(GOOD, lanes=2, act_bits=4)
     digests = {GOOD.digest(), narrow.digest()}
     for field in dataclasses.fields(GOOD):
-        if field.name in ("name", "lanes", "act_bits"):
+        if field.name in ("name", "lanes", "act_bits", "act_ports", "adder"):
             continue
         value = getattr(GOOD, field.name)
         other = 1 - value if field.name in ("codebooks", "block_scales") else value * 2
         digests.add(dataclasses.replace(GOOD, **{field.name: other}).digest())
     digests.add(dataclasses.replace(narrow, act_bits=8).digest())
+    digests |= {dataclasses.replace(GOOD, **changes).digest() for changes in ({"adder": 0}, ONE_PORT)}
     assert len(digests) == len(dataclasses.fields(GOOD))
 
 
@@ -84,12 +86,22 @@ def test_digest_changes_with_every_size():
         ("block_scales", -1, "block_scales must be 0 or 1, not -1"),
         ("act_bits", 5, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 5"),
         ("act_bits", 4, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 4"),
+        ("adder", 2, "adder must be 0 or 1, not 2"),
+        ("act_ports", 3, "act_ports must be 2, or 1 with fetch_bytes 4, .* and no block_scales, not 3"),
+        ("act_ports", 1, "act_ports must be 2, or 1 with .* and no block_scales, not 1"),
         ("name", 3, "name must be a string, not 3"),
     ],
 )
 def test_bad_value_is_refused_with_value_and_rule(member, value, message):
     with pytest.raises(ArchError, match=message):
         dataclasses.replace(GOOD, **{member: value})
+
+
+@pytest.mark.parametrize("change", [{"weight_bits": 4}, {"codebooks": 1}, {"block_scales": 1}], ids=str)
+def test_one_port_has_plain_weights_only(change):
+    assert dataclasses.replace(GOOD, **ONE_PORT).one_port
+    with pytest.raises(ArchError, match="act_ports must be 2, or 1 with"):
+        dataclasses.replace(GOOD, **(ONE_PORT | change))
 
 
 @pytest.mark.parametrize(

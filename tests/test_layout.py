@@ -56,13 +56,16 @@ def test_dense_copy_is_one_nest_of_one_run():
     images=st.integers(1, 2),
     size=st.tuples(*[st.integers(1, 4)] * 3),
     pads=st.tuples(*[st.integers(0, 3)] * 4),
+    grain=st.sampled_from([1, 2]),
 )
-def test_halo_and_pixels_cover_a_buffer_exactly(images, size, pads):
-    buffer = Buffer("x", (images, *size), pads, fill=3, address=0)
-    covered = [int(a) for view in (buffer.view(), *buffer.halo()) for a in view.offsets().reshape(-1)]
+def test_halo_and_pixels_cover_a_buffer_exactly(images, size, pads, grain):
+    buffer = Buffer("x", (images, *size), pads, fill=3, address=0, grain=grain)
+    assert buffer.pixel_pitch == size[2] + size[2] % grain
+    stored = View(buffer.view().address, (*buffer.shape[:3], buffer.pixel_pitch), buffer.view().strides)
+    covered = [int(a) for view in (stored, *buffer.halo()) for a in view.offsets().reshape(-1)]
     inside = set(range(buffer.size_bytes))
     assert set(covered) == inside
-    pixels = {int(a) for a in buffer.view().offsets().reshape(-1)}
+    pixels = {int(a) for a in stored.offsets().reshape(-1)}
     assert pixels.isdisjoint(int(a) for view in buffer.halo() for a in view.offsets().reshape(-1))
     # every padding pixel a kernel may read is halo or, beside the neighbouring row, halo shared with it
     rows, columns, channels = size

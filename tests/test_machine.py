@@ -241,6 +241,46 @@ def test_arrays_without_4_bit_activations_refuse_them(field):
     assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
 
 
+ONE_PORT_CASES = [
+    ({"ifm_base": 1}, "NONE"),
+    ({"ifm_base": 1, "span": 2}, "ACT_RANGE"),
+    ({"ifm_x_step": 1, "pixels": 2, "row_pixels": 2}, "NONE"),
+    ({"ifm_x_step": 1, "pixels": 2, "row_pixels": 2, "span": 2}, "ACT_RANGE"),
+    ({"taps_x": 2, "tap_x_step": 3, "span": 5}, "ACT_RANGE"),
+    ({"ofm_base": 1}, "NONE"),
+    ({"ofm_base": 1, "last_channels": 3}, "ACT_RANGE"),
+    ({"ofm_base": 4094, "last_channels": 2}, "NONE"),
+    ({"ofm_base": 4094, "last_channels": 3}, "ACT_RANGE"),
+    ({"ofm_base": 4095}, "NONE"),
+    ({"ofm_base": 4096}, "ACT_RANGE"),
+    ({"ifm_base": 4095}, "NONE"),
+    ({"residual": 1, "res_base": 1}, "NONE"),
+    ({"residual": 1, "res_base": 1, "last_channels": 2}, "ACT_RANGE"),
+    ({"opcode": isa.Opcode.DEPTHWISE, "ifm_base": 1}, "NONE"),
+    ({"opcode": isa.Opcode.DEPTHWISE, "ifm_base": 1, "last_channels": 2}, "ACT_RANGE"),
+    ({"opcode": isa.Opcode.VECTOR, "ifm_base": 1, "ofm_base": 2001, "blocks": 5}, "NONE"),
+    ({"opcode": isa.Opcode.VECTOR, "ofm_base": 4095}, "NONE"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error"), ONE_PORT_CASES)
+def test_one_port_takes_several_bytes_at_even_addresses(changes, error):
+    machine = blank(LEGAL | changes, act_ports=1)
+    assert machine.run().error.name == error
+
+
+@pytest.mark.parametrize("name", sorted(isa.ADDER))
+def test_fields_of_an_adder_that_is_not_there_are_refused(name):
+    machine = blank(LEGAL | {"opcode": isa.Opcode.VECTOR, name: 1}, adder=0)
+    assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
+
+
+def test_bits_of_addresses_beyond_the_memory_are_kept_or_refused():
+    for name, largest in (("ifm_base", 8191), ("weight_base", 4095), ("param_base", 255)):
+        assert blank(LEGAL | {name: largest}).run().error is not isa.ErrorCode.ILLEGAL_FIELD
+        assert blank(LEGAL | {name: largest + 1}).run().error is isa.ErrorCode.ILLEGAL_FIELD
+
+
 def test_bits_outside_every_field_are_refused():
     machine = blank(LEGAL)
     machine.program[2] |= 1 << 31

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from amaranth.hdl import Elaboratable
 
-from rtl.primitives import ecp5
+from rtl.primitives import ecp5, ice40
 
 __all__ = ["maker"]
 
-_FAMILIES = {"ecp5": ecp5}
+_FAMILIES = {"ecp5": ecp5, "iCE40": ice40}
 """By Amaranth's name of a family; a module's function makes the cell of the component named like it."""
 
 

@@ -8,7 +8,8 @@ import os
 import cocotb
 
 from hwq import isa
-from sim.benches.bench import Bench, signed
+from hwq.config import ArrayConfig
+from sim.benches.bench import Bench
 
 INPUTS = (
     "i_start", "i_pc", "i_clear", "i_watchdog", "i_progress", "i_act_range", "i_weight_range", "i_param_range",
@@ -22,14 +23,12 @@ class SequencerBench(Bench):
 
     def __init__(self, dut) -> None:
         super().__init__(dut)
-        arch = json.loads(os.environ["HWQ_ARCH"])
-        self.tables = arch["tables"]
-        self.has_int4, self.has_books = arch["weight_bits"] == 4, arch["codebooks"] == 1
-        self.has_scales = arch["block_scales"] == 1
-        self.has_act_int4 = arch["act_bits"] == 4
-        depthwise = min(arch["cols"], arch["fetch_bytes"])
-        self.most = dict(zip(UNITS, (arch["cols"], depthwise, arch["lanes"]), strict=True))
-        self.slots = arch["slots"]
+        self.config = config = ArrayConfig(**json.loads(os.environ["HWQ_ARCH"]))
+        self.tables = config.tables
+        self.has_int4, self.has_books, self.has_act_int4 = config.int4, config.codebooks == 1, config.act_int4
+        self.has_scales = config.block_scales == 1
+        self.most = dict(zip(UNITS, (config.cols, config.depthwise_cols, config.lanes), strict=True))
+        self.slots = config.slots
         self.program = [0] * (self.slots * isa.SLOT_WORDS)
 
     def layer(self, opcode: int) -> dict[str, int]:
@@ -37,7 +36,10 @@ class SequencerBench(Bench):
         values = {}
         for field in isa.DESCRIPTOR:
             low, high = field.range
-            values[field.name] = self.random.randint(1 if field.nonzero else low, high)
+            kept = self.config.kept_bits(field)
+            if not field.signed:
+                high = (1 << kept) - 1
+            values[field.name] = self.random.randint(1 if field.nonzero else low, high) if kept else 0
         values |= {"opcode": opcode, "table": self.random.randint(0, self.tables), "early": 0}
         values |= {"last_channels": self.random.randint(1, self.most[isa.Opcode(opcode).name.lower()])}
         values |= {"strips": 0, "short_strip": 0, "product": 0, "int4": 0, "codebook": 0, "ifm_int4": 0, "ofm_int4": 0}
@@ -64,10 +66,15 @@ class SequencerBench(Bench):
         """Return the fields on o_descriptor."""
         word, out = self.get("o_descriptor"), {}
         for field in isa.DESCRIPTOR:
-            value = word & ((1 << field.width) - 1)
-            out[field.name] = signed(value, field.width) if field.signed else value
-            word >>= field.width
+            width = self.config.kept_bits(field) or field.width
+            out[field.name] = word & ((1 << width) - 1)
+            word >>= width
         return out
+
+    def kept(self, slot: int) -> dict[str, int]:
+        """Return the bits of a slot's fields that the array keeps."""
+        fields = isa.decode(isa.DESCRIPTOR, self.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS])
+        return {field.name: fields[field.name] & ((1 << self.config.kept_bits(field)) - 1) for field in isa.DESCRIPTOR}
 
     async def begin(self) -> None:
         await self.start(**dict.fromkeys(INPUTS, 0))
@@ -93,8 +100,7 @@ class SequencerBench(Bench):
                 assert left < 0, "a layer started while another was running"
                 assert len(units) == 1
                 ran.append((self.get("o_pc"), units[0]))
-                expected = self.program[ran[-1][0] * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS]
-                assert self.descriptor() == isa.decode(isa.DESCRIPTOR, expected)
+                assert self.descriptor() == self.kept(ran[-1][0])
                 left = self.random.randint(1, most_cycles)
             left -= 1
             await self.tick(i_layer_done=left == 0, i_progress=1)
@@ -171,7 +177,7 @@ async def every_illegal_descriptor_stops(dut) -> None:
             bench.store(1, bench.layer(opcode) | change)
             assert await bench.run(0) == [(0, "vector")], change
             bench.assert_stopped(isa.ErrorCode.ILLEGAL_FIELD, 1)
-        for word, mask in enumerate(isa.word_masks(isa.DESCRIPTOR, isa.DESCRIPTOR_WORDS)):
+        for word, mask in enumerate(bench.config.legal_masks()):
             if mask != 0xFFFF_FFFF:
                 bench.store(1, bench.layer(opcode))
                 stray = bench.random.choice([bit for bit in range(32) if not mask >> bit & 1])

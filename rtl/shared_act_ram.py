@@ -1,0 +1,90 @@
+"""Activation memory with one port: words of four bytes at even addresses, read or written."""
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq import pipeline
+from hwq.config import ArrayConfig
+from rtl.layouts import address_shape
+from rtl.primitives import SinglePortRam
+
+WORD_BYTES = 4
+
+
+class SharedActRam(wiring.Component):
+    """Two banks of 16 bits side by side; byte a lies in bank ``a // 2 % 2`` at index ``a // 4``.
+
+    ``o_data[i] = memory[i_address + i]`` for i in 0..3 at an even address, for i = 0 at an odd one; bytes past the end
+    of memory are undefined.
+
+    Latency: `READ_LATENCY` from `i_address` to `o_data`; a write is in memory `WRITE_LATENCY` cycles after `i_write`.
+    Throughput: one read or one write a cycle; in the cycle of a write `i_address` isn't served. Bare signals; nothing
+    pushes back.
+
+    Members
+    -------
+    i_read, i_address, i_count : a read whose first `i_count` bytes matter
+    o_data : the bytes, first one lowest
+    i_write, i_write_address, i_write_data, i_write_mask : bytes to write at an even address, first one lowest
+    o_range : one cycle after a read or write that leaves the memory, or a read of several bytes at an odd address; such
+        a write is dropped
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._bytes = config.act_bytes
+        super().__init__(
+            {
+                "i_read": In(1),
+                "i_address": In(address_shape(config)),
+                "i_count": In(range(WORD_BYTES + 1)),
+                "o_range": Out(1),
+                "o_data": Out(data.ArrayLayout(8, WORD_BYTES)),
+                "i_write": In(1),
+                "i_write_address": In(address_shape(config)),
+                "i_write_data": In(data.ArrayLayout(8, WORD_BYTES)),
+                "i_write_mask": In(WORD_BYTES),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        assert pipeline.READ_LATENCY == 3
+        assert pipeline.WRITE_LATENCY == 2
+        depth = self._bytes // WORD_BYTES
+
+        past, odd = Signal(), Signal()
+        chosen = Mux(self.i_write, self.i_write_address, self.i_address)
+        last = sum(self.i_write_mask[1:])
+        m.d.comb += [
+            past.eq(chosen + Mux(self.i_write, last + 1, self.i_count) > self._bytes),
+            odd.eq(~self.i_write & self.i_address[0] & (self.i_count > 1)),
+        ]
+        m.d.sync += self.o_range.eq(((self.i_read | self.i_write) & past) | (self.i_read & odd))
+
+        address = Signal.like(self.i_address)
+        write, mask, word = Signal(), Signal(WORD_BYTES), Signal(8 * WORD_BYTES)
+        swap, given = self.i_write_address[1], self.i_write_data.as_value()
+        m.d.sync += [
+            address.eq(chosen),
+            write.eq(self.i_write & ~past),
+            mask.eq(Mux(swap, Cat(self.i_write_mask[2:], self.i_write_mask[:2]), self.i_write_mask)),
+            word.eq(Mux(swap, Cat(given[16:], given[:16]), given)),
+        ]
+        place, place_2 = Signal(2), Signal(2)
+        raw = Signal(8 * WORD_BYTES)
+        m.d.sync += [place.eq(address[:2]), place_2.eq(place)]
+        for bank in range(2):
+            m.submodules[f"bank_{bank}"] = memory = SinglePortRam(depth)
+            bits = slice(16 * bank, 16 * (bank + 1))
+            m.d.comb += [
+                memory.i_address.eq(address[2:] + (address[1] if bank == 0 else 0)),
+                memory.i_write.eq(write),
+                memory.i_mask.eq(mask[2 * bank : 2 * bank + 2]),
+                memory.i_data.eq(word[bits]),
+            ]
+            m.d.sync += raw[bits].eq(memory.o_data)
+        halves = Mux(place_2[1], Cat(raw[16:], raw[:16]), raw)
+        m.d.comb += self.o_data.as_value().eq(Cat(Mux(place_2[0], halves[8:16], halves[:8]), halves[8:]))
+        return m
