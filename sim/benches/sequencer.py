@@ -60,9 +60,9 @@ class SequencerBench(Bench):
         spare = [self.random.getrandbits(32) for _ in range(isa.SLOT_WORDS - isa.DESCRIPTOR_WORDS)]
         self.program[slot * isa.SLOT_WORDS : (slot + 1) * isa.SLOT_WORDS] = words + spare
 
-    def descriptor(self) -> dict[str, int]:
-        """Return the fields on o_descriptor."""
-        word, out = self.get("o_descriptor"), {}
+    def descriptor(self, port: str) -> dict[str, int]:
+        """Return the fields on `port`."""
+        word, out = self.get(port), {}
         for field in isa.DESCRIPTOR:
             value = word & ((1 << field.width) - 1)
             out[field.name] = signed(value, field.width) if field.signed else value
@@ -83,19 +83,26 @@ class SequencerBench(Bench):
     async def run(self, slot: int, most_cycles: int = 40) -> list[tuple[int, str]]:
         """Start at `slot`; return (slot, unit) of each layer that ran until the sequencer stopped."""
         ran: list[tuple[int, str]] = []
+        expected: list[dict[str, int]] = []
+        backs = 0
         await self.tick(i_start=1, i_pc=slot)
         left = -1
         for _ in range(10_000):
             if not self.get("o_busy"):
+                assert backs == len(ran)
                 return ran
             units = [name for name in UNITS if self.get(f"o_{name}")]
             if units:
                 assert left < 0, "a layer started while another was running"
                 assert len(units) == 1
                 ran.append((self.get("o_pc"), units[0]))
-                expected = self.program[ran[-1][0] * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS]
-                assert self.descriptor() == isa.decode(isa.DESCRIPTOR, expected)
+                words = self.program[ran[-1][0] * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS]
+                expected.append(isa.decode(isa.DESCRIPTOR, words))
+                assert self.descriptor("o_front") == expected[-1]
                 left = self.random.randint(1, most_cycles)
+            if self.get("o_back"):
+                assert self.descriptor("o_descriptor") == expected[backs]
+                backs += 1
             left -= 1
             await self.tick(i_layer_done=left == 0, i_progress=1)
         raise AssertionError("the sequencer never stopped")
@@ -255,10 +262,12 @@ async def an_early_layer_starts_ahead_of_the_output_path(dut) -> None:
         await bench.tick(i_progress=1)
         starts += bench.get("o_conv")
     assert (starts, bench.get("o_back"), bench.get("o_pc")) == (1, 0, 0)
-    assert bench.descriptor()["ifm_base"] == first["ifm_base"], "the drain unit stays with the first layer"
+    assert bench.descriptor("o_descriptor")["ifm_base"] == first["ifm_base"], (
+        "the drain unit stays with the first layer"
+    )
     await bench.tick(i_drained=1)
     assert (bench.get("o_back"), bench.get("o_layer"), bench.get("o_pc")) == (1, 1, 0)
-    assert bench.descriptor()["ifm_base"] == second["ifm_base"]
+    assert bench.descriptor("o_descriptor")["ifm_base"] == second["ifm_base"]
     await bench.tick(i_layer_done=1)
     assert (bench.get("o_back"), bench.get("o_layer"), bench.get("o_pc")) == (0, 1, 1)
     await bench.tick(i_layer_done=1)
