@@ -111,6 +111,27 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
     assert predicted.layers[1].cycles < timing.cycles(layers[1], config), "the layer did begin early"
 
 
+@pytest.mark.xdist_group("verilator")
+@pytest.mark.parametrize("change", [{}, {"table": 1}, {"ofm_int4": 1}, {"add_lo": 5, "add_hi": 6}], ids=str)
+def test_short_layer_keeps_its_constants_with_an_early_one_behind(accelerator, change):
+    widths = {"weight_bits": 4, "codebooks": 1, "act_bits": 4, "block_scales": 1}
+    config = programs.tiny(*SHAPES[4], tables=TABLES[SHAPES[4]], **widths)
+    driver = accelerator(config)
+    machine = programs.random_memories(config, np.random.default_rng(0))
+    one = dict.fromkeys(("row_pixels", "pixels", "taps_y", "taps_x", "span", "blocks"), 1)
+    one |= {"opcode": isa.Opcode.CONV, "last_channels": 4, "lo": -128, "hi": 127}
+    one |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
+    layers = [one | {"ofm_base": 2048} | change, one | {"ofm_base": 3072, "early": 1}]
+    programs.set_program(machine, layers)
+    load(driver, machine)
+    predicted = timing.predict(programs.decoded(machine), config)
+    machine.run()
+    driver.start(0)
+    assert driver.read_act(2048, 4).tolist() == machine.act[2048:2052].tolist()
+    assert driver.profile(2) == [layer.cycles for layer in predicted.layers]
+    assert predicted.layers[1].cycles < timing.cycles(layers[1], config), "the layer did begin early"
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
