@@ -20,7 +20,6 @@ from hwq.weights import Storage
 from tests import programs
 from tests.lowbit_networks import Resnet8
 from tests.onnx_models import Builder
-from tests.random_networks import RandomNetwork
 
 ROOM = {"act_bytes": 1 << 17, "weight_words": 1 << 14, "param_words": 2048, "slots": 64}
 SHAPES = [(2, 4, 4, 2), (3, 6, 8, 2), (8, 16, 16, 8), (2, 12, 16, 4)]
@@ -219,28 +218,6 @@ def test_floored_layers_take_packed_tensors(label):
     report = verify(graph, config, samples=4, targets=["reference", "machine"])
     assert report.ok
     assert all(np.unique(values).size > 10 for values in report.outputs["machine"].values())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_random_networks_of_random_widths_are_exact(shape):
-    config, seen = narrow(shape), set()
-    for seed in range(60):
-        rng = np.random.default_rng([seed, *shape])
-        model = RandomNetwork(rng, int(rng.integers(1, 6)), int4=0.7, act_int4=0.7).model
-        assert verify(model, config, samples=1, seed=seed, targets=["reference", "machine"]).ok, f"seed {seed}"
-        seen |= set(forms(model, config))
-    assert {(1, 0, 0), (1, 1, 0), (0, 1, 1), (0, 0, 1), (0, 0, 0)} <= seen
-
-
-@pytest.mark.rtl
-@pytest.mark.slow
-@pytest.mark.xdist_group("verilator")
-def test_random_networks_of_random_widths_are_exact_on_rtl():
-    for seed in range(25):
-        rng = np.random.default_rng([seed, 44])
-        network = RandomNetwork(rng, int(rng.integers(1, 5)), int4=0.7, act_int4=0.7)
-        assert verify(network.model, "ecp5-8x16", samples=1, seed=seed).ok, f"seed {seed}: {network.kinds}"
 
 
 @pytest.mark.rtl

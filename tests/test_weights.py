@@ -1,20 +1,17 @@
-"""Weights of 4 bits: how they lie in memory, when they are used, and that networks of any widths stay exact."""
+"""Weights of 4 bits and of codebooks: how they lie in memory, and when they are used."""
 
 import numpy as np
 import pytest
 
 import hwq
-from hwq import ir, isa, weights
+from hwq import weights
 from hwq.compiler import compile
-from hwq.config import load_arch
 from hwq.errors import ModelError
 from hwq.ladder import verify
 from tests import programs
 from tests.onnx_models import Builder
-from tests.random_networks import RandomNetwork
 
 ROOM = {"act_bytes": 1 << 16, "weight_words": 1 << 14, "param_words": 2048, "slots": 64, "weight_bits": 4}
-SHAPES = [(2, 4, 4, 2), (3, 6, 8, 2), (4, 4, 4, 1), (8, 16, 16, 8), (2, 12, 16, 4)]
 
 
 # In memory
@@ -182,130 +179,3 @@ def test_a_book_of_four_words_is_for_more_than_four_words_less(inputs, codebook)
     program = compile(model, programs.tiny(4, 4, 4, 1, **BOOKS), golden=False, weights="codebook")
     assert forms(program) == [(0, codebook)]
     assert len(program.weights) == min(inputs, -(-inputs // 2) + 4)
-
-
-# In networks
-
-
-def layers_as_expected(graph, config):
-    """Assert that only layers whose weights fit are `int4`; return how many aren't and are."""
-    program, counts = compile(graph, config, golden=False), [0, 0]
-    fit = {}
-    for op in graph.ops:
-        if isinstance(op, ir.Conv | ir.Gemm):
-            shape = [-1, 1, 1, 1] if isinstance(op, ir.Conv) else [1, -1]
-            values = op.weight.astype(int) - op.weight_zero_point.reshape(shape)
-            fit[op.name] = int(values.min() >= -8 and values.max() <= 7)
-    for step in program.array_steps:
-        descriptors = program.descriptors(step.slot)
-        for layer in step.layers:
-            if layer.name in fit:
-                chosen = descriptors[layer.first_slot - step.slot : layer.end_slot - step.slot]
-                on_mesh = {d["int4"] for d in chosen if d["opcode"] != isa.Opcode.VECTOR}
-                assert len(on_mesh) == 1
-                assert max(on_mesh) <= fit[layer.name], layer.name
-                counts[max(on_mesh)] += 1
-    return counts
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_random_networks_of_random_widths_are_exact(shape):
-    config, counts = programs.tiny(*shape, **ROOM), np.zeros(2, int)
-    for seed in range(60):
-        rng = np.random.default_rng([seed, *shape])
-        graph = hwq.load(RandomNetwork(rng, int(rng.integers(1, 4)), int4=0.5).model)
-        assert verify(graph, config, samples=1, seed=seed, targets=["reference", "machine"]).ok, f"seed {seed}"
-        counts += layers_as_expected(graph, config)
-    assert counts.min() >= 20
-
-
-def codebooks(program):
-    """Return how many descriptors have weights as bytes or of 4 bits, with one book, and with one a block."""
-    chosen = [d["codebook"] for step in program.array_steps for d in program.descriptors(step.slot)]
-    return np.bincount(chosen, minlength=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_random_networks_with_codebooks_are_exact(shape):
-    config, counts = programs.tiny(*shape, **BOOKS), np.zeros(3, int)
-    for seed in range(60):
-        rng = np.random.default_rng([seed, *shape, 1])
-        graph = hwq.load(RandomNetwork(rng, int(rng.integers(1, 4)), int4=0.2, codebook=0.6, group=shape[1]).model)
-        report = verify(graph, config, weights="codebook", samples=1, seed=seed, targets=["reference", "machine"])
-        assert report.ok, f"seed {seed}"
-        counts += codebooks(compile(graph, config, golden=False, weights="codebook"))
-    assert counts[1] >= 20
-    assert counts[2] >= 3
-
-
-@pytest.mark.rtl
-@pytest.mark.slow
-@pytest.mark.xdist_group("verilator")
-@pytest.mark.parametrize("arch", ["sim-4x4", "ecp5-8x16"])
-def test_random_networks_with_codebooks_are_exact_on_rtl(arch):
-    counts = np.zeros(3, int)
-    for seed in range(25):
-        rng = np.random.default_rng([seed, len(arch), 1])
-        layers, group = int(rng.integers(1, 4)), load_arch(arch).cols
-        network = RandomNetwork(rng, layers, int4=0.2, codebook=0.6, group=group)
-        report = verify(network.model, arch, weights="codebook", samples=1, seed=seed)
-        assert report.ok, f"seed {seed}: {network.kinds}"
-        counts += codebooks(compile(network.model, arch, golden=False, weights="codebook"))
-    assert counts[1] >= 10
-    assert counts[2] >= 1
-
-
-def blocked_network(seed, cols):
-    """A network of layers of every width, and most matrix products and 1x1 convolutions with block scales."""
-    rng = np.random.default_rng(seed)
-    layers = int(rng.integers(1, 4))
-    return RandomNetwork(rng, layers, int4=0.3, codebook=0.3, group=cols, blocked=0.7)
-
-
-def scaled_forms(program):
-    """Return how many descriptors with scales have bytes, 4-bit weights and indices, and how many have no scales."""
-    chosen = [d for step in program.array_steps for d in program.descriptors(step.slot) if d["opcode"] == 1]
-    kinds = [2 if d["codebook"] else d["int4"] for d in chosen if d["scaled"]]
-    return np.array([*np.bincount(kinds, minlength=3), len(chosen) - len(kinds)])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_random_networks_with_block_scales_are_exact(shape):
-    config, counts = programs.tiny(*shape, **BOOKS, block_scales=1), np.zeros(4, int)
-    for seed in range(60):
-        graph = hwq.load(blocked_network([seed, *shape, 2], shape[1]).model)
-        report = verify(graph, config, weights="codebook", samples=1, seed=seed, targets=["reference", "machine"])
-        assert report.ok, f"seed {seed}"
-        counts += scaled_forms(compile(graph, config, golden=False, weights="codebook"))
-    assert counts.min() >= 3
-    assert counts.sum() - counts[3] >= 40
-
-
-@pytest.mark.rtl
-@pytest.mark.slow
-@pytest.mark.xdist_group("verilator")
-@pytest.mark.parametrize("arch", ["sim-4x4", "sim-16x16"])
-def test_random_networks_with_block_scales_are_exact_on_rtl(arch):
-    counts = np.zeros(4, int)
-    for seed in range(25):
-        network = blocked_network([seed, len(arch), 2], load_arch(arch).cols)
-        report = verify(network.model, arch, weights="codebook", samples=1, seed=seed)
-        assert report.ok, f"seed {seed}: {network.kinds}"
-        counts += scaled_forms(compile(network.model, arch, golden=False, weights="codebook"))
-    assert counts.min() >= 1
-    assert counts.sum() - counts[3] >= 20
-
-
-@pytest.mark.rtl
-@pytest.mark.slow
-@pytest.mark.xdist_group("verilator")
-@pytest.mark.parametrize("arch", ["sim-4x4", "ecp5-8x16"])
-def test_random_networks_of_random_widths_are_exact_on_rtl(arch):
-    for seed in range(25):
-        rng = np.random.default_rng([seed, len(arch)])
-        network = RandomNetwork(rng, int(rng.integers(1, 4)), int4=0.5)
-        report = verify(network.model, arch, samples=1, seed=seed)
-        assert report.ok, f"seed {seed}: {network.kinds}"

@@ -28,6 +28,7 @@ class Weights(enum.StrEnum):
 
     int8 = "int8"
     int4 = "int4"
+    codebook = "codebook"
     mixed = "mixed"
 
 

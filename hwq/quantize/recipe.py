@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hwq.errors import HwqError
 
-BITS = {"int8": 8, "int4": 4}
-"""Bits of the weights that a layer can have."""
+BITS = {"int8": 8, "int4": 4, "codebook": 8}
+"""What a layer's weights can be, and the bits that its scale is for."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done and how much there is."""
@@ -31,8 +31,8 @@ class Recipe:
     Members
     -------
     weights : str or mapping of layer to str
-        ``int8``, ``int4``, or ``mixed``, which leaves 8 bits to the layers that need them most. Layers that a mapping
-        doesn't have are ``int8``.
+        ``int8``; ``int4``; ``codebook``, int8 of which a layer has sixteen different ones; or ``mixed``, which leaves
+        int8 to the layers that need it most and gives int4 to the rest. Layers that a mapping doesn't have are int8.
     method : Method
         Of choosing ranges.
     percentile : float

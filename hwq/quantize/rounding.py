@@ -21,26 +21,33 @@ SHARES = np.linspace(0.4, 1.0, 31)
 _SWEEPS = 8
 
 
-def limits(bits: int) -> tuple[int, int]:
-    """Return the least and the greatest integer of `bits`: symmetric, so that a sign costs nothing."""
+def levels(bits: int) -> Array:
+    """Return the integers that a weight of `bits` can be, ascending; of 8 bits the same on both sides of 0."""
     greatest = (1 << (bits - 1)) - 1
-    return -greatest - (bits < 8), greatest
+    return np.arange(-greatest - (bits < 8), greatest + 1)
 
 
-def nearest(weight: Array, scale: Array, bits: int) -> Array:
-    """Return ``weight / scale`` rounded to nearest, ties to even, and clamped to `bits`.
+def rounded(values: Array, allowed: Array) -> Array:
+    """Return each of `values` as the nearest of the integers `allowed`, ascending; ties go to even where all are."""
+    if len(allowed) == allowed[-1] - allowed[0] + 1:
+        return np.clip(np.rint(values), allowed[0], allowed[-1])
+    return allowed[np.searchsorted((allowed[1:] + allowed[:-1]) / 2, values)].astype(np.float64)
+
+
+def nearest(weight: Array, scale: Array, allowed: Array) -> Array:
+    """Return ``weight / scale`` as the nearest of the integers `allowed`.
 
     Parameters
     ----------
     weight : float array (..., K)
     scale : float array (...)
     """
-    return np.clip(np.rint(weight / scale[..., np.newaxis]), *limits(bits))
+    return rounded(weight / scale[..., np.newaxis], allowed)
 
 
 def plain_scales(weight: Array, bits: int) -> Array:
     """Return the least scales with which no weight of a row, (..., K), is clamped."""
-    return np.abs(weight).max(axis=-1) / limits(bits)[1]
+    return np.abs(weight).max(axis=-1) / levels(bits)[-1]
 
 
 def best_scales(weight: Array, bits: int, covariance: Array) -> Array:
@@ -57,7 +64,7 @@ def best_scales(weight: Array, bits: int, covariance: Array) -> Array:
     errors = []
     for share in SHARES:
         scale = share * largest
-        change = nearest(weight, scale, bits) * scale[..., np.newaxis] - weight
+        change = nearest(weight, scale, levels(bits)) * scale[..., np.newaxis] - weight
         errors.append(((change @ covariance) * change).sum(axis=-1))
     last = len(SHARES) - 1 - np.argmin(np.array(errors)[::-1], axis=0)  # the greatest of equals
     return plain_scales(weight, bits) * SHARES[last]
@@ -80,18 +87,17 @@ def refit(weight: Array, moments: Moments) -> Array:
     return weight + residue @ inverse
 
 
-def fitted(weight: Array, scale: Array, bits: int, covariance: Array) -> Array:
-    """Return integers, (G, R, K), whose products with `scale` change the sums of `weight` little.
+def fitted(weight: Array, scale: Array, allowed: Array, covariance: Array) -> Array:
+    """Return integers, (G, R, K), of those `allowed`, whose products with `scale` change the sums of `weight` little.
 
     GPTQ: weight after weight is rounded, and the error it makes is taken up by those still to come. Then weights change
     one at a time, as long as each change alone lowers the error.
     """
     covariance = damped(covariance)
     factor = np.linalg.cholesky(np.linalg.inv(covariance)).swapaxes(1, 2)
-    low, high = limits(bits)
     rest, values = weight.copy(), np.zeros_like(weight)
     for k in range(weight.shape[-1]):
-        values[..., k] = np.clip(np.rint(rest[..., k] / scale), low, high)
+        values[..., k] = rounded(rest[..., k] / scale, allowed)
         error = (rest[..., k] - values[..., k] * scale) / factor[:, k, k, np.newaxis]
         rest[..., k:] -= error[..., np.newaxis] * factor[:, np.newaxis, k, k:]
     slope = (values * scale[..., np.newaxis] - weight) @ covariance
@@ -99,7 +105,7 @@ def fitted(weight: Array, scale: Array, bits: int, covariance: Array) -> Array:
         moved = False
         for k in range(weight.shape[-1]):
             wanted = values[..., k] - slope[..., k] / (covariance[:, k, k, np.newaxis] * scale)
-            step = np.clip(np.rint(wanted), low, high) - values[..., k]
+            step = rounded(wanted, allowed) - values[..., k]
             if step.any():
                 moved = True
                 values[..., k] += step

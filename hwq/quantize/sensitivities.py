@@ -13,7 +13,7 @@ from hwq.errors import InputError
 from hwq.ir import Array
 from hwq.onnx_load import load_model
 from hwq.quantize.emit import emit
-from hwq.quantize.recipe import BITS, Progress, Recipe
+from hwq.quantize.recipe import Progress, Recipe
 from hwq.quantize.samples import Data, Feeds, run_each
 from hwq.quantize.solve import Calibrated, calibrate, solve
 
@@ -28,7 +28,7 @@ class Sensitivity:
     -------
     layer : str
     weights : str
-        ``int8`` or ``int4``; its input and output are uint8.
+        As in `Recipe`; its input and output are uint8.
     sqnr_db : float
         Signal to quantization noise of all outputs together [dB].
     kl : float
@@ -50,7 +50,7 @@ def sensitivity(
     recipe: Recipe | None = None,
     *,
     labels: Array | None = None,
-    weights: Sequence[str] = tuple(BITS),
+    weights: Sequence[str] = ("int8", "int4"),
     progress: Progress = lambda what, done, total: None,
 ) -> list[Sensitivity]:
     """Return what every layer alone costs, with each of `weights`; the most sensitive first.

@@ -11,6 +11,7 @@ import onnx
 from hwq.errors import ModelError
 from hwq.quantize import rounding
 from hwq.quantize.calibrate import Histogram, measure
+from hwq.quantize.codebook import kmeans
 from hwq.quantize.emit import Grid, Weights, dequantized, emit
 from hwq.quantize.equalize import equalize
 from hwq.quantize.lattice import weight_scales
@@ -21,8 +22,8 @@ from hwq.quantize.samples import Data, Feeds, Replay, feeds_of
 from hwq.quantize.scales import activations
 from hwq.quantize.statistics import Moments, measurable, moments
 
-_REFITTED = 4
-"""Bits up to which a layer's weights are moved before they are rounded; at more, there is nothing to make up for."""
+_REFITTED = ("int4", "codebook")
+"""Whose weights are moved before they are rounded; with more levels, there is nothing to make up for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,32 +79,38 @@ def solve(calibrated: Calibrated, network: Network, weights: Mapping[str, str], 
     simulated, wanted = Replay(calibrated.feeds), Replay(calibrated.feeds)
     for index, layer in enumerate(network.layers.values()):
         progress("Rounding weights", index, len(network.layers))
-        bits = BITS[weights.get(layer.name, "int8")]
+        kind = weights.get(layer.name, "int8")
         known = None
         if measurable(layer) and (calibrated.recipe.fit or calibrated.recipe.correct_bias):
             read = dequantized(layer.input)
             inputs, sums = simulated.run(emit(network, grid), read), wanted.run(network.model, layer.output)
             known = moments(layer, zip(inputs, sums, strict=True))
-        grid.weights[layer.name] = _solve_layer(calibrated.recipe, network, grid, layer, bits, known)
+        grid.weights[layer.name] = _solve_layer(calibrated.recipe, network, grid, layer, kind, known)
     return grid
 
 
 def _solve_layer(
-    recipe: Recipe, network: Network, grid: Grid, layer: Layer, bits: int, known: Moments | None
+    recipe: Recipe, network: Network, grid: Grid, layer: Layer, kind: str, known: Moments | None
 ) -> Weights:
     """Return the integers of a layer, by its moments between its inputs on `grid` and its sums in floats."""
     x_scale, y_scale = grid.tensors[layer.input][0], grid.tensors[network.quantized(layer.output)][0]
     kernels = layer.kernels.astype(np.float64)
     weight = kernels.reshape(layer.groups, -1, kernels.shape[-1])
-    fit = known if recipe.fit else None
+    fit, bits = (known if recipe.fit else None), BITS[kind]
     if fit is None:
         least = rounding.plain_scales(weight, bits)
     else:
-        weight = rounding.refit(weight, fit) if bits <= _REFITTED else weight
+        weight = rounding.refit(weight, fit) if kind in _REFITTED else weight
         least = rounding.best_scales(weight, bits, fit.xx)
     stored = weight_scales(x_scale, y_scale, least.reshape(-1))
     scale = stored.astype(np.float64).reshape(weight.shape[:2])
-    values = rounding.nearest(weight, scale, bits) if fit is None else rounding.fitted(weight, scale, bits, fit.xx)
+    allowed = rounding.levels(bits)
+    if kind == "codebook":
+        allowed = kmeans(weight / scale[..., np.newaxis], bounds=(int(allowed[0]), int(allowed[-1])))
+    if fit is None:
+        values = rounding.nearest(weight, scale, allowed)
+    else:
+        values = rounding.fitted(weight, scale, allowed, fit.xx)
     bias = layer.bias
     if known is not None and recipe.correct_bias:
         made = (values * scale[..., np.newaxis] * known.x[:, np.newaxis]).sum(axis=-1)

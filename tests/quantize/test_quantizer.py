@@ -227,6 +227,14 @@ def test_a_standalone_float_operator_stays_between_quantized_ones():
     assert_exact(load(made))
 
 
+def test_codebooks_have_sixteen_entries_and_lose_less_than_int4():
+    made = [quantize(convnet(), {"x": samples(32)}, Recipe(weights=kind)) for kind in ("codebook", "int4")]
+    weights = [onnx.numpy_helper.to_array(entry) for entry in made[0].graph.initializer if entry.data_type == 3]
+    assert [len(np.unique(weight)) for weight in weights] == [16] * 4
+    assert hwq.verify(made[0], "sim-4x4", inputs={"x": samples(1)}, targets=["reference", "machine"]).ok
+    assert noise(convnet(), made[0], samples(32, seed=5)) < noise(convnet(), made[1], samples(32, seed=5))
+
+
 def test_kept_layers_compute_in_floats():
     depthwise = [node.output[0] for node in convnet().graph.node if node.op_type == "Conv"][1]
     made = quantize(convnet(), {"x": samples(8)}, Recipe(keep_float=(depthwise,)))
@@ -250,9 +258,9 @@ def test_chosen_layers_have_chosen_weights():
 
 
 def test_bad_recipes_are_refused():
-    with pytest.raises(HwqError, match="weights can't be 'int2': choose from int8, int4, mixed"):
+    with pytest.raises(HwqError, match="weights can't be 'int2': choose from int8, int4, codebook, mixed"):
         Recipe(weights="int2")
-    with pytest.raises(HwqError, match="weights can't be 'mixed': choose from int8, int4"):
+    with pytest.raises(HwqError, match="weights can't be 'mixed': choose from int8, int4, codebook"):
         Recipe(weights={"conv": "mixed"})
     with pytest.raises(HwqError, match=r"percentile 20 isn't from 50 to 100"):
         Recipe(method=Method.percentile, percentile=20)

@@ -11,6 +11,8 @@ from hwq.quantize.prepare import prepare
 from hwq.quantize.statistics import Moments, moments
 from tests.onnx_models import Builder
 
+INT4 = rounding.levels(4)
+
 
 def correlated(rng, groups, length):
     """Covariances of inputs that have much to do with one another."""
@@ -24,9 +26,21 @@ def error(values, scale, weight, covariance):
 
 
 def test_nearest_rounds_ties_to_even_and_clamps():
-    values = rounding.nearest(np.array([[0.5, 1.5, -0.5, 100, -100, 7.4]]), np.array([1.0]), 4)
+    values = rounding.nearest(np.array([[0.5, 1.5, -0.5, 100, -100, 7.4]]), np.array([1.0]), INT4)
     np.testing.assert_array_equal(values, [[0, 2, 0, 7, -8, 7]])
-    assert rounding.limits(8) == (-127, 127)
+    np.testing.assert_array_equal(rounding.levels(8), np.arange(-127, 128))
+
+
+def test_a_book_s_entries_are_all_there_is():
+    rng, book = np.random.default_rng(7), np.array([-100, -30, -4, 0, 7, 90])
+    values = rng.uniform(-130, 130, 200)
+    best = book[np.abs(values[:, np.newaxis] - book).argmin(axis=1)]
+    np.testing.assert_array_equal(rounding.rounded(values, book), best)
+    weight, scale, covariance = rng.normal(0, 40, (1, 3, 6)), np.ones((1, 3)), correlated(rng, 1, 6)
+    got = rounding.fitted(weight, scale, book, covariance)
+    assert np.isin(got, book).all()
+    plain = rounding.nearest(weight, scale, book)
+    assert error(got, scale, weight, covariance).sum() < 0.8 * error(plain, scale, weight, covariance).sum()
 
 
 def test_plain_scales_clamp_nothing():
@@ -38,11 +52,11 @@ def test_fitted_is_near_the_best_of_all_choices():
     rng = np.random.default_rng(0)
     weight, scale = rng.normal(0, 2, (1, 20, 6)), np.ones((1, 20))
     covariance = correlated(rng, 1, 6)
-    low, floor = rounding.limits(4)[0], np.floor(weight)
-    choices = [np.clip(floor + np.array(ups), low, 7) for ups in product((0, 1), repeat=6)]
+    floor = np.floor(weight)
+    choices = [np.clip(floor + np.array(ups), -8, 7) for ups in product((0, 1), repeat=6)]
     best = np.min([error(choice, scale, weight, covariance) for choice in choices], axis=0)
-    plain = error(rounding.nearest(weight, scale, 4), scale, weight, covariance)
-    got = error(rounding.fitted(weight, scale, 4, covariance), scale, weight, covariance)
+    plain = error(rounding.nearest(weight, scale, INT4), scale, weight, covariance)
+    got = error(rounding.fitted(weight, scale, INT4, covariance), scale, weight, covariance)
     assert got.sum() < 1.2 * best.sum()
     assert got.sum() < 0.4 * plain.sum()
 
@@ -51,7 +65,7 @@ def test_no_single_change_of_a_fitted_weight_is_better():
     rng = np.random.default_rng(1)
     weight, scale = rng.normal(0, 2, (3, 4, 8)), rng.uniform(0.4, 0.8, (3, 4))
     covariance = correlated(rng, 3, 8)
-    values = rounding.fitted(weight, scale, 4, covariance)
+    values = rounding.fitted(weight, scale, INT4, covariance)
     assert values.min() >= -8
     assert values.max() <= 7
     damped = rounding.damped(covariance)
@@ -67,7 +81,7 @@ def test_the_first_pass_alone_is_gptq(monkeypatch):
     rng = np.random.default_rng(2)
     weight, covariance = rng.normal(0, 2, (1, 1, 6)), correlated(rng, 1, 6)
     monkeypatch.setattr(rounding, "_SWEEPS", 0)
-    (got,) = rounding.fitted(weight, np.ones((1, 1)), 4, covariance)[0]
+    (got,) = rounding.fitted(weight, np.ones((1, 1)), INT4, covariance)[0]
     (matrix,) = rounding.damped(covariance)
     rest, chosen = weight[0, 0].copy(), []
     for k in range(6):
@@ -86,7 +100,7 @@ def test_best_scales_clip_an_outlier_that_hardly_counts():
     covariance[0, 0, 0] = 1e-4
     scales = rounding.best_scales(weight, 4, covariance)
     plain = rounding.plain_scales(weight, 4)
-    errors = [error(rounding.nearest(weight, s, 4), s, weight, covariance).sum() for s in (scales, plain)]
+    errors = [error(rounding.nearest(weight, s, INT4), s, weight, covariance).sum() for s in (scales, plain)]
     assert errors[0] < 0.5 * errors[1]
     np.testing.assert_array_equal(rounding.best_scales(weight * 0, 4, covariance), np.zeros((1, 4)))
 
@@ -111,7 +125,7 @@ def test_inputs_that_never_vary_leave_the_weights_as_they_are():
     known = Moments(np.ones((2, 4)), np.ones(6), np.zeros((2, 4, 4)), np.zeros((2, 3, 4)))
     np.testing.assert_array_equal(rounding.refit(weight, known), weight)
     scale = rounding.best_scales(weight, 4, known.xx)
-    np.testing.assert_array_equal(rounding.fitted(weight, scale, 4, known.xx), rounding.nearest(weight, scale, 4))
+    np.testing.assert_array_equal(rounding.fitted(weight, scale, INT4, known.xx), rounding.nearest(weight, scale, INT4))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
