@@ -206,11 +206,12 @@ class ArrayConfig:
     def strip_columns(self) -> int:
         """Output columns a depthwise layer computes at once in strips of two rows, 0 on arrays that can't.
 
-        Every pair of mesh rows takes a column; a kernel three columns wide must fit, and the output path must drain a
-        tile in the time the next one is streamed.
+        Every pair of mesh rows takes a column; a kernel three columns wide must fit, the output path must drain a tile
+        in the time the next one is streamed, and activation memory must be free to take it.
         """
         columns = self.rows // 2
         fits = self.rows % 2 == 0 and columns >= 3 and self.groups <= 2 and self.lanes <= self.rows
+        fits = fits and not self.one_port
         return columns if fits else 0
 
     @property

@@ -32,7 +32,7 @@ def compare(driver, machine):
 
 
 @pytest.mark.parametrize(
-    ("shape", "adder"), [((4, 4), 0), ((4, 4), 1), ((1, 2), 1), ((3, 2), 0), ((16, 4), 1)], ids=str
+    ("shape", "adder"), [((4, 4), 0), ((4, 4), 1), ((1, 2), 1), ((3, 2), 0), ((6, 2), 1), ((16, 4), 1)], ids=str
 )
 @pytest.mark.xdist_group("verilator")
 def test_random_programs_in_every_byte_and_cycle(accelerator, shape, adder):
