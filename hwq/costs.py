@@ -96,7 +96,7 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(model: Model | Program, arch: Any = None) -> Estimate:
+def estimate(model: Model | Program, arch: Any = None, *, weights: str | Mapping[str, str] = "auto") -> Estimate:
     """Predict the cost of `model` on `arch`; no hardware, simulated or real, is needed.
 
     Parameters
@@ -104,6 +104,8 @@ def estimate(model: Model | Program, arch: Any = None) -> Estimate:
     model : path, onnx.ModelProto, Graph or Program
     arch : preset name, architecture file or ArrayConfig
         Not needed for a Program, which brings its own.
+    weights : str or mapping
+        How weights are stored, as `hwq.compile` takes it; a Program has its own.
 
     Raises
     ------
@@ -117,7 +119,7 @@ def estimate(model: Model | Program, arch: Any = None) -> Estimate:
     >>> costs.cycles_predicted >= costs.macs / 16
     True
     """
-    program = model if isinstance(model, Program) else compile(model, arch, golden=False)
+    program = model if isinstance(model, Program) else compile(model, arch, weights=weights, golden=False)
     config, layers, total = program.config, [], 0
     for step in program.array_steps:
         descriptors = program.descriptors(step.slot)

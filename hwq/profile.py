@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +38,15 @@ class Profile:
         return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": self.costs.counters}
 
 
-def profile(model: Model, arch: Any, *, target: str = "verilator", seed: int = 0) -> Profile:
-    """Run one random sample of `model` on `target`; cycles don't depend on the data.
+def profile(
+    model: Model,
+    arch: Any,
+    *,
+    target: str = "verilator",
+    seed: int = 0,
+    weights: str | Mapping[str, str] = "auto",
+) -> Profile:
+    """Run one random sample of `model`, `weights` stored as `hwq.compile` takes it; cycles don't depend on the data.
 
     Raises
     ------
@@ -48,7 +56,7 @@ def profile(model: Model, arch: Any, *, target: str = "verilator", seed: int = 0
     if target in ("reference", "machine"):
         raise HwqError(f"Target {target!r} has no clock to measure; use verilator, amaranth or serial:PORT")
     graph = load(model)
-    program = compile(graph, arch, golden=False)
+    program = compile(graph, arch, weights=weights, golden=False)
     accelerator = Accelerator(program, open_backend(target, program.config))
     try:
         accelerator.run(random_feeds(graph, 1, seed))

@@ -244,13 +244,15 @@ def test_compile_reports_memory_and_run_reads_the_program(hwq, folder, tmp_path)
             np.testing.assert_array_equal(values["logits"], expected)
 
 
-def test_verify_stores_weights_as_it_is_told(hwq, tmp_path):
+@pytest.mark.parametrize("command", ["verify", "estimate", "profile"])
+def test_weights_are_stored_as_is_told(hwq, tmp_path, command):
     onnx.save(share_weights(DIGITS), tmp_path / "shared.onnx")
     sizes = []
     for weights in ("auto", "codebook"):
         path = tmp_path / f"{weights}.json"
-        arguments = ["--arch", "sim-4x4", "--targets", "machine", "--samples", 1, "--weights", weights, "--json", path]
-        assert hwq("verify", tmp_path / "shared.onnx", *arguments)[0] == 0
+        arguments = ["--arch", "sim-4x4", "--weights", weights, "--json", path]
+        arguments += ["--targets", "machine", "--samples", 1] if command == "verify" else []
+        assert hwq(command, tmp_path / "shared.onnx", *arguments)[0] == 0
         sizes.append(sum(layer["weight_bytes"] for layer in json.loads(path.read_text())["layers"]))
     assert sizes[1] <= 0.5 * 1.03 * sizes[0]
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hwq.commands.options import Arch, JsonFile, Model
+from hwq.commands.options import Arch, JsonFile, Model, Weights, WeightStorage
 
 if TYPE_CHECKING:
     from hwq.costs import Estimate
 
 
-def estimate(model: Model, arch: Arch, json: JsonFile = None) -> None:
+def estimate(model: Model, arch: Arch, weights: Weights = WeightStorage.auto, json: JsonFile = None) -> None:
     """Predict each layer's cycles, utilisation, bytes and bound; the RTL isn't needed."""
     from hwq.commands.console import write_report
     from hwq.costs import estimate as predict
 
-    costs = predict(model, arch)
+    costs = predict(model, arch, weights=weights.value)
     write_report(json, costs.to_dict())
     if str(json) != "-":
         print_costs(costs)

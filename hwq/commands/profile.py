@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwq.commands.options import Arch, JsonFile, Model, writable
+from hwq.commands.options import Arch, JsonFile, Model, Weights, WeightStorage, writable
 
 if TYPE_CHECKING:
     from hwq.costs import Estimate
@@ -28,6 +28,7 @@ def profile(
     target: Annotated[
         str, typer.Option("--target", "-t", help="verilator, amaranth, pins or serial:PORT.")
     ] = "verilator",
+    weights: Weights = WeightStorage.auto,
     trace: Annotated[
         Path | None, typer.Option(metavar="T.json", help="Chrome trace to write.", callback=writable)
     ] = None,
@@ -44,7 +45,7 @@ def profile(
 
     with progress() as show:
         show(f"Running on {target} (a simulator is built once and cached)", 0, 0)
-        result = measure(model, arch, target=target)
+        result = measure(model, arch, target=target, weights=weights.value)
     costs = result.costs
     write_report(trace, result.chrome_trace())
     write_report(json, costs.to_dict())
