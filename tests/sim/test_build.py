@@ -143,8 +143,9 @@ def test_a_build_s_name_holds_all_it_depends_on(tools, commands, monkeypatch, tm
         build(text, product=replace(product, verilator_flags=("-O1",))),
         build(text, product=replace(product, compiler_flags=("-g",))),
         build(text, product=replace(product, linker_flags=("-s",))),
+        build(text, product=replace(product, optimization="-O0")),
     ]
-    monkeypatch.setattr(build_module, "FAST", "-O0")
+    monkeypatch.setattr(build_module, "SLOW", "-O0")
     paths.append(build(text))
     compiler = replace(toolchain.find_compiler(), version="another")
     monkeypatch.setattr(build_module, "find_compiler", lambda: compiler)
