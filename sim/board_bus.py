@@ -17,10 +17,10 @@ from sim.pins_bus import PRODUCT, PinsTransport
 _TO_VERILOG = "read_rtlil top.il\n{cells}\nproc -nomux -norom\nmemory_collect\nwrite_verilog -noattr -norename top.v\n"
 
 _CELLS = {
-    "ecp5": "",
+    "ecp5": f"{READ['ecp5']}\ndelete *IB *OBZ *TRELLIS_IO\nhierarchy -top top",
     "ice40": f"{READ['ice40']}\ndelete *SB_IO *SB_GB_IO =*SB_PLL40_PAD =*SB_PLL40_CORE\nhierarchy -top top",
 }
-"""Models of what the gateware instantiates; an ECP5's are added to the Verilog."""
+"""Models of what the gateware instantiates, pads and PLLs aside; black boxes are added to the Verilog."""
 
 
 def board_verilog(board: Board, config: ArrayConfig) -> str:
