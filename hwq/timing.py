@@ -59,21 +59,23 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
         if d["opcode"] == isa.Opcode.HALT:
             break
         start = go + 1
+        first = start + 1
         if d["opcode"] == isa.Opcode.VECTOR:
-            issued = start + pipeline.BACK_START + 1 + vector_reads(d)
+            first += pipeline.BACK_START
+            issued = first + vector_reads(d)
             end, before = start + _vector_cycles(d, config), None
         else:
             walk = _Walk(config, d)
             if before is not None and d["early"] and not config.one_port:
                 early = max(before.next_step, before.launch, loaded, ended_before + 1)
                 if early < ended:
-                    go, start = early, early + 1
+                    go, start, first = early, early + 1, early + 2
                     walk.follow(before, start)
             walk.layer()
             walk.shift(start)
             issued, end, before = walk.next_step, walk.end, None if d["scaled"] else walk
         macs = pixels(d) * (weight_words(d) << d["ifm_int4"]) * channels(d, config) * (d["opcode"] != isa.Opcode.VECTOR)
-        layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), start + 1, issued))
+        layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), first, issued))
         ended_before, ended = ended, end
         loaded = go + pipeline.DESCRIPTOR_LOAD
         go = max(end + 1, loaded)

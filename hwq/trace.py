@@ -76,7 +76,8 @@ def _run(program: Program, step: ArrayStep, slots: Mapping[int, int]) -> tuple[l
             steps = timing.mesh_steps(d, program.config)
             arguments |= {"steps": steps, "waits": cycles - steps}
             events.append(_event("mesh", name, layer.first_cycle, cycles, arguments))
-        events += _idle(issued, ended, layer.first_cycle)
+        late = pipeline.BACK_START if d["opcode"] == isa.Opcode.VECTOR else 0
+        events += _idle(issued, ended, layer.first_cycle, 2 + late)
         turn, ended, issued = max(ended, layer.first_cycle - 1), ended + layer.cycles, layer.end_cycle
         events.append(_event("output path", name, turn, ended - turn, {"slot": layer.slot}))
     events += _idle(issued, ended, predicted.total, 0)
