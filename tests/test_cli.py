@@ -512,7 +512,7 @@ def test_reader_that_leaves_early_is_no_failure():
 def test_unforeseen_errors_are_one_line_too(hwq, monkeypatch):
     from hwq import costs
 
-    def broken(*_):
+    def broken(*_, **__):
         raise ZeroDivisionError("first line\nsecond line")
 
     monkeypatch.setattr(costs, "estimate", broken)
