@@ -15,7 +15,7 @@ from tests.random_networks import RandomNetwork
 
 ROOM = {"act_bytes": 1 << 17, "weight_words": 1 << 14, "param_words": 2048, "slots": 64}
 SHAPES = [(2, 4, 4, 2), (3, 6, 8, 2), (4, 4, 4, 1), (8, 16, 16, 8), (2, 12, 16, 4)]
-NETWORKS, RTL_NETWORKS = 70, 30
+NETWORKS, RTL_NETWORKS = 300, 30
 """Networks an array, on the machine and on RTL."""
 
 FORMS = {"bytes", "int4", "layer's book", "block's book", "scaled bytes", "scaled int4", "scaled book", "ifm_int4"}
@@ -66,8 +66,11 @@ def assert_int4_fits(graph, program):
     for step in program.array_steps:
         descriptors = program.descriptors(step.slot)
         for layer in step.layers:
-            slots = descriptors[layer.first_slot - step.slot : layer.end_slot - step.slot]
-            assert fit.get(layer.name, True) or not any(d["int4"] or d["ifm_int4"] for d in slots), layer.name
+            if layer.name in fit:
+                slots = descriptors[layer.first_slot - step.slot : layer.end_slot - step.slot]
+                on_mesh = {d["int4"] | d["ifm_int4"] for d in slots if d["opcode"] != isa.Opcode.VECTOR}
+                assert len(on_mesh) == 1
+                assert max(on_mesh) <= fit[layer.name], layer.name
 
 
 @pytest.mark.slow
@@ -82,7 +85,9 @@ def test_networks_of_any_widths_are_exact(shape):
         program = compile(graph, config, golden=False, weights=storage)
         assert_int4_fits(graph, program)
         seen += forms(program)
-    assert expected(config) <= set(seen)
+    assert min(seen[form] for form in ("bytes", "int4", "layer's book")) >= 20
+    assert min(seen[form] for form in expected(config)) >= 3
+    assert sum(count for form, count in seen.items() if form.startswith("scaled")) >= 40
 
 
 @pytest.mark.rtl
