@@ -144,6 +144,11 @@ class ArrayConfig:
         return self.act_ports == 1
 
     @property
+    def overlaps(self) -> bool:
+        """Whether a layer may begin ahead of the last result of the one before it, and its descriptor is read ahead."""
+        return not self.one_port
+
+    @property
     def address_bits(self) -> int:
         """Bits kept of an address of activation memory: one more than the memory needs."""
         return min(isa.ADDRESS_BITS, (self.act_bytes - 1).bit_length() + 1)
@@ -169,7 +174,7 @@ class ArrayConfig:
             or (field.name == "codebook" and not self.codebooks)
             or (field.name == "scaled" and not self.block_scales)
             or (field.name in ("ifm_int4", "ofm_int4") and not self.act_int4)
-            or (field.name == "early" and self.one_port)
+            or (field.name == "early" and not self.overlaps)
         )
         sizes = {"weight_base": self.weight_address_bits, "param_base": self.param_address_bits}
         address = self.address_bits if field.width == isa.ADDRESS_BITS and field.name != "pixels" else field.width
