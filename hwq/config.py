@@ -61,6 +61,9 @@ class ArrayConfig:
 
     adder : int
         1 where the output path has an adder for a second operand; 0 where not, and Add, Sub and Mul run on the host.
+    monitor : int
+        1 where the core counts the cycles of every slot and every cause, has a watchdog and lets the host read all its
+        memories; 0 where the host reads activation memory, `id`, `digest`, `status`, `pc` and `cycles` alone.
 
     Raises
     ------
@@ -84,6 +87,7 @@ class ArrayConfig:
     act_bits: int = 8
     act_ports: int = 2
     adder: int = 1
+    monitor: int = 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -114,6 +118,7 @@ class ArrayConfig:
         fits = self.act_bits == 8 or (self.act_bits == 4 and self.int4 and self.lanes >= 2)
         self._require("act_bits", fits, rule)
         self._require("adder", self.adder in (0, 1), "0 or 1")
+        self._require("monitor", self.monitor in (0, 1), "0 or 1")
         small = self.fetch_bytes == 4 and self.lanes == 1 and self.cols in (2, 4)
         small &= self.weight_bits == 8 and self.codebooks == 0 and self.block_scales == 0
         rule = "2, or 1 with fetch_bytes 4, lanes 1, 2 or 4 cols, weight_bits 8, no codebooks and no block_scales"
@@ -142,6 +147,12 @@ class ArrayConfig:
     def one_port(self) -> bool:
         """Whether reads and writes of activation memory take turns, at even addresses."""
         return self.act_ports == 1
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """Registers that count cycles since the last start."""
+        names = (register.name for register in isa.REGISTERS if register.name.startswith("cycles"))
+        return tuple(names) if self.monitor else ("cycles",)
 
     @property
     def overlaps(self) -> bool:
@@ -264,6 +275,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1, adder=0,
+            monitor=0,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
@@ -284,7 +296,7 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
-    `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2 and `adder` to 1.
+    `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2, `adder` and `monitor` to 1.
 
     Raises
     ------

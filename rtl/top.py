@@ -3,7 +3,7 @@
 import functools
 import operator
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -17,7 +17,7 @@ from rtl.bus import BusSignature
 from rtl.depthwise import Depthwise, StepSource
 from rtl.drain import Drain
 from rtl.fetch import Fetch
-from rtl.host_port import COUNTERS, HostPort
+from rtl.host_port import HostPort
 from rtl.issue import Issue
 from rtl.layouts import address_shape, param_address_shape
 from rtl.mesh import Mesh, shadow_shape
@@ -90,20 +90,16 @@ class Accelerator(wiring.Component):
 
         # host: memories and status
         read, write, offset = host.o_read, host.o_write, host.o_offset
-        window = offset[2:]
+        window, readable = offset[2:], read if config.monitor else Const(0, len(read))
         m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[], attrs=UNORDERED)
-        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[], attrs=UNORDERED)
         program_read, program_write = program.read_port(), program.write_port()
-        profile_read, profile_write = profile.read_port(), profile.write_port()
         m.d.comb += [
-            program_read.addr.eq(Mux(read[isa.Region.PROGRAM], window, sequencer.o_address)),
+            program_read.addr.eq(Mux(readable[isa.Region.PROGRAM], window, sequencer.o_address)),
             program_write.addr.eq(window),
             program_write.data.eq(host.o_data),
             program_write.en.eq(write[isa.Region.PROGRAM] & (window < config.slots * isa.SLOT_WORDS)),
             sequencer.i_word.eq(program_read.data),
             host.i_program.eq(program_read.data),
-            profile_read.addr.eq(window),
-            host.i_profile.eq(profile_read.data),
             host.i_param.eq(params.o_window),
             host.i_weight.eq(weights.o_window),
             host.i_table.eq(post.o_window),
@@ -124,7 +120,7 @@ class Accelerator(wiring.Component):
         for ram, region in windows:
             m.d.comb += [
                 ram.i_window_address.eq(window),
-                ram.i_window_read.eq(read[region]),
+                ram.i_window_read.eq(readable[region]),
                 ram.i_window_write.eq(write[region]),
                 ram.i_window_mask.eq(host.o_mask),
                 ram.i_window_data.eq(host.o_data),
@@ -431,15 +427,26 @@ class Accelerator(wiring.Component):
                 issue.o_step | issue.o_book | fetch.o_read | drain.o_read | vector.o_running | act.i_write
             ),
         ]
+        m.d.comb += host.i_count[0].eq(sequencer.o_busy)
+        if config.monitor:
+            self._monitor(m, host, sequencer, issue, vector)
+        return m
+
+    def _monitor(self, m, host, sequencer, issue, vector):
+        """Count the cycles of every slot and of every cause."""
+        m.submodules.profile = profile = Memory(shape=32, depth=self.config.slots, init=[], attrs=UNORDERED)
+        read, write = profile.read_port(), profile.write_port()
         layer_cycles = Signal(32)
         m.d.comb += [
-            profile_write.addr.eq(sequencer.o_pc),
-            profile_write.data.eq(layer_cycles + 1),
-            profile_write.en.eq(sequencer.o_retired),
+            read.addr.eq(host.o_offset[2:]),
+            host.i_profile.eq(read.data),
+            write.addr.eq(sequencer.o_pc),
+            write.data.eq(layer_cycles + 1),
+            write.en.eq(sequencer.o_retired),
         ]
         m.d.sync += layer_cycles.eq(Mux(sequencer.o_busy & ~sequencer.o_retired, layer_cycles + 1, 0))
-        counts = {name: Signal(name=f"count_{name}") for name in COUNTERS}
-        m.d.comb += [host.i_count.eq(Cat(*counts.values())), counts["cycles"].eq(sequencer.o_busy)]
+        counts = {name: Signal(name=f"count_{name}") for name in self.config.counters[1:]}
+        m.d.comb += host.i_count[1:].eq(Cat(*counts.values()))
         with m.If(sequencer.o_loading):
             m.d.comb += counts["cycles_setup"].eq(1)
         with m.Elif(issue.o_step):
@@ -452,4 +459,3 @@ class Accelerator(wiring.Component):
             m.d.comb += counts["cycles_vector"].eq(1)
         with m.Elif(sequencer.o_layer):
             m.d.comb += counts["cycles_tail"].eq(1)
-        return m
