@@ -61,6 +61,9 @@ class ArrayConfig:
 
     adder : int
         1 where the output path has an adder for a second operand; 0 where not, and Add, Sub and Mul run on the host.
+    vector : int
+        1 where there is a vector unit; 0 where not: MaxPool runs on the host, averages and copies on the mesh. An adder
+        needs one.
     monitor : int
         1 where the core counts the cycles of every slot and every cause, has a watchdog and lets the host read all its
         memories; 0 where the host reads activation memory, `id`, `digest`, `status`, `pc` and `cycles` alone.
@@ -87,6 +90,7 @@ class ArrayConfig:
     act_bits: int = 8
     act_ports: int = 2
     adder: int = 1
+    vector: int = 1
     monitor: int = 1
 
     def __post_init__(self) -> None:
@@ -118,6 +122,7 @@ class ArrayConfig:
         fits = self.act_bits == 8 or (self.act_bits == 4 and self.int4 and self.lanes >= 2)
         self._require("act_bits", fits, rule)
         self._require("adder", self.adder in (0, 1), "0 or 1")
+        self._require("vector", self.vector == 1 or self.vector == self.adder == 0, "1, or 0 without an adder")
         self._require("monitor", self.monitor in (0, 1), "0 or 1")
         small = self.fetch_bytes == 4 and self.lanes == 1 and self.cols in (2, 4)
         small &= self.weight_bits == 8 and self.codebooks == 0 and self.block_scales == 0
@@ -275,7 +280,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1, adder=0,
-            monitor=0,
+            vector=0, monitor=0,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
@@ -296,7 +301,8 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
-    `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2, `adder` and `monitor` to 1.
+    `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2, `adder`, `vector` and
+    `monitor` to 1.
 
     Raises
     ------

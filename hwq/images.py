@@ -62,7 +62,8 @@ class Images:
 
     def __post_init__(self) -> None:
         lane = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, IDENTITY)
-        self.params.append(np.tile(np.array(lane, np.uint32), (self.config.lanes, 1)))
+        words = 1 if self.config.vector else self.config.depthwise_cols // self.config.lanes  # what `mesh_copy` takes
+        self.params += [np.tile(np.array(lane, np.uint32), (self.config.lanes, 1))] * words
 
     def cycles(self) -> int:
         """Return the cycles of the descriptors, every run of them from start to done."""

@@ -92,6 +92,8 @@ class Post(wiring.Component):
 
         def constant(field, stage: int):
             """Return what `field` is for the results that entered `stage` cycles ago."""
+            if not config.overlaps:
+                return field
             if stage > pipeline.DESCRIPTOR_LOAD - 2:  # the descriptor may be the next layer's by then
                 field = constant(field, pipeline.DESCRIPTOR_LOAD - 2)
             held = Signal(field.shape(), reset_less=True)

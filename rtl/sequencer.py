@@ -117,8 +117,9 @@ class Sequencer(wiring.Component):
         starts = {
             isa.Opcode.CONV: (self.o_conv, config.cols << wide_blocks(upcoming, config)),
             isa.Opcode.DEPTHWISE: (self.o_depthwise, config.depthwise_cols),
-            isa.Opcode.VECTOR: (self.o_vector, config.lanes),
         }
+        if config.vector:
+            starts[isa.Opcode.VECTOR] = self.o_vector, config.lanes
         known, too_many = Signal(), Signal()
         with m.Switch(upcoming.opcode):
             for opcode, (_, most) in starts.items():
@@ -193,7 +194,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += [ahead.eq(1), drained.eq(1), self.o_layer.eq(1)]
         with m.If(change):
             m.d.sync += [self.o_back.eq(1), drained.eq(0), ahead.eq(0)]
-            m.d.sync += self.o_vector.eq(self.o_front.opcode == isa.Opcode.VECTOR)
+            m.d.sync += self.o_vector.eq((self.o_front.opcode == isa.Opcode.VECTOR) & config.vector)
             if config.overlaps:
                 m.d.sync += self.o_descriptor.eq(self.o_front)
         if not config.overlaps:

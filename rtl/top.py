@@ -84,7 +84,7 @@ class Accelerator(wiring.Component):
             act_int4=config.act_int4,
         )
         m.submodules.drain = drain = Drain(config)
-        m.submodules.vector = vector = Vector(config)
+        vector = Vector(config) if config.vector else None
         m.submodules.post = post = Post(config)
         wiring.connect(m, wiring.flipped(self.bus), host.bus)
 
@@ -135,11 +135,15 @@ class Accelerator(wiring.Component):
             post.i_start.eq(sequencer.o_back),
             sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv | sequencer.o_depthwise),
             sequencer.i_drained.eq(drain.o_read & drain.o_final),
-            vector.i_start.eq(sequencer.o_vector),
             post.i_clear.eq(abort),
         ]
-        for unit in (fetch, issue, drain, vector):
-            behind = unit in (drain, vector)
+        vectors = []
+        if vector is not None:
+            m.submodules.vector = vector
+            m.d.comb += vector.i_start.eq(sequencer.o_vector)
+            vectors = [vector]
+        for unit in (fetch, issue, drain, *vectors):
+            behind = unit is drain or unit in vectors
             m.d.comb += [unit.i_descriptor.eq(descriptor if behind else front), unit.i_clear.eq(abort)]
         m.d.comb += post.i_descriptor.eq(descriptor)
         for unit, chosen in sources.items():
@@ -151,7 +155,7 @@ class Accelerator(wiring.Component):
             with m.If(chosen):
                 offered = [name for name, member in StepSource(config).members.items() if member.flow is Out]
                 m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
-        use_vector = descriptor.opcode == isa.Opcode.VECTOR
+        use_vector = (descriptor.opcode == isa.Opcode.VECTOR) & config.vector
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         for name in ("ifm", "res", "ofm"):
@@ -164,7 +168,8 @@ class Accelerator(wiring.Component):
                 walker.i_row_pixels.eq(walked.row_pixels),
                 walker.i_pixels.eq(walked.pixels),
             ]
-            users = {vector: walked.opcode == isa.Opcode.VECTOR, depthwise: use_depthwise, fetch: 1, drain: 1}
+            users = dict.fromkeys(vectors, walked.opcode == isa.Opcode.VECTOR)
+            users |= {depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
             for member, flow in WalkerControl(config).members.items():
                 if flow.flow is Out:
@@ -181,7 +186,8 @@ class Accelerator(wiring.Component):
         if config.one_port:
             m.submodules.queue = queue = WriteQueue(config)
             odd = Signal()
-            midway = fetch.o_midway | vector.o_midway | (issue.o_running & use_depthwise & depthwise.o_midway)
+            midway = fetch.o_midway | (issue.o_running & use_depthwise & depthwise.o_midway)
+            midway |= _any(unit.o_midway for unit in vectors)
             m.d.sync += odd.eq(queue.i_take & queue.o_odd)
             m.d.comb += [
                 queue.i_clear.eq(abort),
@@ -191,7 +197,7 @@ class Accelerator(wiring.Component):
                 queue.i_end.eq(post.o_end),
                 queue.i_final.eq(post.o_final),
                 queue.i_take.eq(queue.o_valid & ~midway),
-                *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, vector)),
+                *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, *vectors)),
                 act.i_write.eq(queue.i_take | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
                 act.i_write_address.eq(Mux(queue.i_take, queue.o_address, offset)),
                 act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
@@ -210,7 +216,7 @@ class Accelerator(wiring.Component):
                 act_range.eq(act.o_range),
             ]
 
-        for unit in (fetch, vector, *sources):
+        for unit in (fetch, *vectors, *sources):
             with m.If(unit.o_read):
                 m.d.comb += [act.i_read.eq(1), act.i_address.eq(unit.o_address), act.i_count.eq(unit.o_count)]
 
@@ -388,16 +394,18 @@ class Accelerator(wiring.Component):
                     result.buffer[: slot_bits[2]],
                 )
             ),
-            vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes]),
-            params.i_address.eq(Mux(use_vector, vector.o_param, result.param)),
-            post.i_valid.eq(Mux(use_vector, vector.o_valid, picked_valid)),
-            post.i_final.eq(Mux(use_vector, vector.o_final, picked_final)),
-            post.i_acc.as_value().eq(Mux(use_vector, vector.o_acc.as_value(), accs.as_value())),
-            post.i_residual.as_value().eq(Mux(use_vector, vector.o_residual.as_value(), second_bytes)),
-            post.i_address.eq(Mux(use_vector, vector.o_write_address, place.address)),
-            post.i_count.eq(Mux(use_vector, vector.o_write_count, place.count)),
-            post.i_end.eq(use_vector | place.end),
         ]
+        param, entering = result.param, (picked_valid, picked_final, accs, second_bytes, place.address, place.count)
+        if vector is not None:
+            m.d.comb += vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes])
+            param = Mux(use_vector, vector.o_param, param)
+            offered = (vector.o_valid, vector.o_final, vector.o_acc, vector.o_residual)
+            offered = (*offered, vector.o_write_address, vector.o_write_count)
+            pairs_of = zip(offered, entering, strict=True)
+            entering = [Mux(use_vector, Value.cast(own), Value.cast(other)) for own, other in pairs_of]
+        entered = (post.i_valid, post.i_final, post.i_acc, post.i_residual, post.i_address, post.i_count)
+        m.d.comb += [Value.cast(port).eq(Value.cast(value)) for port, value in zip(entered, entering, strict=True)]
+        m.d.comb += [params.i_address.eq(param), post.i_end.eq(use_vector | place.end)]
         for lane in range(lanes):
             for field in isa.PARAM:
                 start = 64 * lane + 32 * field.word + field.lsb
@@ -415,7 +423,7 @@ class Accelerator(wiring.Component):
             ),
             param_past.eq(
                 (drain.o_read & (drain.o_param >= config.param_words))
-                | (vector.o_emit & (vector.o_param >= config.param_words))
+                | _any(unit.o_emit & (unit.o_param >= config.param_words) for unit in vectors)
             ),
         ]
         m.d.comb += [
@@ -424,15 +432,20 @@ class Accelerator(wiring.Component):
             sequencer.i_weight_range.eq(weight_past),
             sequencer.i_param_range.eq(param_past),
             sequencer.i_progress.eq(
-                issue.o_step | issue.o_book | fetch.o_read | drain.o_read | vector.o_running | act.i_write
+                issue.o_step
+                | issue.o_book
+                | fetch.o_read
+                | drain.o_read
+                | act.i_write
+                | _any(unit.o_running for unit in vectors)
             ),
         ]
         m.d.comb += host.i_count[0].eq(sequencer.o_busy)
         if config.monitor:
-            self._monitor(m, host, sequencer, issue, vector)
+            self._monitor(m, host, sequencer, issue, _any(unit.o_running for unit in vectors))
         return m
 
-    def _monitor(self, m, host, sequencer, issue, vector):
+    def _monitor(self, m, host, sequencer, issue, vector_running):
         """Count the cycles of every slot and of every cause."""
         m.submodules.profile = profile = Memory(shape=32, depth=self.config.slots, init=[], attrs=UNORDERED)
         read, write = profile.read_port(), profile.write_port()
@@ -455,7 +468,12 @@ class Accelerator(wiring.Component):
             m.d.comb += counts["cycles_output"].eq(1)
         with m.Elif(issue.o_running):
             m.d.comb += counts["cycles_fetch"].eq(1)
-        with m.Elif(vector.o_running):
+        with m.Elif(vector_running):
             m.d.comb += counts["cycles_vector"].eq(1)
         with m.Elif(sequencer.o_layer):
             m.d.comb += counts["cycles_tail"].eq(1)
+
+
+def _any(conditions):
+    """Return the disjunction of `conditions`."""
+    return functools.reduce(operator.or_, conditions, Const(0))
