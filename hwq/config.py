@@ -64,6 +64,9 @@ class ArrayConfig:
     vector : int
         1 where there is a vector unit; 0 where not: MaxPool runs on the host, averages and copies on the mesh. An adder
         needs one.
+    count_bits : int
+        Bits kept of a descriptor's `hwq.isa.COUNTS`, 8..16: a layer has at most so many pixels in a row, taps in either
+        direction, bytes of a tap and blocks of channels.
     monitor : int
         1 where the core counts the cycles of every slot and every cause, has a watchdog and lets the host read all its
         memories; 0 where the host reads activation memory, `id`, `digest`, `status`, `pc` and `cycles` alone.
@@ -91,6 +94,7 @@ class ArrayConfig:
     act_ports: int = 2
     adder: int = 1
     vector: int = 1
+    count_bits: int = 16
     monitor: int = 1
 
     def __post_init__(self) -> None:
@@ -123,6 +127,7 @@ class ArrayConfig:
         self._require("act_bits", fits, rule)
         self._require("adder", self.adder in (0, 1), "0 or 1")
         self._require("vector", self.vector == 1 or self.vector == self.adder == 0, "1, or 0 without an adder")
+        self._require("count_bits", 8 <= self.count_bits <= 16, "in 8..16")
         self._require("monitor", self.monitor in (0, 1), "0 or 1")
         small = self.fetch_bytes == 4 and self.lanes == 1 and self.cols in (2, 4)
         small &= self.weight_bits == 8 and self.codebooks == 0 and self.block_scales == 0
@@ -160,6 +165,11 @@ class ArrayConfig:
         return tuple(names) if self.monitor else ("cycles",)
 
     @property
+    def most_counted(self) -> int:
+        """The largest value of a descriptor's counts."""
+        return (1 << self.count_bits) - 1
+
+    @property
     def overlaps(self) -> bool:
         """Whether a layer may begin ahead of the last result of the one before it, and its descriptor is read ahead."""
         return not self.one_port
@@ -193,8 +203,11 @@ class ArrayConfig:
             or (field.name == "early" and not self.overlaps)
         )
         sizes = {"weight_base": self.weight_address_bits, "param_base": self.param_address_bits}
-        address = self.address_bits if field.width == isa.ADDRESS_BITS and field.name != "pixels" else field.width
-        return 0 if missing else sizes.get(field.name, address)
+        sizes["last_channels"] = self.widest_block.bit_length()
+        sizes |= dict.fromkeys(isa.COUNTS, self.count_bits)
+        if field.width == isa.ADDRESS_BITS:
+            sizes.setdefault(field.name, self.address_bits)
+        return 0 if missing else min(field.width, sizes.get(field.name, field.width))
 
     def legal_masks(self) -> list[int]:
         """Return, for each word of a descriptor, the bits that may be set: of addresses those that are kept."""
@@ -280,7 +293,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1, adder=0,
-            vector=0, monitor=0,
+            vector=0, count_bits=10, monitor=0,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
@@ -302,7 +315,7 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
     `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2, `adder`, `vector` and
-    `monitor` to 1.
+    `monitor` to 1, `count_bits` to 16.
 
     Raises
     ------

@@ -105,6 +105,8 @@ class Images:
     def add_descriptor(self, fields: dict[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""
         slot = len(self.descriptors)
+        for name in sorted(isa.COUNTS & fields.keys()):
+            self._fits(f"field {name} of a descriptor", "count_bits", fields[name], self.config.most_counted, label)
         self._fits("program slots", "slots", slot + 1, self.config.slots, label)
         self.descriptors.append(fields)
         self.labels.append(label)

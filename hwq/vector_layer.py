@@ -98,26 +98,29 @@ def fill_descriptors(target: View, value: int, images: Images) -> Iterator[Field
 _CONSTANT_FREE = {"zero_point": 0, "lo": -128, "hi": 127, "factor_a": 1, "add_lo": -128, "add_hi": 127}
 
 
-_MOST = 0xFFFF
-"""Of the fields `blocks` and `row_pixels`."""
-
-
 def _nests(views: Sequence[View], images: Images) -> Iterator[Nest]:
-    """Yield loop nests over `views`, none with more columns or blocks of channels than a descriptor counts."""
+    """Yield loop nests over `views`."""
     for nest in nests(views):
-        for channel in range(0, nest.channels, _MOST * images.config.lanes):
-            channels = min(nest.channels - channel, _MOST * images.config.lanes)
-            for column in range(0, nest.columns, _MOST):
-                columns = min(nest.columns - column, _MOST)
-                steps = zip(nest.addresses, nest.column_strides, strict=True)
-                addresses = tuple(address + channel + column * step for address, step in steps)
-                yield replace(nest, columns=columns, channels=channels, addresses=addresses)
+        yield from _cut(nest, images)
 
 
 def _copies(views: Sequence[View], images: Images) -> Iterator[Nest]:
     """Yield the loop nests of a copy."""
-    for nest in _nests(views, images):
-        yield from [nest] if images.config.vector else mesh_parts(nest, images.config)
+    for nest in nests(views):
+        for part in [nest] if images.config.vector else mesh_parts(nest, images.config):
+            yield from _cut(part, images)
+
+
+def _cut(nest: Nest, images: Images) -> Iterator[Nest]:
+    """Yield `nest` in parts, none with more columns or blocks of channels than a descriptor counts."""
+    most = images.config.most_counted
+    for channel in range(0, nest.channels, most * images.config.lanes):
+        channels = min(nest.channels - channel, most * images.config.lanes)
+        for column in range(0, nest.columns, most):
+            columns = min(nest.columns - column, most)
+            steps = zip(nest.addresses, nest.column_strides, strict=True)
+            addresses = tuple(address + channel + column * step for address, step in steps)
+            yield replace(nest, columns=columns, channels=channels, addresses=addresses)
 
 
 def _groups(channels: int, images: Images) -> Fields:

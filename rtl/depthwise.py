@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import address_shape, descriptor_layout, field_width
 from rtl.walker import WalkerControl
 
 
@@ -35,7 +35,7 @@ class StepSource(wiring.Signature):
                 "zero": Out(1),
                 "first": Out(1),
                 "begin": Out(1),
-                "lead": Out(17),
+                "lead": Out(field_width(config, "span") + 1),
                 "end": Out(1),
             }
         )
@@ -88,8 +88,9 @@ class Depthwise(wiring.Component):
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         neighbours = Signal(range(rows + 1))
         final, saved_final = Signal(), Signal()
-        position, length, span = Signal(17), Signal(17), Signal(16)
-        inner, outer_left, blocks_left = Signal(12), Signal(12), Signal(16)
+        span = Signal.like(d.span)
+        position, length = Signal(len(span) + 1), Signal(len(span) + 1)
+        inner, outer_left, blocks_left = Signal.like(d.taps_x), Signal.like(d.taps_y), Signal.like(d.blocks)
         block_base, tile_base = Signal(address_shape(config)), Signal(address_shape(config))
         repeat = Signal(2)
         inner_end, run_end, tap_end, first_run = Signal(), Signal(), Signal(), Signal()
