@@ -18,6 +18,7 @@ from typing import Any
 
 from amaranth.hdl import Elaboratable
 
+from boards.synthesis import options, unordered
 from boards.tools import TOOLS, ToolError, stop_all
 from sim.cache import cached, digest
 
@@ -45,8 +46,9 @@ class Plan:
     @classmethod
     def of(cls, platform: Any, design: Elaboratable) -> Plan:
         """Return the plan of `design` on a fresh Amaranth platform; the same sources give the same bytes."""
-        plan = platform.prepare(design, "top", emit_src=False)
+        plan = platform.prepare(design, "top", emit_src=False, synth_opts=options(platform))
         files = {name: text.encode() if isinstance(text, str) else text for name, text in plan.files.items()}
+        files["top.il"] = unordered(plan.files["top.il"]).encode()
         synthesis, routing, packing, *_ = json.loads(files["build_top.json"])[
             "commands"
         ]  # what follows prepares a boot loader
