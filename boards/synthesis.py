@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 _OPTIONS = {"LFE5": "-nowidelut"}
-"""By the beginning of a device's name. An ECP5's wide multiplexers (yosys 4798) force lookup tables into pairs and fours,
-which then can't be placed freely. An UltraPlus's eight DSP blocks are the mesh's: without ``-dsp`` Yosys takes none."""
+"""By the beginning of a device's name. An ECP5's wide multiplexers (yosys 4798) force lookup tables into pairs and
+fours, which then can't be placed freely. An UltraPlus's eight DSP blocks are the mesh's: without ``-dsp`` Yosys takes
+none."""
 
 _MODULE = re.compile(r"^module .*?^end$", re.DOTALL | re.MULTILINE)
 _MEMORY = re.compile(r"^  attribute \\no_rw_check 1\n(?:  attribute .*\n)*  memory .* \\(\S+)$", re.MULTILINE)

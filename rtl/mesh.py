@@ -77,8 +77,8 @@ class PE(wiring.Component):
             kept, mask, addend = paired.operands(acc, self.i_product, self.i_pairs, self.i_first)
             total = paired.sums_of(adder.o)
         else:
-            m.submodules.adder = adder = MaskedAdder(len(acc))
-            kept, mask, addend = acc, (~self.i_first).replicate(len(acc)), self.i_product
+            m.submodules.adder = adder = MaskedAdder(len(acc), whole=True)
+            kept, mask, addend = acc, ~self.i_first, self.i_product
             total = adder.o
         m.d.comb += [adder.i_a.eq(kept), adder.i_mask.eq(mask), adder.i_b.eq(addend)]
         with m.If(self.i_enable):
