@@ -29,8 +29,9 @@ from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
 from rtl.strips import Strips
+from rtl.taps import TapWalker
 from rtl.vector import Vector
-from rtl.walker import PixelWalker, WalkerControl
+from rtl.walker import PixelWalker
 from rtl.window_ram import WindowRam
 from rtl.write_queue import WriteQueue
 
@@ -158,6 +159,14 @@ class Accelerator(wiring.Component):
         use_vector = (descriptor.opcode == isa.Opcode.VECTOR) & config.vector
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
+        m.submodules.taps = taps = TapWalker(config)
+        m.d.comb += [
+            taps.i_x_step.eq(front.tap_x_step),
+            taps.i_y_step.eq(front.tap_y_step),
+            taps.i_taps_x.eq(front.taps_x),
+            taps.i_taps_y.eq(front.taps_y),
+        ]
+        _share(m, taps.control, {depthwise.taps: use_depthwise, fetch.taps: 1})
         for name in ("ifm", "res", "ofm"):
             walker = PixelWalker(config)
             m.submodules[f"walk_{name}"] = walker
@@ -171,14 +180,7 @@ class Accelerator(wiring.Component):
             users = dict.fromkeys(vectors, walked.opcode == isa.Opcode.VECTOR)
             users |= {depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
-            for member, flow in WalkerControl(config).members.items():
-                if flow.flow is Out:
-                    chosen = 0
-                    for control, selected in reversed(users.items()):
-                        chosen = Mux(selected, getattr(control, member), chosen)
-                    m.d.comb += getattr(walker.control, member).eq(chosen)
-                else:
-                    m.d.comb += [getattr(control, member).eq(getattr(walker.control, member)) for control in users]
+            _share(m, walker.control, users)
 
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
         layer_end, act_range = Signal(), Signal()
@@ -472,6 +474,19 @@ class Accelerator(wiring.Component):
             m.d.comb += counts["cycles_vector"].eq(1)
         with m.Elif(sequencer.o_layer):
             m.d.comb += counts["cycles_tail"].eq(1)
+
+
+def _share(m, control, users):
+    """Connect `control` to the first of `users`, a mapping of interfaces to conditions, whose condition holds."""
+    for member, flow in control.signature.members.items():
+        port = getattr(control, member)
+        if flow.flow is In:
+            chosen = 0
+            for user, selected in reversed(users.items()):
+                chosen = Mux(selected, getattr(user, member), chosen)
+            m.d.comb += port.eq(chosen)
+        else:
+            m.d.comb += [getattr(user, member).eq(port) for user in users]
 
 
 def _any(conditions):
