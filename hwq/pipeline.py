@@ -62,7 +62,7 @@ WRITE_BACK = POST_LATENCY + WRITE_LATENCY
 QUEUE_LATENCY = 2
 """With one port, from the last byte of a word on the write port to the word being ready to be written."""
 
-RESIDUAL_BUFFERS = 4
+RESIDUAL_BUFFERS = 2
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
 
 BACK_CHANGE = 1
