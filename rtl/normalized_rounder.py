@@ -102,7 +102,7 @@ class NormalizedRounder(wiring.Component):
         to_most = delayed(m, self.i_zero_point - self.i_hi - 1, 1)
         zero_point = delayed(m, self.i_zero_point, 1)
         total = delayed(m, (bits + zero_point + unit)[:8], 1)
-        below = delayed(m, (beyond & negative) | (bits + to_least + unit < 0), 1)
-        above = delayed(m, (beyond & ~negative) | (bits + to_most + unit >= 0), 1)
+        below = delayed(m, Mux(beyond, negative, bits + to_least + unit < 0), 1)
+        above = delayed(m, beyond | (bits + to_most + unit >= 0), 1)  # where it isn't below
         m.d.comb += self.o.eq(delayed(m, Mux(below, self.i_lo, Mux(above, self.i_hi, total)), 1).as_signed())
         return m

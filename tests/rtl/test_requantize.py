@@ -150,6 +150,12 @@ def test_narrow_bounds():
     check(np.arange(-20, 20), 1.0, zero_point=-128, lo=-128, hi=-128)
 
 
+def test_bounds_on_one_side_of_the_zero_point():
+    acc = [s * ((1 << k) + d) for k in range(31) for d in (-1, 0, 1) for s in (1, -1)]
+    for zero_point, lo, hi in ((-100, -20, 120), (100, -128, 50), (-128, 100, 127), (127, -128, -100)):
+        check(acc, 1.0, zero_point=zero_point, lo=lo, hi=hi)
+
+
 @pytest.mark.parametrize("zero_point", [-128, -127, -1, 0, 1, 126, 127])
 def test_zero_point_at_both_ends(zero_point):
     check(
