@@ -88,8 +88,11 @@ def drain_skew(config: ArrayConfig) -> int:
     """Cycles the first read of a tile's results waits for the skewed columns.
 
     Results are read group by group of `lanes` columns, row by row within a group, one (group, row) a cycle, while
-    column c of row p finishes p + c cycles after the tile's first PE.
+    column c of row p finishes p + c cycles after the tile's first PE. With one port sums move up by a row a cycle
+    after a read, so the first row's waits for the last row to be finished by then.
     """
+    if config.one_port:
+        return max(0, config.rows - 2)
     return config.lanes - 1 + max(0, (config.groups - 1) * (config.lanes - config.rows))
 
 
@@ -102,7 +105,10 @@ def overwrite_margin(config: ArrayConfig, paired: bool = False) -> int:
     """Cycles a tile's last group lags behind the column wave that overwrites it.
 
     Of a `paired` block (see `hwq.weights`) all columns are read twice, so each group lags by one round of them more.
+    With one port a column's first row holds all its sums in turn, until a cycle after the read of the last.
     """
+    if config.one_port:
+        return (config.rows - 1) * config.groups + 1
     return max(0, (config.groups - 1) * (config.rows - config.lanes)) + (config.rows * config.groups if paired else 0)
 
 

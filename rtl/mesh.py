@@ -42,11 +42,12 @@ class PE(wiring.Component):
     i_first : start from zero
     i_pairs : the product is two channels'
     i_capture : copy the accumulator to the shadow register
+    i_shift, i_below : with `shift`, take the shadow register of the row below instead
     o_shadow : the last tile's sum, or both, until the next capture
     """
 
-    def __init__(self, *, int4: bool = False, act_int4: bool = False):
-        self._int4 = int4
+    def __init__(self, *, int4: bool = False, act_int4: bool = False, shift: bool = False):
+        self._int4, self._shift = int4, shift
         activation, weight, sums = paired.activation_shape(act_int4), weight_shape(int4), shadow_shape(int4)
         super().__init__(
             {
@@ -62,6 +63,7 @@ class PE(wiring.Component):
                 "i_first": In(1),
                 "i_pairs": In(1),
                 "i_capture": In(1),
+                **({"i_shift": In(1), "i_below": In(sums)} if shift else {}),
                 "o_shadow": Out(sums),
             }
         )
@@ -83,6 +85,9 @@ class PE(wiring.Component):
         m.d.comb += [adder.i_a.eq(kept), adder.i_mask.eq(mask), adder.i_b.eq(addend)]
         with m.If(self.i_enable):
             m.d.sync += Value.cast(acc).eq(total)
+        if self._shift:
+            with m.If(self.i_shift):
+                m.d.sync += self.o_shadow.eq(self.i_below)
         with m.If(self.i_capture):
             m.d.sync += self.o_shadow.eq(acc)
         return m
@@ -127,11 +132,22 @@ class Mesh(wiring.Component):
     i_dots : with `act_int4`, the rows' bytes are two channels' as well; set only with `i_pairs`
     i_valid : row 0's operands are a step
     i_first, i_last : the step is the tile's first, last
-    o_shadow : sum of PE (p, c) at index p * cols + c, with `int4` as `rtl.paired` has them
+    i_shift : with `shift`, one bit a column: its sums move up a row
+    o_shadow : sum of PE (p, c) at index p * cols + c, with `int4` as `rtl.paired` has them; with `shift` those of row 0
     """
 
-    def __init__(self, *, rows: int, cols: int, strips: bool = False, int4: bool = False, act_int4: bool = False):
+    def __init__(
+        self,
+        *,
+        rows: int,
+        cols: int,
+        strips: bool = False,
+        int4: bool = False,
+        act_int4: bool = False,
+        shift: bool = False,
+    ):
         self._rows, self._cols, self._strips, self._int4, self._act_int4 = rows, cols, strips, int4, act_int4
+        self._shift = shift
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
@@ -144,7 +160,8 @@ class Mesh(wiring.Component):
                 "i_valid": In(1),
                 "i_first": In(1),
                 "i_last": In(1),
-                "o_shadow": Out(data.ArrayLayout(shadow_shape(int4), rows * cols)),
+                **({"i_shift": In(cols)} if shift else {}),
+                "o_shadow": Out(data.ArrayLayout(shadow_shape(int4), cols if shift else rows * cols)),
             }
         )
 
@@ -172,7 +189,8 @@ class Mesh(wiring.Component):
         modes = [Cat(bit, _history(m, bit, operand_stages + rows + cols)) for bit in (self.i_broadcast, self.i_strips)]
         broadcast, strips = modes
         dots = Cat(self.i_dots, _history(m, self.i_dots, rows)) if self._act_int4 else None
-        pes = [[PE(int4=self._int4, act_int4=self._act_int4) for _ in range(cols)] for _ in range(rows)]
+        form = {"int4": self._int4, "act_int4": self._act_int4, "shift": self._shift}
+        pes = [[PE(**form) for _ in range(cols)] for _ in range(rows)]
         multiply(m, (pe for row in pes for pe in row), int4=self._int4, act_int4=self._act_int4)
         for c in range(cols):
             m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], c))
@@ -197,8 +215,12 @@ class Mesh(wiring.Component):
                     pe.i_first.eq(tap(1, position)),
                     pe.i_pairs.eq(tap(3, position)),
                     pe.i_capture.eq(tap(2, position + 1)),
-                    self.o_shadow[p * cols + c].eq(pe.o_shadow),
                 ]
+                if not self._shift or p == 0:
+                    m.d.comb += self.o_shadow[p * cols + c].eq(pe.o_shadow)
+                if self._shift:
+                    below = pes[p + 1][c].o_shadow if p < rows - 1 else 0
+                    m.d.comb += [pe.i_shift.eq(self.i_shift[c]), pe.i_below.eq(below)]
                 if p:
                     above = pes[p - 1][c].o_w
                     if late := lag[p] - lag[p - 1]:

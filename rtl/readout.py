@@ -1,4 +1,4 @@
-"""Readout: from the mesh's shadow registers to the sums of `lanes` neighbouring columns of one row."""
+"""From the mesh's shadow registers to the sums of `lanes` neighbouring columns of one row."""
 
 import functools
 import operator
@@ -67,4 +67,43 @@ class Readout(wiring.Component):
             sums = Signal(shadow_shape(config.int4), name=f"sums_{lane}")
             m.d.comb += Value.cast(sums).eq(functools.reduce(operator.or_, gated[lane]))
             m.d.sync += self.o[lane].eq(chosen_sum(sums, pairs, high) if config.int4 else sums)
+        return m
+
+
+class ShiftReadout(wiring.Component):
+    """Read column by column the sums of the mesh's first row, to which the others move up as they are read.
+
+    Fewer cells than `Readout`, but a tile's rows must come in order, and all of them be finished before the second.
+
+    Latency: `READ_OUT`. Throughput: one sum a cycle. Backpressure: none.
+
+    Members
+    -------
+    i_read, i_column : read the sum of this column
+    i_shadow : sums of the first row
+    o_shift : one bit a column: move its sums up a row
+    o : the sum, `READ_OUT` cycles after `i_read`
+    """
+
+    LATENCY = 2
+
+    def __init__(self, config: ArrayConfig):
+        self._cols = config.cols
+        super().__init__(
+            {
+                "i_read": In(1),
+                "i_column": In(range(config.cols)),
+                "i_shadow": In(data.ArrayLayout(32, config.cols)),
+                "o_shift": Out(config.cols),
+                "o": Out(data.ArrayLayout(32, 1)),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        assert pipeline.READ_OUT == self.LATENCY
+        column, read = delayed(m, self.i_column, 1), delayed(m, self.i_read, 1)
+        m.d.comb += self.o_shift.eq(read << column)
+        m.d.sync += self.o[0].eq(self.i_shadow[column])
         return m

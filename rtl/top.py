@@ -25,7 +25,7 @@ from rtl.paired import WeightUnpack
 from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.primitives import UNORDERED
-from rtl.readout import Readout
+from rtl.readout import Readout, ShiftReadout
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
@@ -84,6 +84,7 @@ class Accelerator(wiring.Component):
             strips=bool(config.strip_columns),
             int4=config.int4,
             act_int4=config.act_int4,
+            shift=config.one_port,
         )
         m.submodules.drain = drain = Drain(config)
         vector = Vector(config) if config.vector else None
@@ -379,15 +380,21 @@ class Accelerator(wiring.Component):
             m.d.comb += chosen_result.eq(Mux(use_scales, late.as_value(), result.as_value()))
             result, accs = chosen_result, Signal.like(picked)
             m.d.comb += accs.eq(Mux(delayed(m, use_scales, 1), scales.o.as_value(), picked.as_value()))
-        m.submodules.readout = readout = Readout(config)
-        m.d.comb += [
-            readout.i_row.eq(drain.o_row),
-            readout.i_columns.eq(drain.o_columns),
-            readout.i_pairs.eq(drain.o_pairs | drain_dots),
-            readout.i_high.eq(drain.o_high | drain_dots),
-            readout.i_shadow.eq(mesh.o_shadow),
-            picked.eq(readout.o),
-        ]
+        m.submodules.readout = readout = (ShiftReadout if config.one_port else Readout)(config)
+        m.d.comb += [readout.i_shadow.eq(mesh.o_shadow), picked.eq(readout.o)]
+        if config.one_port:
+            m.d.comb += [
+                readout.i_read.eq(drain.o_read),
+                readout.i_column.eq(drain.o_columns),
+                mesh.i_shift.eq(readout.o_shift),
+            ]
+        else:
+            m.d.comb += [
+                readout.i_row.eq(drain.o_row),
+                readout.i_columns.eq(drain.o_columns),
+                readout.i_pairs.eq(drain.o_pairs | drain_dots),
+                readout.i_high.eq(drain.o_high | drain_dots),
+            ]
         m.d.sync += [
             picked_valid.eq(result.valid & ~abort),
             picked_final.eq(result.final & ~abort),
