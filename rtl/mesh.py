@@ -15,13 +15,13 @@ def weight_shape(int4: bool) -> Shape:
     return Shape(paired.OPERAND_BITS) if int4 else signed(8)
 
 
-def shadow_shape(int4: bool) -> Shape | data.StructLayout:
+def shadow_shape(int4: bool, sum_bits: int = 32) -> Shape | data.StructLayout:
     """Return the shape of a finished accumulator."""
-    return paired.sums_layout if int4 else signed(32)
+    return paired.sums_layout if int4 else signed(sum_bits)
 
 
 class PE(wiring.Component):
-    """One accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at 32 bits; `multiply` adds its multiplier.
+    """One accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at `sum_bits`; `multiply` adds its multiplier.
 
     With `int4` it also computes two channels at once, each wrapping at 24 bits; `rtl.paired` has the operands. With
     `act_int4` an activation may be two channels', whose products it adds.
@@ -46,9 +46,10 @@ class PE(wiring.Component):
     o_shadow : the last tile's sum, or both, until the next capture
     """
 
-    def __init__(self, *, int4: bool = False, act_int4: bool = False, shift: bool = False):
+    def __init__(self, *, int4: bool = False, act_int4: bool = False, shift: bool = False, sum_bits: int = 32):
         self._int4, self._shift = int4, shift
-        activation, weight, sums = paired.activation_shape(act_int4), weight_shape(int4), shadow_shape(int4)
+        activation, weight = paired.activation_shape(act_int4), weight_shape(int4)
+        sums = shadow_shape(int4, sum_bits)
         super().__init__(
             {
                 "i_a": In(activation),
@@ -145,9 +146,10 @@ class Mesh(wiring.Component):
         int4: bool = False,
         act_int4: bool = False,
         shift: bool = False,
+        sum_bits: int = 32,
     ):
         self._rows, self._cols, self._strips, self._int4, self._act_int4 = rows, cols, strips, int4, act_int4
-        self._shift = shift
+        self._shift, self._sum_bits = shift, sum_bits
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
@@ -161,7 +163,7 @@ class Mesh(wiring.Component):
                 "i_first": In(1),
                 "i_last": In(1),
                 **({"i_shift": In(cols)} if shift else {}),
-                "o_shadow": Out(data.ArrayLayout(shadow_shape(int4), cols if shift else rows * cols)),
+                "o_shadow": Out(data.ArrayLayout(shadow_shape(int4, sum_bits), cols if shift else rows * cols)),
             }
         )
 
@@ -189,7 +191,7 @@ class Mesh(wiring.Component):
         modes = [Cat(bit, _history(m, bit, operand_stages + rows + cols)) for bit in (self.i_broadcast, self.i_strips)]
         broadcast, strips = modes
         dots = Cat(self.i_dots, _history(m, self.i_dots, rows)) if self._act_int4 else None
-        form = {"int4": self._int4, "act_int4": self._act_int4, "shift": self._shift}
+        form = {"int4": self._int4, "act_int4": self._act_int4, "shift": self._shift, "sum_bits": self._sum_bits}
         pes = [[PE(**form) for _ in range(cols)] for _ in range(rows)]
         multiply(m, (pe for row in pes for pe in row), int4=self._int4, act_int4=self._act_int4)
         for c in range(cols):

@@ -3,7 +3,7 @@
 import functools
 import operator
 
-from amaranth import Module, Mux, Signal, Value
+from amaranth import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,7 +34,7 @@ class Readout(wiring.Component):
 
     def __init__(self, config: ArrayConfig):
         self._config = config
-        shadows = data.ArrayLayout(shadow_shape(config.int4), config.rows * config.cols)
+        shadows = data.ArrayLayout(shadow_shape(config.int4, config.sum_bits), config.rows * config.cols)
         super().__init__(
             {
                 "i_row": In(range(config.rows)),
@@ -42,7 +42,7 @@ class Readout(wiring.Component):
                 "i_pairs": In(1),
                 "i_high": In(1),
                 "i_shadow": In(shadows),
-                "o": Out(data.ArrayLayout(32, config.lanes)),
+                "o": Out(data.ArrayLayout(signed(32), config.lanes)),
             }
         )
 
@@ -64,7 +64,7 @@ class Readout(wiring.Component):
                     m.d.sync += kept.eq(Mux(selected, shadow, 0))
                     gated[lane].append(kept)
         for lane in range(lanes):
-            sums = Signal(shadow_shape(config.int4), name=f"sums_{lane}")
+            sums = Signal(shadow_shape(config.int4, config.sum_bits), name=f"sums_{lane}")
             m.d.comb += Value.cast(sums).eq(functools.reduce(operator.or_, gated[lane]))
             m.d.sync += self.o[lane].eq(chosen_sum(sums, pairs, high) if config.int4 else sums)
         return m
@@ -88,14 +88,14 @@ class ShiftReadout(wiring.Component):
     LATENCY = 2
 
     def __init__(self, config: ArrayConfig):
-        self._cols = config.cols
+        sums = signed(config.sum_bits)
         super().__init__(
             {
                 "i_read": In(1),
                 "i_column": In(range(config.cols)),
-                "i_shadow": In(data.ArrayLayout(32, config.cols)),
+                "i_shadow": In(data.ArrayLayout(sums, config.cols)),
                 "o_shift": Out(config.cols),
-                "o": Out(data.ArrayLayout(32, 1)),
+                "o": Out(data.ArrayLayout(sums, 1)),
             }
         )
 

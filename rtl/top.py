@@ -3,7 +3,7 @@
 import functools
 import operator
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -85,6 +85,7 @@ class Accelerator(wiring.Component):
             int4=config.int4,
             act_int4=config.act_int4,
             shift=config.one_port,
+            sum_bits=config.sum_bits,
         )
         m.submodules.drain = drain = Drain(config)
         vector = Vector(config) if config.vector else None
@@ -320,7 +321,7 @@ class Accelerator(wiring.Component):
 
         # output path: one result from the mesh or the vector unit
         group_lanes = config.fetch_bytes // lanes
-        picked = Signal(data.ArrayLayout(32, lanes))
+        picked = Signal(data.ArrayLayout(signed(32), lanes))
         group_in_slice = Signal(range(max(2, group_lanes)))
         place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
         picked_valid, picked_final = Signal(), Signal()
@@ -381,7 +382,8 @@ class Accelerator(wiring.Component):
             result, accs = chosen_result, Signal.like(picked)
             m.d.comb += accs.eq(Mux(delayed(m, use_scales, 1), scales.o.as_value(), picked.as_value()))
         m.submodules.readout = readout = (ShiftReadout if config.one_port else Readout)(config)
-        m.d.comb += [readout.i_shadow.eq(mesh.o_shadow), picked.eq(readout.o)]
+        m.d.comb += readout.i_shadow.eq(mesh.o_shadow)
+        m.d.comb += [picked[lane].eq(readout.o[lane]) for lane in range(lanes)]
         if config.one_port:
             m.d.comb += [
                 readout.i_read.eq(drain.o_read),
