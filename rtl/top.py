@@ -162,6 +162,10 @@ class Accelerator(wiring.Component):
         use_vector = (descriptor.opcode == isa.Opcode.VECTOR) & config.vector
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
+        wiring.connect(m, depthwise.base, sequencer.ifm_base)
+        wiring.connect(m, issue.base, sequencer.weight_base)
+        wiring.connect(m, drain.ofm_base, sequencer.ofm_base)
+        wiring.connect(m, drain.param_base, sequencer.param_base)
         m.submodules.taps = taps = TapWalker(config)
         m.d.comb += [
             taps.i_x_step.eq(front.tap_x_step),
