@@ -21,8 +21,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-MAX_WORDS = 64
-"""Most data words in a frame."""
+MAX_WORDS = 60
+"""Most data words in a frame: a payload then has less than 256 bytes."""
 
 WINDOW = 8
 """Requests that may be on their way at once."""

@@ -26,6 +26,7 @@ from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.primitives import UNORDERED
 from rtl.readout import Readout, ShiftReadout
+from rtl.row_buffers import RowBuffers
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
@@ -280,19 +281,20 @@ class Accelerator(wiring.Component):
         abort_n = ~abort
         steps = [issue.o_step & ~use_depthwise, issue.o_take]
         step, take = (delayed(m, signal & abort_n, pipeline.ISSUE_TO_EDGE - 2) for signal in steps)
-        for row in range(rows):
-            serializer = Serializer(fetch_bytes=config.fetch_bytes)
-            m.submodules[f"serializer_{row}"] = serializer
-            row_step, row_take = Signal(name=f"step_{row}"), Signal(name=f"take_{row}")
-            m.d.sync += [row_step.eq(step & abort_n), row_take.eq(take)]
-            step, take = row_step, row_take
+        to_rows = coming.read & ~coming.residual
+        if config.one_port and rows > 1:
+            m.submodules.buffers = buffers = RowBuffers(rows=rows)
             m.d.comb += [
-                serializer.i_write.eq(coming.read & ~coming.residual & (coming.row == row)),
-                serializer.i_data.eq(act.o_data.as_value()),
-                serializer.i_step.eq(step),
-                serializer.i_take.eq(take),
-                mesh.i_a[row].eq(serializer.o),
+                buffers.i_start.eq(sequencer.o_conv),
+                buffers.i_write.eq(to_rows),
+                buffers.i_row.eq(coming.row),
+                buffers.i_data.eq(act.o_data.as_value()),
+                buffers.i_step.eq(step & abort_n),
+                buffers.i_take.eq(take),
+                *(mesh.i_a[row].eq(buffers.o[row]) for row in range(rows)),
             ]
+        else:
+            self._serialize(m, mesh, act, abort_n, step, take, [to_rows & (coming.row == row) for row in range(rows)])
         taken = Cat(issue.o_step & abort_n, issue.o_first, issue.o_last, use_depthwise, use_strips)
         control = delayed(m, taken, pipeline.ISSUE_TO_EDGE)
         column_bytes = Signal(8 * config.cols, reset_less=True)
@@ -468,6 +470,21 @@ class Accelerator(wiring.Component):
         if config.monitor:
             self._monitor(m, host, sequencer, issue, _any(unit.o_running for unit in vectors))
         return m
+
+    def _serialize(self, m, mesh, act, abort_n, step, take, writes):
+        """Give every row a serializer, which steps a cycle after the one before it."""
+        for row, write in enumerate(writes):
+            m.submodules[f"serializer_{row}"] = serializer = Serializer(fetch_bytes=self.config.fetch_bytes)
+            row_step, row_take = Signal(name=f"step_{row}"), Signal(name=f"take_{row}")
+            m.d.sync += [row_step.eq(step & abort_n), row_take.eq(take)]
+            step, take = row_step, row_take
+            m.d.comb += [
+                serializer.i_write.eq(write),
+                serializer.i_data.eq(act.o_data.as_value()),
+                serializer.i_step.eq(step),
+                serializer.i_take.eq(take),
+                mesh.i_a[row].eq(serializer.o),
+            ]
 
     def _monitor(self, m, host, sequencer, issue, vector_running):
         """Count the cycles of every slot and of every cause."""

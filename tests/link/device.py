@@ -66,7 +66,7 @@ class DeviceModel:
 
     def _answer(self, payload: bytes) -> bytes | None:
         body = payload[:-4]
-        if len(payload) < 12 or self._crc(body) != payload[-4:] or body[2] > 64:
+        if len(payload) < 12 or self._crc(body) != payload[-4:] or body[2] > 60:
             return None
         kind, sequence, words, address = body[0], body[1], body[2], int.from_bytes(body[4:8], "little")
         data = body[8:]
