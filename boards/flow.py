@@ -18,6 +18,7 @@ from typing import Any
 
 from amaranth.hdl import Elaboratable
 
+from boards.synthesis import options, unordered
 from boards.tools import TOOLS, ToolError, stop_all
 from sim.cache import cached, digest
 
@@ -45,13 +46,19 @@ class Plan:
     @classmethod
     def of(cls, platform: Any, design: Elaboratable) -> Plan:
         """Return the plan of `design` on a fresh Amaranth platform; the same sources give the same bytes."""
-        plan = platform.prepare(design, "top", emit_src=False)
+        plan = platform.prepare(design, "top", emit_src=False, synth_opts=options(platform))
         files = {name: text.encode() if isinstance(text, str) else text for name, text in plan.files.items()}
+        files["top.il"] = unordered(plan.files["top.il"]).encode()
         synthesis, routing, packing, *_ = json.loads(files["build_top.json"])[
             "commands"
         ]  # what follows prepares a boot loader
         kept = {name: data for name, data in files.items() if name.endswith((".il", ".ys", ".lpf", ".pcf", ".v"))}
         return cls(kept, tuple(synthesis), tuple(routing), tuple(packing))
+
+    @property
+    def inputs(self) -> str:
+        """Hash of all that the netlist is made from: the design, its script and Yosys."""
+        return _hash(self.synthesis, self.files)
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -154,14 +161,12 @@ def step(
     what: str, command: Sequence[str], inputs: Mapping[str, bytes], outputs: Sequence[str], good: Sequence[int] = (0,)
 ) -> Path:
     """Return the folder of `outputs` that `command` makes of the files `inputs`."""
-    tool = TOOLS[command[0]]
-    parts = [part for name, data in sorted(inputs.items()) for part in (name, data)]
-    name = f"{what}-{digest([tool.package, tool.version(), *command, *parts])}"
+    name = f"{what}-{_hash(command, inputs)}"
 
     def make(work: Path) -> None:
         for file, data in inputs.items():
             (work / file).write_bytes(data)
-        status = tool.run(command[1:], work)
+        status = TOOLS[command[0]].run(command[1:], work)
         if status not in good or not all((work / output).is_file() for output in outputs):
             raise _refusal(command[0], status, work)
         folder = work / name
@@ -170,6 +175,13 @@ def step(
             shutil.move(work / output, folder / output)
 
     return cached(name, make)
+
+
+def _hash(command: Sequence[str], inputs: Mapping[str, bytes]) -> str:
+    """Return the hash of a command, its tool's version and its inputs."""
+    tool = TOOLS[command[0]]
+    parts = [part for name, data in sorted(inputs.items()) for part in (name, data)]
+    return digest([tool.package, tool.version(), *command, *parts])
 
 
 def _refusal(tool: str, status: int, work: Path) -> ToolError:

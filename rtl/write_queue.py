@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape
+from rtl.primitives import UNORDERED
 from rtl.shared_act_ram import WORD_BYTES
 
 
@@ -58,7 +59,7 @@ class WriteQueue(wiring.Component):
         layout = data.StructLayout(
             {"half": len(self.o_address) - 1, "data": 8 * WORD_BYTES, "mask": WORD_BYTES, "odd": 1, "final": 1}
         )
-        m.submodules.memory = memory = Memory(shape=layout, depth=self._words, init=[])
+        m.submodules.memory = memory = Memory(shape=layout, depth=self._words, init=[], attrs=UNORDERED)
         write, read = memory.write_port(), memory.read_port()
 
         lane, held, begun = Signal(range(WORD_BYTES)), Signal(8 * (WORD_BYTES - 1)), Signal.like(self.i_address)

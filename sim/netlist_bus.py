@@ -12,6 +12,7 @@ from amaranth.back import rtlil
 
 from boards.flow import step
 from boards.registry import find
+from boards.synthesis import options, unordered
 from hwq.config import ArrayConfig
 from sim.build import LIBRARY
 from sim.cells import READ, models
@@ -20,7 +21,7 @@ from sim.verilator_bus import VerilatorBus, open_library
 BOARD = "ulx3s"
 """Whose cells, where the target names no board."""
 
-_SYNTHESIS = "read_rtlil top.il\nsynth_{family} -top top\nselect top\nwrite_rtlil -selected netlist.il\n"
+_SYNTHESIS = "read_rtlil top.il\nsynth_{family} {options} -top top\nselect top\nwrite_rtlil -selected netlist.il\n"
 
 _MODELS = """
 read_rtlil netlist.il
@@ -47,8 +48,9 @@ def netlist(config: ArrayConfig, board: str) -> str:
 
     platform = find(board).open_platform()
     family = platform.family.lower()
-    source = rtlil.convert(Accelerator(config), name="top", platform=platform, emit_src=False)
-    inputs = {"top.il": source.encode(), "top.ys": _SYNTHESIS.format(family=family).encode()}
+    source = unordered(rtlil.convert(Accelerator(config), name="top", platform=platform, emit_src=False))
+    script = _SYNTHESIS.format(family=family, options=options(platform))
+    inputs = {"top.il": source.encode(), "top.ys": script.encode()}
     cells = step("netlist", ("yosys", "-q", "top.ys"), inputs, ["netlist.il"]) / "netlist.il"
     inputs = {"netlist.il": cells.read_bytes(), "top.ys": _MODELS.format(read=READ[family]).encode()}
     folder = step("models", ("yosys", "-q", "top.ys"), inputs, ["netlist.v"])

@@ -5,6 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from rtl.primitives import UNORDERED
+
 FramedByte = data.StructLayout({"byte": 8, "last": 1})
 """A byte of a payload, and whether it is the payload's last."""
 
@@ -80,7 +82,7 @@ class CobsEncoder(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        m.submodules.buffer = buffer = Memory(shape=8, depth=self._depth, init=[])
+        m.submodules.buffer = buffer = Memory(shape=8, depth=self._depth, init=[], attrs=UNORDERED)
         write, read = buffer.write_port(), buffer.read_port()
         end, code_at = Signal(range(1, self._depth + 1), init=1), Signal(range(self._depth))
         code, last = Signal(8, init=1), Signal()

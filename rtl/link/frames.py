@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2
 
 from hwq import frames
 from rtl.link.cobs import CobsDecoder, CobsEncoder, FramedByte
+from rtl.primitives import UNORDERED
 
 BUFFERS = 2
 """Frames the receiver holds: one being executed, one being received."""
@@ -90,7 +91,7 @@ class FrameReceiver(wiring.Component):
         m = Module()
         m.submodules.decoder = decoder = CobsDecoder()
         m.submodules.crc = crc = SessionCrc()
-        m.submodules.buffer = buffer = Memory(shape=8, depth=BUFFERS << _BUFFER_BITS, init=[])
+        m.submodules.buffer = buffer = Memory(shape=8, depth=BUFFERS << _BUFFER_BITS, init=[], attrs=UNORDERED)
         write, read = buffer.write_port(), buffer.read_port()
         wiring.connect(m, wiring.flipped(self.i), decoder.i)
         item = decoder.o.payload

@@ -4,9 +4,6 @@ from rtl.primitives.masked_adder import MaskedAdder
 from rtl.primitives.multiplier import Multiplier
 from rtl.primitives.negator import Negator
 from rtl.primitives.single_port_ram import SinglePortRam
+from rtl.primitives.unordered import UNORDERED
 
 __all__ = ["UNORDERED", "MaskedAdder", "Multiplier", "Negator", "SinglePortRam"]
-
-UNORDERED = {"no_rw_check": True}
-"""Attributes of a memory whose words don't matter where they are read in the cycle that writes them: block RAM needs no
-logic then to keep the read apart from the write."""

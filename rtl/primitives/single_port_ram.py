@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from rtl.primitives.families import maker
+from rtl.primitives.unordered import UNORDERED
 
 __all__ = ["SinglePortRam"]
 
@@ -56,7 +57,7 @@ class SinglePortRam(wiring.Component):
         if make := maker(platform, "single_port_ram"):
             return make(self)
         m = Module()
-        m.submodules.memory = memory = Memory(shape=16, depth=self.depth, init=[])
+        m.submodules.memory = memory = Memory(shape=16, depth=self.depth, init=[], attrs=UNORDERED)
         read, write = memory.read_port(), memory.write_port(granularity=8)
         m.d.comb += [
             read.addr.eq(self.i_address),
