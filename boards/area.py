@@ -9,7 +9,7 @@ from amaranth import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.mesh import PE
+from rtl.mesh import PE, multiply
 from rtl.paired import Multiplier
 from sim.elaborate import convert
 
@@ -56,10 +56,28 @@ class TwoProducts(wiring.Component):
         return m
 
 
+class WholePE(wiring.Component):
+    """A PE with its multiplier."""
+
+    def __init__(self, **kind: bool):
+        self._pe, self._kind = PE(**kind), kind
+        inside = {"o_factor", "i_product"}
+        super().__init__({name: member for name, member in self._pe.signature.members.items() if name not in inside})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.pe = pe = self._pe
+        multiply(m, [pe], **self._kind)
+        for name, member in self.signature.members.items():
+            into, out = (getattr(pe, name), getattr(self, name))[:: 1 if member.flow is In else -1]
+            m.d.comb += into.eq(out)
+        return m
+
+
 COMPONENTS = {
-    "PE, W8A8": lambda: PE(),
-    "PE, with W4A8": lambda: PE(int4=True),
-    "PE, with W4A8 and W4A4": lambda: PE(int4=True, act_int4=True),
+    "PE, W8A8": lambda: WholePE(),
+    "PE, with W4A8": lambda: WholePE(int4=True),
+    "PE, with W4A8 and W4A4": lambda: WholePE(int4=True, act_int4=True),
     "multiplier, 8x8": Product,
     "multiplier, 8x17": Multiplier,
     "multiplier, 17x17": lambda: Multiplier(act_int4=True),

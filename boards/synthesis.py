@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_OPTIONS = {"iCE40UP": "-dsp", "LFE5": "-nowidelut"}
-"""By the beginning of a device's name. Without ``-dsp`` Yosys leaves an UltraPlus's multipliers alone; an ECP5's wide
-multiplexers (yosys 4798) force lookup tables into pairs and fours, which then can't be placed freely."""
+_OPTIONS = {"LFE5": "-nowidelut"}
+"""By the beginning of a device's name. An ECP5's wide multiplexers (yosys 4798) force lookup tables into pairs and
+fours, which then can't be placed freely. An UltraPlus's eight DSP blocks are the mesh's: without ``-dsp`` Yosys takes
+none."""
 
 _MODULE = re.compile(r"^module .*?^end$", re.DOTALL | re.MULTILINE)
 _MEMORY = re.compile(r"^  attribute \\no_rw_check 1\n(?:  attribute .*\n)*  memory .* \\(\S+)$", re.MULTILINE)

@@ -272,7 +272,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
-            act_bytes=96 * KIB, weight_words=17 * KIB, param_words=512, slots=128, tables=4,
+            act_bytes=96 * KIB, weight_words=16 * KIB + 512, param_words=512, slots=64, tables=4,
             weight_bits=4, codebooks=1, act_bits=4,
         ),
         ArrayConfig(

@@ -35,6 +35,12 @@ EDGE_TO_SHADOW = 5
 """From a PE's operands on its inputs to its finished accumulator in the shadow register (operand register, two
 product registers, accumulator, shadow)."""
 
+READ_OUT = 2
+"""From reading a result out of the mesh to its sum on the output path."""
+
+VECTOR_OUT = READ_LATENCY + 1
+"""From reading a vector's last bytes to its result on the output path."""
+
 REQUANTIZE_LATENCY = 14
 """From an accumulator to its requantized byte."""
 
@@ -50,14 +56,13 @@ POST_LATENCY = REQUANTIZE_LATENCY + ADD_LATENCY + TABLE_LATENCY
 SCALE_LATENCY = 3
 """From a tap's sum to the total it is part of, times its scale."""
 
-WRITE_BACK = 1 + POST_LATENCY + WRITE_LATENCY
-"""From reading a result out of the mesh, or from a vector's last bytes on the read port, to memory holding it, with
-an adder."""
+WRITE_BACK = POST_LATENCY + WRITE_LATENCY
+"""From a sum on the output path to memory holding its result, with an adder."""
 
 QUEUE_LATENCY = 2
 """With one port, from the last byte of a word on the write port to the word being ready to be written."""
 
-RESIDUAL_BUFFERS = 4
+RESIDUAL_BUFFERS = 2
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
 
 BACK_CHANGE = 1
@@ -118,12 +123,12 @@ def post_latency(config: ArrayConfig) -> int:
 
 def write_back(config: ArrayConfig) -> int:
     """`WRITE_BACK`, without the adder's share where there is none."""
-    return 1 + post_latency(config) + WRITE_LATENCY
+    return post_latency(config) + WRITE_LATENCY
 
 
 def queue_words(config: ArrayConfig) -> int:
     """Words that may wait to be written: those in the output path and of two tiles, while a run of reads goes on."""
-    return 1 << (POST_LATENCY + 1 + 2 * config.rows - 1).bit_length()
+    return 1 << (READ_OUT + POST_LATENCY + 2 * config.rows - 1).bit_length()
 
 
 def latest_read(config: ArrayConfig) -> int:

@@ -198,9 +198,9 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     last_tap = vector_reads(d) - d["residual"]
     if not config.one_port:
-        return pipeline.BACK_START + last_tap + pipeline.READ_LATENCY + pipeline.write_back(config)
+        return pipeline.BACK_START + last_tap + pipeline.VECTOR_OUT + pipeline.write_back(config)
     taps = d["taps_y"] * d["taps_x"]
-    delay = pipeline.READ_LATENCY + pipeline.write_back(config) - pipeline.WRITE_LATENCY
+    delay = pipeline.VECTOR_OUT + pipeline.post_latency(config)
     port, now = _Port(), pipeline.BACK_START + 1
     for _ in range(d["pixels"] * d["blocks"]):
         if d["residual"]:  # its read follows the last tap's
@@ -311,7 +311,7 @@ class _Walk:
             self.end = self._port.finish()
         else:
             scales = pipeline.SCALE_LATENCY if d["scaled"] else 0
-            self.end = self.free - 1 + pipeline.write_back(self._config) + scales
+            self.end = self.free - 1 + pipeline.READ_OUT + pipeline.write_back(self._config) + scales
 
     def _conv_block(self, channels: int) -> None:
         slices = -(-channels // self._config.fetch_bytes) if self._d["residual"] else 0
@@ -408,7 +408,7 @@ class _Walk:
         self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired)
         self.free = step + start_in + drain
         if self._config.one_port:
-            delay = pipeline.write_back(self._config) - pipeline.WRITE_LATENCY + pipeline.QUEUE_LATENCY
+            delay = pipeline.READ_OUT + pipeline.post_latency(self._config) + pipeline.QUEUE_LATENCY
             for pixel in reversed(range(pixels)):
                 self._port.write(self.free - 1 - pixel * (drain // pixels) + delay)
         if final:

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwq import pipeline
 from rtl import paired
 from rtl.pipeline import delayed
-from rtl.primitives import MaskedAdder, Multiplier
+from rtl.primitives import MaskedAdder, MultiplierPair
 
 
 def weight_shape(int4: bool) -> Shape:
@@ -21,7 +21,7 @@ def shadow_shape(int4: bool) -> Shape | data.StructLayout:
 
 
 class PE(wiring.Component):
-    """One multiply-accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at 32 bits.
+    """One accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at 32 bits; `multiply` adds its multiplier.
 
     With `int4` it also computes two channels at once, each wrapping at 24 bits; `rtl.paired` has the operands. With
     `act_int4` an activation may be two channels', whose products it adds.
@@ -37,6 +37,7 @@ class PE(wiring.Component):
     i_broadcast : use the column's
     i_w : weight from above
     o_a, o_w : the operands one cycle later
+    o_factor, i_product : the activation to multiply `i_w` by, and the product `Multiplier.LATENCY` cycles later
     i_enable : add the product
     i_first : start from zero
     i_pairs : the product is two channels'
@@ -45,7 +46,7 @@ class PE(wiring.Component):
     """
 
     def __init__(self, *, int4: bool = False, act_int4: bool = False):
-        self._int4, self._act_int4 = int4, act_int4
+        self._int4 = int4
         activation, weight, sums = paired.activation_shape(act_int4), weight_shape(int4), shadow_shape(int4)
         super().__init__(
             {
@@ -55,6 +56,8 @@ class PE(wiring.Component):
                 "i_w": In(weight),
                 "o_a": Out(activation),
                 "o_w": Out(weight),
+                "o_factor": Out(activation),
+                "i_product": In(signed(paired.PRODUCT_BITS if int4 else 16)),
                 "i_enable": In(1),
                 "i_first": In(1),
                 "i_pairs": In(1),
@@ -67,25 +70,36 @@ class PE(wiring.Component):
         """Return the module."""
         m = Module()
         acc = Signal.like(self.o_shadow, reset_less=True)
-        activation = Mux(self.i_broadcast, self.i_column, self.i_a)
-        m.d.sync += [self.o_a.eq(activation), self.o_w.eq(self.i_w)]
+        m.d.comb += self.o_factor.eq(Mux(self.i_broadcast, self.i_column, self.i_a))
+        m.d.sync += [self.o_a.eq(self.o_factor), self.o_w.eq(self.i_w)]
         if self._int4:
-            m.submodules.multiplier = multiplier = paired.Multiplier(act_int4=self._act_int4)
             m.submodules.adder = adder = MaskedAdder(paired.ADDER_BITS)
-            kept, mask, addend = paired.operands(acc, multiplier.o, self.i_pairs, self.i_first)
+            kept, mask, addend = paired.operands(acc, self.i_product, self.i_pairs, self.i_first)
             total = paired.sums_of(adder.o)
         else:
-            m.submodules.multiplier = multiplier = Multiplier(signed(8), signed(8))
-            m.submodules.adder = adder = MaskedAdder(len(acc))
-            kept, mask, addend = acc, (~self.i_first).replicate(len(acc)), multiplier.o
+            m.submodules.adder = adder = MaskedAdder(len(acc), whole=True)
+            kept, mask, addend = acc, ~self.i_first, self.i_product
             total = adder.o
-        m.d.comb += [multiplier.i_a.eq(activation), multiplier.i_b.eq(self.i_w)]
         m.d.comb += [adder.i_a.eq(kept), adder.i_mask.eq(mask), adder.i_b.eq(addend)]
         with m.If(self.i_enable):
             m.d.sync += Value.cast(acc).eq(total)
         with m.If(self.i_capture):
             m.d.sync += self.o_shadow.eq(acc)
         return m
+
+
+def multiply(m, pes, *, int4: bool = False, act_int4: bool = False) -> None:
+    """Give each of `pes` a multiplier; those of bytes share one for two."""
+    for index, pe in enumerate(pes):
+        if int4:
+            m.submodules[f"multiplier_{index}"] = multiplier = paired.Multiplier(act_int4=act_int4)
+            a, b, o = multiplier.i_a, multiplier.i_b, multiplier.o
+        else:
+            half = index % 2
+            if half == 0:
+                m.submodules[f"multiplier_{index}"] = multiplier = MultiplierPair()
+            a, b, o = multiplier.i_a[half], multiplier.i_b[half], multiplier.o[half]
+        m.d.comb += [a.eq(pe.o_factor), b.eq(pe.i_w), pe.i_product.eq(o)]
 
 
 class Mesh(wiring.Component):
@@ -159,6 +173,7 @@ class Mesh(wiring.Component):
         broadcast, strips = modes
         dots = Cat(self.i_dots, _history(m, self.i_dots, rows)) if self._act_int4 else None
         pes = [[PE(int4=self._int4, act_int4=self._act_int4) for _ in range(cols)] for _ in range(rows)]
+        multiply(m, (pe for row in pes for pe in row), int4=self._int4, act_int4=self._act_int4)
         for c in range(cols):
             m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], c))
             column = delayed(m, self.i_column[c], c)

@@ -66,8 +66,8 @@ class RowMultiplier(wiring.Component):
             if subtract:
                 # a carry from one bit below makes the complement the negative
                 addend, rest = Cat(C(1), addend), Cat(C(1), rest)
-            m.submodules[f"row_{bit}"] = adder = MaskedAdder(len(addend))
-            m.d.comb += [adder.i_a.eq(addend), adder.i_mask.eq(b[bit].replicate(len(addend))), adder.i_b.eq(rest)]
+            m.submodules[f"row_{bit}"] = adder = MaskedAdder(len(addend), whole=True)
+            m.d.comb += [adder.i_a.eq(addend), adder.i_mask.eq(b[bit]), adder.i_b.eq(rest)]
             product = Cat(product, upper[0])
             total = adder.o[len(addend) - row.width :]
             upper = total.as_signed() if row.signed else total

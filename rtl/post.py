@@ -28,7 +28,7 @@ class Post(wiring.Component):
     Members
     -------
     i_descriptor, i_start : constants of a layer, from `i_start` on, which comes one cycle or more after the result
-        before and two cycles or more before the layer's first, and at least `DESCRIPTOR_LOAD` after the last `i_start`
+        before and two cycles or more before the layer's first, and at least `DESCRIPTOR_LOAD` - 1 before they change
     i_valid : write the result
     i_acc, i_param, i_residual : one sum, parameter set and second operand for each lane
     i_address, i_count : where the result goes, and how many lanes of it
@@ -92,8 +92,8 @@ class Post(wiring.Component):
 
         def constant(field, stage: int):
             """Return what `field` is for the results that entered `stage` cycles ago."""
-            if stage > pipeline.DESCRIPTOR_LOAD - 2:  # the descriptor may be the next layer's by then
-                field = constant(field, pipeline.DESCRIPTOR_LOAD - 2)
+            if stage > pipeline.DESCRIPTOR_LOAD - 3:  # the descriptor may be the next layer's by then
+                field = constant(field, pipeline.DESCRIPTOR_LOAD - 3)
             held = Signal(field.shape(), reset_less=True)
             with m.If(started[stage]):
                 m.d.sync += held.eq(field)

@@ -1,6 +1,6 @@
 """Tables: any function of a byte, in the output path."""
 
-from amaranth import Module, Mux
+from amaranth import Cat, Module, Mux
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -63,7 +63,7 @@ class Tables(wiring.Component):
                 m.submodules[f"memory_{lane}"] = memory
                 entry = self.i[lane] ^ 0x80  # signed order: the first entry is that of -128
                 m.d.comb += [
-                    memory.i_address.eq(table * words + entry[low:]),
+                    memory.i_address.eq(Cat(entry[low:], table)),
                     memory.i_window_address.eq(self.i_window_address),
                     memory.i_window_read.eq(self.i_window_read),
                     memory.i_window_write.eq(self.i_window_write),

@@ -1,9 +1,6 @@
 """The accelerator: memories, mesh, output path, vector path, sequencer and host port."""
 
-import functools
-import operator
-
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -20,11 +17,12 @@ from rtl.fetch import Fetch
 from rtl.host_port import COUNTERS, HostPort
 from rtl.issue import Issue
 from rtl.layouts import address_shape, param_address_shape
-from rtl.mesh import Mesh, shadow_shape
-from rtl.paired import WeightUnpack, chosen_sum
+from rtl.mesh import Mesh
+from rtl.paired import WeightUnpack
 from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.primitives import UNORDERED
+from rtl.readout import Readout
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
@@ -136,7 +134,7 @@ class Accelerator(wiring.Component):
             fetch.i_start.eq(sequencer.o_conv),
             issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             drain.i_start.eq(sequencer.o_back),
-            post.i_start.eq(sequencer.o_back),
+            post.i_start.eq(delayed(m, sequencer.o_back, pipeline.READ_OUT - 1)),
             sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv | sequencer.o_depthwise),
             sequencer.i_drained.eq(drain.o_read & drain.o_final),
             vector.i_start.eq(sequencer.o_vector),
@@ -246,7 +244,10 @@ class Accelerator(wiring.Component):
                 m.d.sync += [later.read.eq(0), later.end.eq(0)]
             coming = later
         m.submodules.second = second = Memory(
-            shape=8 * config.fetch_bytes, depth=1 << sum(slot_bits), init=[], attrs=UNORDERED
+            shape=8 * config.fetch_bytes,
+            depth=1 << sum(slot_bits),
+            init=[],
+            attrs={} if config.block_scales else UNORDERED,  # with scales the last read may meet the next write
         )
         second_write, second_read = second.write_port(), second.read_port()
         m.d.comb += [
@@ -316,6 +317,13 @@ class Accelerator(wiring.Component):
         place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
         picked_valid, picked_final = Signal(), Signal()
         accs = picked
+        reads = {
+            "read": drain.o_read,
+            "first": drain.o_first,
+            "sum_end": drain.o_sum_end & descriptor.scaled,
+            "columns": drain.o_columns,
+            "scaled": descriptor.scaled,
+        }
         result_layout = data.StructLayout(
             {
                 "valid": 1,
@@ -330,27 +338,30 @@ class Accelerator(wiring.Component):
             }
         )
         result = Signal(result_layout)
-        m.d.comb += [
+        assert pipeline.READ_OUT == 2  # one more than from here to `picked`
+        m.d.sync += [
             result.valid.eq(drain.o_read & drain.o_valid & drain.o_last & ~abort),
             result.final.eq(drain.o_read & drain.o_final & ~abort),
             *(result[name].eq(getattr(drain, f"o_{name}")) for name in list(result_layout.members)[2:]),
         ]
         if config.block_scales:
             m.submodules.scales = scales = BlockScales(config)
-            assert scales.LATENCY == pipeline.SCALE_LATENCY <= pipeline.READ_LATENCY, "second operands are kept so long"
+            assert scales.LATENCY == pipeline.SCALE_LATENCY
+            assert pipeline.READ_OUT + scales.LATENCY <= pipeline.READ_LATENCY + 2, "second operands are kept so long"
+            reads = {name: delayed(m, value, 1) for name, value in reads.items()}
             m.d.comb += [
                 scales.i_start.eq(sequencer.o_conv),
                 scales.i_write.eq(delayed(m, issue.o_scale, pipeline.WEIGHT_DELAY + 1)),
                 scales.i_word.eq(weights.o_word),
-                scales.i_read.eq(drain.o_read),
-                scales.i_row.eq(drain.o_row),
-                scales.i_columns.eq(drain.o_columns),
-                scales.i_first.eq(drain.o_first),
-                scales.i_end.eq(drain.o_sum_end & descriptor.scaled),
+                scales.i_read.eq(reads["read"]),
+                scales.i_row.eq(result.row),
+                scales.i_columns.eq(reads["columns"]),
+                scales.i_first.eq(reads["first"]),
+                scales.i_end.eq(reads["sum_end"]),
                 scales.i_sum.eq(picked),
             ]
             # places travel along; what a layer without scales ahead of this one has left on the way is gone already
-            late, use_scales = result, descriptor.scaled
+            late, use_scales = result, reads["scaled"]
             for stage in range(scales.LATENCY):
                 later = Signal(result_layout, name=f"result_{stage}")
                 m.d.sync += later.eq(late)
@@ -361,20 +372,15 @@ class Accelerator(wiring.Component):
             m.d.comb += chosen_result.eq(Mux(use_scales, late.as_value(), result.as_value()))
             result, accs = chosen_result, Signal.like(picked)
             m.d.comb += accs.eq(Mux(delayed(m, use_scales, 1), scales.o.as_value(), picked.as_value()))
-        # one-hot selection: a third of a multiplexer's LUTs
-        reading = Signal(rows * config.groups)
+        m.submodules.readout = readout = Readout(config)
         m.d.comb += [
-            reading[row * config.groups + group].eq((drain.o_row == row) & (drain.o_columns == group))
-            for row in range(rows)
-            for group in range(config.groups)
+            readout.i_row.eq(drain.o_row),
+            readout.i_columns.eq(drain.o_columns),
+            readout.i_pairs.eq(drain.o_pairs | drain_dots),
+            readout.i_high.eq(drain.o_high | drain_dots),
+            readout.i_shadow.eq(mesh.o_shadow),
+            picked.eq(readout.o),
         ]
-        for lane in range(lanes):
-            shadow = Signal(shadow_shape(config.int4), name=f"shadow_{lane}")
-            sums = (Value.cast(mesh.o_shadow[lane + lanes * index]) for index in range(len(reading)))
-            masked = (sums & chosen.replicate(len(sums)) for sums, chosen in zip(sums, reading, strict=True))
-            m.d.comb += Value.cast(shadow).eq(functools.reduce(operator.or_, masked))
-            halves = (drain.o_pairs | drain_dots, drain.o_high | drain_dots)
-            m.d.sync += picked[lane].eq(chosen_sum(shadow, *halves) if config.int4 else shadow)
         m.d.sync += [
             picked_valid.eq(result.valid & ~abort),
             picked_final.eq(result.final & ~abort),

@@ -147,10 +147,10 @@ class Vector(wiring.Component):
         sums = d.reduce == isa.Reduce.SUM
         for lane in range(lanes):
             value, acc = self.i_data[lane], self.o_acc[lane]
-            m.submodules[f"adder_{lane}"] = adder = MaskedAdder(len(acc))
+            m.submodules[f"adder_{lane}"] = adder = MaskedAdder(len(acc), whole=True)
             m.d.comb += [
                 adder.i_a.eq(acc),
-                adder.i_mask.eq((sums & ~arriving.first).replicate(len(acc))),
+                adder.i_mask.eq(sums & ~arriving.first),
                 adder.i_b.eq(value),
             ]
             # a maximum has the bits of its values

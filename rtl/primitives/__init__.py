@@ -2,8 +2,9 @@
 
 from rtl.primitives.masked_adder import MaskedAdder
 from rtl.primitives.multiplier import Multiplier
+from rtl.primitives.multiplier_pair import MultiplierPair
 from rtl.primitives.negator import Negator
 from rtl.primitives.single_port_ram import SinglePortRam
 from rtl.primitives.unordered import UNORDERED
 
-__all__ = ["UNORDERED", "MaskedAdder", "Multiplier", "Negator", "SinglePortRam"]
+__all__ = ["UNORDERED", "MaskedAdder", "Multiplier", "MultiplierPair", "Negator", "SinglePortRam"]

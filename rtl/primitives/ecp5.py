@@ -42,7 +42,7 @@ def multiplier(component) -> Elaboratable:
 def masked_adder(component) -> Elaboratable:
     """Return a chain of CCU2C, one half for each bit, for a `MaskedAdder`."""
     m = Module()
-    operands = zip(component.i_a, component.i_b, component.i_mask, strict=True)
+    operands = zip(component.i_a, component.i_b, component.mask, strict=True)
     m.d.comb += component.o.eq(_chain(m, [(_MASKED_ADD, a, b, mask) for a, b, mask in operands]))
     return m
 

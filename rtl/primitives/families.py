@@ -11,7 +11,12 @@ __all__ = ["maker"]
 _FAMILIES = {"ecp5": ecp5, "iCE40": ice40}
 """By Amaranth's name of a family; a module's function makes the cell of the component named like it."""
 
+_PLAIN = ("iCE40HX", "iCE40LP")
+"""Beginnings of devices' names that have none of the family's cells here."""
+
 
 def maker(platform, component: str) -> Callable[..., Elaboratable] | None:
     """Return the function that makes `component` from cells of the platform's family, or None where there is none."""
+    if getattr(platform, "device", "").startswith(_PLAIN):
+        return None
     return getattr(_FAMILIES.get(getattr(platform, "family", None)), component, None)

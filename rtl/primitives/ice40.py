@@ -1,10 +1,42 @@
-"""Cells of Lattice's iCE40 UltraPlus (FPGA-TN-02022, SPRAM)."""
+"""Cells of Lattice's iCE40 UltraPlus (FPGA-TN-02022, SPRAM; FPGA-TN-02007, DSP)."""
 
 from amaranth.hdl import C, Cat, ClockSignal, Elaboratable, Instance, Module
 
-__all__ = ["single_port_ram"]
+__all__ = ["multiplier_pair", "single_port_ram"]
 
 SPRAM_ROWS = 1 << 14
+
+
+def multiplier_pair(component) -> Elaboratable:
+    """Return an SB_MAC16 as two multipliers of bytes for a `MultiplierPair`.
+
+    Registers: operands, products, and those of the accumulators behind them, which add zero.
+    """
+    m = Module()
+    halves = {}
+    for half, addend in (("TOP", "C"), ("BOT", "D")):
+        halves |= {
+            f"p_{half}_8x8_MULT_REG": C(1),
+            f"p_{half}OUTPUT_SELECT": C(1, 2),  # the accumulator's register
+            f"p_{half}ADDSUB_LOWERINPUT": C(1, 2),  # adds the product
+            f"p_{half}ADDSUB_UPPERINPUT": C(1),  # to the other input
+            f"i_{addend}": C(0, 16),
+            **{f"i_{pin}{half}": C(0) for pin in ("IRST", "ORST", "OLOAD", "ADDSUB", "OHOLD")},
+        }
+    m.submodules.cell = Instance(
+        "SB_MAC16",
+        p_MODE_8x8=C(1),
+        **{f"p_{name}": C(1) for name in ("A_REG", "B_REG", "A_SIGNED", "B_SIGNED")},
+        i_CLK=ClockSignal(),
+        i_CE=C(1),
+        i_A=component.i_a.as_value(),
+        i_B=component.i_b.as_value(),
+        **{f"i_{pin}HOLD": C(0) for pin in "ABCD"},
+        **{f"i_{pin}": C(0) for pin in ("CI", "ACCUMCI", "SIGNEXTIN")},
+        o_O=component.o.as_value(),
+        **halves,
+    )
+    return m
 
 
 def single_port_ram(component) -> Elaboratable:

@@ -74,6 +74,6 @@ def test_a_device_has_its_family_s_options(name):
     plan = Plan.of(platform, BoardTop(board, LinkMemory(clock.divisor), clock))
     lines = [line.split() for line in plan.files["top.ys"].decode().splitlines()]
     (synthesis,) = [words for words in lines if words and words[0].startswith("synth_")]
-    wanted = {"iCE40UP5K": ["-dsp"], "iCE40HX8K": []}.get(platform.device, ["-nowidelut"])
+    wanted = [] if platform.family == "iCE40" else ["-nowidelut"]
     assert synthesis[1:] == [*wanted, "-top", "top"]
     assert options(platform).split() == wanted

@@ -9,7 +9,7 @@ from amaranth.sim import Simulator
 
 from hwq import pipeline
 from rtl import paired
-from rtl.mesh import PE
+from rtl.mesh import PE, multiply
 
 A, LOW, HIGH = np.meshgrid(np.arange(-128, 128), np.arange(-8, 8), np.arange(-8, 8), indexing="ij")
 
@@ -80,6 +80,7 @@ class Column(wiring.Component):
         m = Module()
         m.submodules.unpack = unpack = paired.WeightUnpack(cols=1)
         m.submodules.pe = pe = PE(int4=True, act_int4=self._act_int4)
+        multiply(m, [pe], int4=True, act_int4=self._act_int4)
         m.d.comb += [
             unpack.i_word[0].eq(self.i_byte),
             unpack.i_pairs.eq(self.i_pairs),

@@ -2,12 +2,14 @@
 """Vendors' cells against their twins: proved by Yosys, with its own cell models where it has them."""
 
 import contextlib
+import itertools
 import tempfile
 from pathlib import Path
 
 import pytest
 from amaranth.back import verilog
 from amaranth.hdl import signed, unsigned
+from amaranth.sim import Simulator
 
 from rtl.primitives import MaskedAdder, Multiplier, Negator
 
@@ -85,6 +87,28 @@ def prove(make, models, *, cycles=1, edit=None):
 @pytest.mark.parametrize("width", [1, 2, 7, 32, 49])
 def test_carry_chain_is_a_masked_adder(width):
     assert prove(lambda: MaskedAdder(width), YOSYS_MODELS)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 32])
+def test_carry_chain_is_an_adder_of_all_or_nothing(width):
+    assert prove(lambda: MaskedAdder(width, whole=True), YOSYS_MODELS)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_masked_adder_on_every_input(whole):
+    adder = MaskedAdder(3, whole=whole)
+
+    async def bench(ctx):
+        for a, b, mask in itertools.product(range(8), range(8), range(2 if whole else 8)):
+            for port, value in ((adder.i_a, a), (adder.i_b, b), (adder.i_mask, mask)):
+                ctx.set(port, value)
+            await ctx.delay(1e-6)
+            kept = a * mask if whole else a & mask
+            assert ctx.get(adder.o) == (kept + b) % 8
+
+    simulator = Simulator(adder)
+    simulator.add_testbench(bench)
+    simulator.run()
 
 
 @pytest.mark.parametrize("table", ["6caa", "666c", "96aa"])
