@@ -131,6 +131,15 @@ def queue_words(config: ArrayConfig) -> int:
     return 1 << (READ_OUT + POST_LATENCY + 2 * config.rows - 1).bit_length()
 
 
+def longest_output(config: ArrayConfig) -> int:
+    """Cycles from issuing a tile's last step to the end of the reads of its results, at most.
+
+    The step waits until at most one tile is ahead of it, and that one is being read.
+    """
+    reads = config.rows * config.groups << config.int4
+    return first_read(config) + strip_skew(config) + 2 * reads + ISSUE_TO_EDGE + EDGE_TO_SHADOW + BACK_CHANGE
+
+
 def latest_read(config: ArrayConfig) -> int:
     """Cycles from issuing any tile's last step to the first read of its results, at most, except in strips.
 

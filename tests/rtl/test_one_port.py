@@ -31,6 +31,21 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape, adder):
 
 
 @pytest.mark.xdist_group("verilator")
+def test_a_core_without_vector_unit_and_monitor(accelerator):
+    config = one_port(4, 4, adder=0, vector=0, monitor=0)
+    driver = accelerator(config)
+    for seed in range(PROGRAMS):
+        rng = np.random.default_rng(seed)
+        compare(driver, programs.random_machine(config, rng, int(rng.integers(1, 9))))
+    machine = programs.random_machine(config, np.random.default_rng(0), 1)
+    programs.set_program(machine, [{"opcode": isa.Opcode.VECTOR}])
+    load(driver, machine)
+    assert machine.run().error is isa.ErrorCode.ILLEGAL_OPCODE
+    with pytest.raises(DeviceError, match="slot 0: ILLEGAL_OPCODE"):
+        driver.start(0)
+
+
+@pytest.mark.xdist_group("verilator")
 def test_words_of_one_byte_wait_while_long_runs_read(accelerator):
     config = one_port(4, 4)
     driver = accelerator(config)
