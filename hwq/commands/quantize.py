@@ -48,11 +48,16 @@ Equalize = Annotated[bool, typer.Option("--equalize", help="Balance the channels
 
 def quantize(
     model: FloatModel,
-    calib: Calibration,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="Q.onnx", help="QDQ model.", show_default=False, callback=writable),
+        typer.Option("--output", "-o", metavar="Q.onnx", help="To be written.", show_default=False, callback=writable),
     ],
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            "--calib", metavar="X.npz", help="Samples by input name; all but --dynamic need them.", show_default=False
+        ),
+    ] = None,
     weights: Annotated[
         Weights, typer.Option(help="mixed: int8 for the layers that need it; with a limit, the best within it on ARCH.")
     ] = Weights.int8,
@@ -71,6 +76,7 @@ def quantize(
         bool, typer.Option("--correct-bias/--keep-bias", help="Shift sums to their mean in floats.")
     ] = True,
     keep_float: KeepFloat = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Scales of activations at run time, on the host.")] = False,
     arch: Annotated[
         str, typer.Option("--arch", "-a", metavar="ARCH", help="Whose rules and cycles count.")
     ] = "sim-16x16",
@@ -82,6 +88,7 @@ def quantize(
     from hwq.commands.console import console, progress, read_labelled, write_file, write_report
     from hwq.config import load_arch
     from hwq.errors import InputError
+    from hwq.quantize.dynamic import quantize_dynamic
     from hwq.quantize.quantizer import quantize as make
     from hwq.quantize.report import report
     from hwq.quantize.search.mixed import search
@@ -90,7 +97,10 @@ def quantize(
     limits = Limits(max_cycles=max_cycles, max_bytes=max_bytes, min_accuracy=min_accuracy)
     if limits != Limits() and weights is not Weights.mixed:
         raise InputError("--max-cycles, --max-bytes and --min-accuracy choose weights by layer: give --weights mixed")
-    config, (samples, answers) = load_arch(arch), read_labelled(calib, labels)
+    if calib is None and not dynamic:
+        raise InputError("give samples to calibrate on (--calib X.npz), or --dynamic")
+    config = load_arch(arch)
+    samples, answers = ({}, None) if calib is None else read_labelled(calib, labels)
     recipe = make_recipe(weights.value, method, percentile, equalize, keep_float, fit=fit, correct_bias=correct_bias)
     with progress() as show:
         if limits != Limits():
@@ -98,7 +108,7 @@ def quantize(
                 model, samples, config, limits=limits, recipe=recipe, labels=answers, resume=resume, progress=show
             )
             recipe = replace(recipe, weights=found.weights)
-        quantized = make(model, samples, recipe, progress=show)
+        quantized = quantize_dynamic(model, recipe) if dynamic else make(model, samples, recipe, progress=show)
     write_file(output, quantized.SerializeToString(deterministic=True))
     result = report(quantized, config)
     write_report(json, {"model": str(model), "output": str(output), "arch": config.name} | result.to_dict())

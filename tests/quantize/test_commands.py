@@ -9,7 +9,7 @@ import pytest
 
 from hwq import cli
 from hwq.costs import estimate
-from hwq.quantize import Recipe, quantize, sensitivities
+from hwq.quantize import Recipe, quantize, quantize_dynamic, sensitivities
 from tests.quantize.networks import convnet, samples
 
 
@@ -74,6 +74,13 @@ def test_sensitivity_lists_layers(command):
     assert layers[0]["sqnr_db"] < layers[-1]["sqnr_db"]
 
 
+def test_dynamic_needs_no_samples(command, folder):
+    assert command("quantize", "float.onnx", "-o", "d.onnx", "--dynamic", "--weights", "int4")[0] == 0
+    made = quantize_dynamic(folder / "float.onnx", Recipe(weights="int4"))
+    assert (folder / "d.onnx").read_bytes() == made.SerializeToString(deterministic=True)
+    assert command("verify", "d.onnx", "--arch", "sim-4x4", "--samples", "1", "--targets", "machine")[0] == 0
+
+
 def test_search_prints_and_draws_the_front(command, folder):
     arguments = ["search", "float.onnx", "--calib", "x.npz", "--arch", "sim-4x4", "--labels", "y", "--points", "3"]
     arguments += ["--plot", "front.svg", "--resume", "front.jsonl"]
@@ -114,6 +121,8 @@ def test_sensitivity_goes_on_and_draws(command, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["quantize", "float.onnx", "-o", "n.onnx"], "give samples to calibrate on (--calib X.npz), or --dynamic"),
+        (["quantize", "float.onnx", "-o", "n.onnx", "--dynamic", "--weights", "mixed"], "one kind of weights for all"),
         (["quantize", "float.onnx", "--calib", "x.npz", "-o", "n.onnx", "--max-cycles", "9"], "give --weights mixed"),
         (
             ["quantize", "float.onnx", "--calib", "x.npz", "-o", "n.onnx", "--weights", "mixed", "--max-cycles", "9"],
