@@ -32,6 +32,13 @@ class Weights(enum.StrEnum):
     mixed = "mixed"
 
 
+class Activations(enum.StrEnum):
+    """What tensors between layers can become; see `hwq.quantize.Recipe`."""
+
+    uint8 = "uint8"
+    uint4 = "uint4"
+
+
 class Ranges(enum.StrEnum):
     """How ranges of activations are chosen; see `hwq.quantize.recipe.Method`."""
 
@@ -54,6 +61,7 @@ def quantize(
         typer.Option("--output", "-o", metavar="Q.onnx", help="QDQ model.", show_default=False, callback=writable),
     ],
     weights: Annotated[Weights, typer.Option(help="mixed: int4, and int8 for the layers that need it.")] = Weights.int8,
+    activations: Annotated[Activations, typer.Option(help="Of the tensors between layers.")] = Activations.uint8,
     method: Method = Ranges.mse,
     percentile: Percentile = 99.99,
     equalize: Equalize = False,
@@ -67,7 +75,9 @@ def quantize(
     arch: Annotated[str, typer.Option("--arch", "-a", metavar="ARCH", help="Whose rules are reported.")] = "sim-16x16",
     json: JsonFile = None,
 ) -> None:
-    """Quantize a float model after training: 8-bit activations, weights of 8 or 4 bits, all for the array."""
+    """Quantize a float model after training: activations and weights of 8 or 4 bits, all for the array."""
+    from dataclasses import replace
+
     from hwq.commands.console import console, progress, read_arrays, write_file, write_report
     from hwq.config import load_arch
     from hwq.quantize.quantizer import quantize as make
@@ -75,6 +85,7 @@ def quantize(
 
     config, samples = load_arch(arch), read_arrays(calib)
     recipe = _recipe(weights.value, method, percentile, equalize, keep_float, fit=fit, correct_bias=correct_bias)
+    recipe = replace(recipe, activations=activations.value)
     with progress() as show:
         quantized = make(model, samples, recipe, progress=show)
     write_file(output, quantized.SerializeToString(deterministic=True))

@@ -19,7 +19,7 @@ from hwq.quantize.network import Layer, Network, analyse
 from hwq.quantize.prepare import prepare
 from hwq.quantize.recipe import BITS, Progress, Recipe
 from hwq.quantize.samples import Data, Feeds, Replay, feeds_of
-from hwq.quantize.scales import activations
+from hwq.quantize.scales import activations, widths
 from hwq.quantize.statistics import Moments, measurable, moments
 
 _REFITTED = ("int4", "codebook")
@@ -75,7 +75,8 @@ def calibrate(model: onnx.ModelProto, name: str, data: Data, recipe: Recipe, pro
 
 def solve(calibrated: Calibrated, network: Network, weights: Mapping[str, str], progress: Progress) -> Grid:
     """Return the integers of `network`, its layers with `weights` by name, ``int8`` where they aren't in it."""
-    grid = Grid(activations(network, calibrated.histograms, calibrated.recipe))
+    recipe = calibrated.recipe
+    grid = Grid(activations(network, calibrated.histograms, recipe), bits=widths(network, recipe.activations))
     simulated, wanted = Replay(calibrated.feeds), Replay(calibrated.feeds)
     for index, layer in enumerate(network.layers.values()):
         progress("Rounding weights", index, len(network.layers))
