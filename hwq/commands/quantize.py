@@ -32,6 +32,13 @@ class Weights(enum.StrEnum):
     mixed = "mixed"
 
 
+class Activations(enum.StrEnum):
+    """What tensors between layers can become; see `hwq.quantize.Recipe`."""
+
+    uint8 = "uint8"
+    uint4 = "uint4"
+
+
 class Ranges(enum.StrEnum):
     """How ranges of activations are chosen; see `hwq.quantize.recipe.Method`."""
 
@@ -61,6 +68,7 @@ def quantize(
     weights: Annotated[
         Weights, typer.Option(help="mixed: int8 for the layers that need it; with a limit, the best within it on ARCH.")
     ] = Weights.int8,
+    activations: Annotated[Activations, typer.Option(help="Of the tensors between layers.")] = Activations.uint8,
     max_cycles: MaxCycles = None,
     max_bytes: MaxBytes = None,
     min_accuracy: MinAccuracy = None,
@@ -82,7 +90,7 @@ def quantize(
     ] = "sim-16x16",
     json: JsonFile = None,
 ) -> None:
-    """Quantize a float model after training: 8-bit activations, weights of 8 or 4 bits, all for the array."""
+    """Quantize a float model after training: activations and weights of 8 or 4 bits, all for the array."""
     from dataclasses import replace
 
     from hwq.commands.console import console, progress, read_labelled, write_file, write_report
@@ -102,6 +110,7 @@ def quantize(
     config = load_arch(arch)
     samples, answers = ({}, None) if calib is None else read_labelled(calib, labels)
     recipe = make_recipe(weights.value, method, percentile, equalize, keep_float, fit=fit, correct_bias=correct_bias)
+    recipe = replace(recipe, activations=activations.value)
     with progress() as show:
         if limits != Limits():
             found = search(

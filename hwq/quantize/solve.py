@@ -19,7 +19,7 @@ from hwq.quantize.network import Layer, Network, analyse
 from hwq.quantize.prepare import prepare
 from hwq.quantize.recipe import BITS, Progress, Recipe
 from hwq.quantize.samples import Data, Feeds, Replay, feeds_of
-from hwq.quantize.scales import activations
+from hwq.quantize.scales import activations, widths
 from hwq.quantize.statistics import Moments, measurable, moments
 
 _REFITTED = ("int4", "codebook")
@@ -99,7 +99,8 @@ def solve(
     """
     solved = {} if solved is None else solved
     kinds = tuple(weights.get(name, "int8") for name in network.layers)
-    grid = Grid(activations(network, calibrated.histograms, calibrated.recipe))
+    recipe = calibrated.recipe
+    grid = Grid(activations(network, calibrated.histograms, recipe), bits=widths(network, recipe.activations))
     simulated, wanted = Replay(calibrated.feeds), Replay(calibrated.feeds)
     for index, layer in enumerate(network.layers.values()):
         progress("Rounding weights", index, len(network.layers))
