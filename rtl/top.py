@@ -24,13 +24,13 @@ from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
 from rtl.pipeline import delayed
 from rtl.post import Post
-from rtl.primitives import UNORDERED
 from rtl.readout import Readout
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
 from rtl.strips import Strips
 from rtl.taps import TapWalker
+from rtl.unordered import UNORDERED
 from rtl.vector import Vector
 from rtl.walker import PixelWalker
 from rtl.window_ram import WindowRam
