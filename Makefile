@@ -3,7 +3,7 @@
 #   make demo        the bundled model on every rung, compared element by element
 #   make test        make check, then every test
 #   make campaign    the long form of what the tests try a little of
-#   make boards      every board's bitstream, and boards/results.json again; hours
+#   make boards      what boards/results.json holds of another gateware, built again; hours
 #   make check       formatting, lint, types, import contracts, generated tables
 #   make train-demo  train and quantize the bundled model again
 #   make clean       remove .venv, caches and build products
@@ -33,7 +33,7 @@ campaign: $(DEV_STAMP)
 	    $(RUN) pytest -n auto tests/link/test_faults.py tests/link/test_rtl_device.py --durations=0 -vv
 
 boards: $(DEV_STAMP)
-	$(RUN) boards.results --probes
+	$(RUN) boards.measure --probes $(if $(HWQ_WORKLOADS),--workloads $(HWQ_WORKLOADS))
 	$(RUN) cogapp -r -I . $(PAGES)
 
 check: $(DEV_STAMP)
@@ -63,7 +63,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	@$(PIP) -e '.[boards,dev]' || \
+	@$(PIP) -e '.[boards,search,report,dev]' || \
 	    { echo "pip could not install what the boards and tests need: its message above says why" >&2; exit 1; }
 	@touch $@
 

@@ -24,6 +24,9 @@ DEFAULT_SEEDS = 4
 
 REPORT = "report.json"
 
+Core = Callable[[int], wiring.Component]
+"""What makes a core from the serial line's divisor."""
+
 
 @dataclass
 class BuildReport:
@@ -34,6 +37,8 @@ class BuildReport:
     board, device, arch : str
     digest : str
         Of the architecture.
+    inputs : str
+        Hash of all that the netlist is made from.
     clock_mhz : float
         The clock as the PLL makes it.
     resources : dict of str to Use
@@ -55,6 +60,7 @@ class BuildReport:
     device: str
     arch: str
     digest: str
+    inputs: str
     clock_mhz: float
     resources: dict[str, Use] = field(default_factory=dict)
     lut_per_pe: float | None = None
@@ -104,17 +110,25 @@ def build(
     HwqError
         An unknown board, architecture or clock; a missing tool; a tool that refused its input.
     """
+    target, config = find(board), load_arch(arch or find(board).arch)
+    return build_core(target, accelerator(config), out, config, clock_mhz, seeds=seeds, progress=progress)
+
+
+def accelerator(config: ArrayConfig) -> Core:
+    """Return what makes the accelerator of `config` behind its serial line."""
     from rtl.link.serial_core import SerialCore
 
-    target, config = find(board), load_arch(arch or find(board).arch)
-    return build_core(
-        target, lambda divisor: SerialCore(config, divisor), out, config, clock_mhz, seeds=seeds, progress=progress
-    )
+    return lambda divisor: SerialCore(config, divisor)
+
+
+def plan_core(board: Board, core: Core, clock: Clock) -> flow.Plan:
+    """Return the plan of a core on `board`."""
+    return flow.Plan.of(board.open_platform(), BoardTop(board, core(clock.divisor), clock))
 
 
 def build_core(
     board: Board,
-    core: Callable[[int], wiring.Component],
+    core: Core,
     out: Path,
     config: ArrayConfig | None = None,
     clock_mhz: float | None = None,
@@ -122,16 +136,16 @@ def build_core(
     seeds: int = DEFAULT_SEEDS,
     progress: flow.Progress = lambda what, done, total: None,
 ) -> BuildReport:
-    """Do as `build` does with any core behind the serial port; `core` makes it from the line's divisor."""
+    """Do as `build` does with any core behind the serial port."""
     clock = board.clock(clock_mhz and clock_mhz * 1e6)
-    platform = board.open_platform()
     progress(f"Elaborating for {board.title}", 0, 0)
-    plan = flow.Plan.of(platform, BoardTop(board, core(clock.divisor), clock))
+    plan = plan_core(board, core, clock)
     report = BuildReport(
         board=board.name,
-        device=platform.device,
+        device=board.platform.device,
         arch="" if config is None else config.name,
         digest="" if config is None else config.digest(),
+        inputs=plan.inputs,
         clock_mhz=clock.hz / 1e6,
         tools={name: TOOLS[name].version() for name in plan.tools},
     )
@@ -147,16 +161,22 @@ def build_core(
     return report
 
 
+def count(plan: flow.Plan, netlist: Path) -> dict[str, Use]:
+    """Return what a netlist takes of each resource."""
+    uses = resources(flow.fit(plan, netlist))
+    if "FF" not in uses:
+        flip_flops = (netlist / "top.json").read_bytes().count(b'"type": "SB_DFF')
+        uses["FF"] = Use(flip_flops, uses["LUT"].there)
+    return uses
+
+
 def _run(plan: flow.Plan, report: BuildReport, clock: Clock, out: Path, seeds: range, progress: flow.Progress) -> None:
     synthesis, routing, _ = plan.tools
     progress(f"Synthesizing{_first(synthesis)}", 0, 0)
     netlist = flow.synthesize(plan)
     write_whole(out / "yosys.log", (netlist / "top.rpt").read_bytes())
     progress(f"Counting resources{_first(routing)}", 0, 0)
-    report.resources = resources(flow.fit(plan, netlist))
-    if "FF" not in report.resources:
-        there = report.resources["LUT"].there
-        report.resources["FF"] = Use((netlist / "top.json").read_bytes().count(b'"type": "SB_DFF'), there)
+    report.resources = count(plan, netlist)
     report.problem = overfull(report.device, report.resources) or ""
     if report.problem:
         return

@@ -7,26 +7,31 @@ predicted from the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from boards.registry import find
 from boards.report import Use, overfull
 from boards.results import rows
+from boards.synthesis import options
 from hwq import isa
 from hwq.config import ArrayConfig
 from hwq.errors import HwqError
-
-_Row = dict[str, Any]
 
 FEATURES = {
     "LUT": ("one", "pes", "pes_int4", "lanes", "tables"),
     "FF": ("one", "pes", "pes_int4", "lanes", "tables"),
     "DSP": ("one", "pes", "lanes"),
-    "RAM": ("one", "memory"),
+    "RAM": ("one", "blocks"),
+    "SPRAM": ("one", "single_port"),
 }
 """What each resource is linear in."""
+
+BLOCKS = {
+    "ecp5": ((1, 16384), (2, 8192), (4, 4096), (9, 2048), (18, 1024), (36, 512)),
+    "iCE40": ((2, 2048), (4, 1024), (8, 512), (16, 256)),
+}
+"""Shapes of each family's block RAM: bits of a word, words."""
 
 
 @dataclass(frozen=True)
@@ -57,33 +62,34 @@ def estimate(board: str, config: ArrayConfig) -> Estimate:
     Raises
     ------
     HwqError
-        Where results.json has too few rows of the board's family.
+        Where results.json has too few rows of the board's family, or none of its device.
     """
-    family = _family(board)
+    device, family = find(board).platform.device, _family(board)
     known = [row for row in rows() if _family(row["board"]) == family]
-    there = next((row["resources"] for row in known if row["board"] == board), None)
+    there = next((row["resources"] for row in known if row["device"] == device), None)
     least = len(FEATURES["LUT"]) + 1
     if len(known) < least or there is None:
         raise HwqError(
             f"boards/results.json holds {len(known)} builds of the family of board {board!r}, and an estimate needs "
-            f"{least}; build it without --estimate"
+            f"{least}, one of them for {device}; build it without --estimate"
         )
     uses, error = {}, {}
-    for kind, names in FEATURES.items():
-        x = np.array([_features(row["config"], names) for row in known])
+    for kind in (kind for kind in FEATURES if kind in there):
+        x = np.array([_features(ArrayConfig(**row["config"]), FEATURES[kind], family[0]) for row in known])
         y = np.array([row["resources"][kind]["used"] for row in known], np.float64)
-        predicted = _predict(x, y, np.array([_features(config.to_dict(), names)]))[0]
+        predicted = _predict(x, y, np.array([_features(config, FEATURES[kind], family[0])]))[0]
         uses[kind] = Use(max(0, round(predicted)), there[kind]["there"])
         others = [np.arange(len(y)) != index for index in range(len(y))]
         left_out = [_predict(x[keep], y[keep], x[~keep])[0] for keep in others]
         error[kind] = float(np.max(np.abs(np.array(left_out) - y) / np.maximum(y, 1)))
     reached = [mhz for row in known for mhz in row["seeds"].values()]
-    device = find(board).open_platform().device
     return Estimate(uses, error, (min(reached), max(reached)) if reached else None, overfull(device, uses) or "")
 
 
-def _family(board: str) -> str:
-    return str(find(board).open_platform().family)
+def _family(board: str) -> tuple[str, str]:
+    """Return what boards have in common whose accelerators are made of the same cells."""
+    platform = find(board).open_platform()
+    return platform.family, options(platform)
 
 
 def _predict(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -94,16 +100,37 @@ def _predict(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return result
 
 
-def _features(config: _Row, names: tuple[str, ...]) -> list[float]:
-    pes = config["rows"] * config["cols"]
-    bits = 8 * (config["act_bytes"] + config["weight_words"] * config["cols"])
-    bits += 64 * config["param_words"] * config["lanes"] + 32 * isa.SLOT_WORDS * config["slots"]
+def _features(config: ArrayConfig, names: tuple[str, ...], family: str) -> list[float]:
+    pes = config.macs_per_cycle
     values = {
         "one": 1.0,
         "pes": pes,
-        "pes_int4": pes * (config["weight_bits"] == 4),
-        "lanes": config["lanes"],
-        "tables": config["lanes"] * config["tables"],
-        "memory": bits / 18432,
+        "pes_int4": pes * config.int4,
+        "lanes": config.lanes,
+        "tables": config.lanes * config.tables,
+        "blocks": sum(blocks(*memory, family) for memory in _memories(config)),
+        "single_port": config.one_port * sum(-(-words // 16384) * width // 16 for width, words in _tensors(config)),
     }
     return [values[name] for name in names]
+
+
+def _tensors(config: ArrayConfig) -> list[tuple[int, int]]:
+    """Return width and depth of the memories that have one port where activations have one."""
+    width = 16 if config.one_port else 8
+    banks = 8 * config.fetch_bytes // width
+    return [(8 * config.cols, config.weight_words), *[(width, 8 * config.act_bytes // banks // width)] * banks]
+
+
+def _memories(config: ArrayConfig) -> list[tuple[int, int]]:
+    """Return width and depth of the large memories in block RAM."""
+    others = [(32 * isa.PARAM_LANE_WORDS * config.lanes, config.param_words), (32, isa.SLOT_WORDS * config.slots)]
+    return others + ([] if config.one_port else _tensors(config))
+
+
+def blocks(width: int, depth: int, family: str) -> int:
+    """Return the least block RAMs that hold `depth` words of `width` bits.
+
+    >>> blocks(8, 12288, "ecp5"), blocks(32, 512, "ecp5"), blocks(32, 512, "iCE40")
+    (6, 1, 4)
+    """
+    return min(-(-width // bits) * -(-depth // words) for bits, words in BLOCKS[family])

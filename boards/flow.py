@@ -56,6 +56,11 @@ class Plan:
         return cls(kept, tuple(synthesis), tuple(routing), tuple(packing))
 
     @property
+    def inputs(self) -> str:
+        """Hash of all that the netlist is made from: the design, its script and Yosys."""
+        return _hash(self.synthesis, self.files)
+
+    @property
     def tools(self) -> tuple[str, ...]:
         """The tools that are called."""
         return self.synthesis[0], self.routing[0], self.packing[0]
@@ -156,14 +161,12 @@ def step(
     what: str, command: Sequence[str], inputs: Mapping[str, bytes], outputs: Sequence[str], good: Sequence[int] = (0,)
 ) -> Path:
     """Return the folder of `outputs` that `command` makes of the files `inputs`."""
-    tool = TOOLS[command[0]]
-    parts = [part for name, data in sorted(inputs.items()) for part in (name, data)]
-    name = f"{what}-{digest([tool.package, tool.version(), *command, *parts])}"
+    name = f"{what}-{_hash(command, inputs)}"
 
     def make(work: Path) -> None:
         for file, data in inputs.items():
             (work / file).write_bytes(data)
-        status = tool.run(command[1:], work)
+        status = TOOLS[command[0]].run(command[1:], work)
         if status not in good or not all((work / output).is_file() for output in outputs):
             raise _refusal(command[0], status, work)
         folder = work / name
@@ -172,6 +175,13 @@ def step(
             shutil.move(work / output, folder / output)
 
     return cached(name, make)
+
+
+def _hash(command: Sequence[str], inputs: Mapping[str, bytes]) -> str:
+    """Return the hash of a command, its tool's version and its inputs."""
+    tool = TOOLS[command[0]]
+    parts = [part for name, data in sorted(inputs.items()) for part in (name, data)]
+    return digest([tool.package, tool.version(), *command, *parts])
 
 
 def _refusal(tool: str, status: int, work: Path) -> ToolError:

@@ -25,7 +25,7 @@ def options(platform: Any) -> str:
 
 
 def unordered(rtlil: str) -> str:
-    """Return Amaranth's `rtlil` with the reads of memories of `rtl.primitives.UNORDERED` free to collide with writes.
+    """Return Amaranth's `rtlil` with the reads of memories of `rtl.unordered.UNORDERED` free to collide with writes.
 
     Yosys heeds the attribute no_rw_check where it makes a clocked port of a read, not where a port is clocked already.
     """

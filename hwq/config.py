@@ -303,6 +303,16 @@ PRESETS: dict[str, ArrayConfig] = {
             vector=0, sum_bits=24, count_bits=10, monitor=0,
         ),
         ArrayConfig(
+            name="ecp5-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
+            act_bytes=48 * KIB, weight_words=8 * KIB, param_words=1024, slots=32, tables=4,
+            weight_bits=4,
+        ),
+        ArrayConfig(
+            name="ecp5-8x8", rows=8, cols=8, fetch_bytes=8, lanes=2,
+            act_bytes=96 * KIB, weight_words=10 * KIB, param_words=512, slots=64, tables=4,
+            weight_bits=4,
+        ),
+        ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
             act_bytes=96 * KIB, weight_words=16 * KIB + 512, param_words=512, slots=64, tables=4,
             weight_bits=4, codebooks=1, act_bits=4,

@@ -7,28 +7,29 @@ node or tensor; nothing outside the file is opened unless the caller asks for it
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, inliner, numpy_helper, shape_inference, version_converter
+from onnx import helper, numpy_helper
 
+from hwq import onnx_guard
 from hwq.errors import ModelError
-from hwq.host import first_line, run_once
+from hwq.host import first_line
 from hwq.ir import Array
+from hwq.onnx_external import is_external, read_external
 from hwq.onnx_narrow import widen
 from hwq.onnx_qonnx import qonnx_nodes, translate, with_domains
+from hwq.onnx_validity import ELEMENT_LIMIT, check_model, check_shapes, check_source, subgraphs
 
 MIN_OPSET = 13
 """Older models are converted: per-axis DequantizeLinear and int8 Clip, MaxPool and Pad all exist from here on."""
 
 _FOLD_LIMIT = 1 << 24
 """Elements of the largest tensor folded at load time: a hostile ConstantOfShape can ask for terabytes."""
-
-_INPUT_LIMIT = 1 << 28
-"""Elements of the largest input: a sample must fit in memory a few times over."""
 
 _NOT_FOLDED = frozenset({"DequantizeLinear", "Multinomial", "Bernoulli", "RandomNormalLike", "RandomUniformLike"})
 """Random operators, and DequantizeLinear, which marks a constant as quantized."""
@@ -81,7 +82,7 @@ def node_label(node: onnx.NodeProto) -> str:
 def node_inputs(node: onnx.NodeProto) -> list[str]:
     """Return every tensor a node reads, those its subgraphs capture included, each once."""
     names = [name for name in node.input if name]
-    names += [name for body in _subgraphs(node) for name in _captures(body)]
+    names += [name for body in subgraphs(node) for name in _captures(body)]
     return list(dict.fromkeys(names))
 
 
@@ -110,17 +111,14 @@ def load_model(path: str | Path, *, external_data: bool = False) -> onnx.ModelPr
         raise ModelError(f"{path}: isn't an ONNX model, or is truncated (protobuf can't parse it)") from error
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path}: isn't an ONNX model (it holds no graph or no operator-set version)")
-    external = next((tensor for tensor in _tensors(model.graph) if _is_external(tensor)), None)
-    if external is not None and not external_data:
+    external = [tensor for tensor in _tensors(model.graph) if is_external(tensor)]
+    if external and not external_data:
         raise ModelError(
-            f"{path}: tensor {external.name!r} lies in another file: save the model with its weights inside, "
+            f"{path}: tensor {external[0].name!r} lies in another file: save the model with its weights inside, "
             "or load it with external_data=True if you trust the files beside it"
         )
-    if external is not None:
-        try:
-            onnx.load_external_data_for_model(model, str(path.parent))
-        except Exception as error:  # onnx raises ValidationError, ValueError and OSError here
-            raise ModelError(f"{path}: external data can't be read: {first_line(error)}") from error
+    for tensor in external:
+        read_external(tensor, path.parent, str(path))
     return model
 
 
@@ -146,7 +144,9 @@ def open_source(model: onnx.ModelProto, name: str) -> Source:
         The model breaks the ONNX specification, has a shape that isn't static, or an operator set that can't be
         converted.
     """
-    _check(with_domains(model), name)
+    model = with_domains(model)
+    check_model(model, name)
+    _check(model, name)
     model = _inlined(model, name)
     rewrites = [f"{len(nodes)} nodes of QONNX taken as standard operators"] if (nodes := qonnx_nodes(model)) else []
     model = widen(runnable(model, name), name)
@@ -156,10 +156,11 @@ def open_source(model: onnx.ModelProto, name: str) -> Source:
     source.opset = {entry.domain: entry.version for entry in model.opset_import}
     _order_nodes(source, list(model.graph.node))
     _infer_types(source, model)
+    check_source(source)
     _fold(source)
     for node in source.nodes:
         source.producers |= {output: node for output in node.output if output}
-        source.captured |= {capture for body in _subgraphs(node) for capture in _captures(body)}
+        source.captured |= {capture for body in subgraphs(node) for capture in _captures(body)}
     return source
 
 
@@ -181,12 +182,12 @@ def _check(model: onnx.ModelProto, name: str) -> None:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()  # a shape nobody states may still be inferred
     try:
-        onnx.checker.check_model(checked)
-    except onnx.checker.ValidationError as error:
-        if "topologically sorted" not in str(error):  # order is our own business: _order_nodes says what is missing
-            raise ModelError(f"{name}: breaks the ONNX specification: {first_line(error)}") from error
-    except Exception as error:  # models over 2 GiB raise protobuf's own errors
-        raise ModelError(f"{name}: can't be checked: {first_line(error)}") from error
+        onnx_guard.check(checked)
+    except onnx_guard.GuardError as error:
+        if "topologically sorted" in str(error):  # order is our own business: _order_nodes says what is missing
+            return
+        refused = "breaks the ONNX specification" if error.kind == "ValidationError" else "can't be checked"
+        raise ModelError(f"{name}: {refused}: {error}") from error
 
 
 def _check_tensors(graph: onnx.GraphProto, name: str) -> None:
@@ -206,9 +207,9 @@ def _inlined(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         copy.CopyFrom(model)
         return copy
     try:
-        return inliner.inline_local_functions(model)
-    except Exception as error:  # the inliner's C++ exceptions have no common Python class
-        raise ModelError(f"{name}: its local functions can't be inlined: {first_line(error)}") from error
+        return onnx_guard.inline(model)
+    except onnx_guard.GuardError as error:
+        raise ModelError(f"{name}: its local functions can't be inlined: {error}") from error
 
 
 def _read_constants(source: Source, graph: onnx.GraphProto) -> None:
@@ -255,8 +256,8 @@ def _fix_inputs(source: Source, graph: onnx.GraphProto) -> None:
         if not tensor_type.HasField("shape"):
             raise source.error(f"input {value.name!r} has no shape: give it one with onnx.tools.update_model_dims")
         shape = tuple(_fixed_dim(source, value.name, axis, dim) for axis, dim in enumerate(tensor_type.shape.dim))
-        if math.prod(shape) > _INPUT_LIMIT:
-            raise source.error(f"input {value.name!r} has shape {shape}: more than {_INPUT_LIMIT} elements")
+        if math.prod(shape) > ELEMENT_LIMIT:
+            raise source.error(f"input {value.name!r} has shape {shape}: more than {ELEMENT_LIMIT} elements")
         value.CopyFrom(helper.make_tensor_value_info(value.name, tensor_type.elem_type, shape))
         source.inputs.append(value.name)
         source.types[value.name] = (shape, helper.tensor_dtype_to_np_dtype(tensor_type.elem_type).name)
@@ -285,11 +286,11 @@ def _modern(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     if version >= MIN_OPSET:
         return model
     try:
-        return version_converter.convert_version(model, MIN_OPSET)
-    except Exception as error:  # C++ exceptions without a common class
+        return onnx_guard.convert(model, MIN_OPSET)
+    except onnx_guard.GuardError as error:
         raise ModelError(
             f"{name}: operator set {version} can't be converted to {MIN_OPSET}: export it again "
-            f"with opset {MIN_OPSET} or newer ({first_line(error)})"
+            f"with opset {MIN_OPSET} or newer ({error})"
         ) from error
 
 
@@ -324,18 +325,26 @@ def _infer_types(source: Source, model: onnx.ModelProto) -> None:
     model.graph.node.extend(source.nodes)
     model.ir_version = min(model.ir_version, 10)
     try:
-        inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except Exception as error:  # InferenceError, or a C++ exception on absurd attributes
-        raise source.error(f"shapes are inconsistent: {first_line(error)}") from error
+        inferred = onnx_guard.infer(model)
+    except onnx_guard.GuardError as error:
+        raise source.error(_inference_message(str(error))) from error
     for value in [*inferred.graph.value_info, *inferred.graph.output]:
         tensor_type = value.type.tensor_type
         dims = tensor_type.shape.dim
         if tensor_type.elem_type and tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             dtype = helper.tensor_dtype_to_np_dtype(tensor_type.elem_type).name
             source.types[value.name] = (tuple(int(dim.dim_value) for dim in dims), dtype)
+    check_shapes(source)
     unknown = [name for node in source.nodes for name in node.output if name and name not in source.types]
     if unknown:
         _measure_types(source, model, unknown)
+
+
+def _inference_message(text: str) -> str:
+    """Return what shape inference says, as our own messages say it."""
+    text = re.sub(r"\[\w*Error\] |Inference error\(s\): ", "", text)
+    found = re.fullmatch(r"\(op_type:(\w+)(?:, node name: (.*?))?\): (.*)", text)
+    return f"node {found[2] or 'unnamed'!r} ({found[1]}): {found[3]}" if found else f"shapes are inconsistent: {text}"
 
 
 def _measure_types(source: Source, model: onnx.ModelProto, names: list[str]) -> None:
@@ -347,14 +356,14 @@ def _measure_types(source: Source, model: onnx.ModelProto, names: list[str]) -> 
     types = {name: source.types[name] for name in source.inputs}
     feeds = {name: np.ones(shape, np.dtype(dtype)) for name, (shape, dtype) in types.items()}
     try:
-        values = run_once(probe, feeds, names)
-    except ModelError as error:
+        found = onnx_guard.types(probe, feeds, names)
+    except onnx_guard.GuardError as error:
         node = next(node for node in source.nodes if names[0] in node.output)
         raise source.error(f"its output's shape is unknown, and {error}", node) from error
-    for name, value in values.items():
-        if not isinstance(value, np.ndarray):
+    for name, found_type in found.items():
+        if found_type is None:
             raise source.error(f"tensor {name!r} is a sequence or optional, which isn't supported")
-        source.types[name] = (value.shape, value.dtype.name)
+        source.types[name] = (tuple(found_type[0]), found_type[1])
 
 
 def _fold(source: Source) -> None:
@@ -379,8 +388,8 @@ def _fold(source: Source) -> None:
         graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
         opsets = [helper.make_opsetid(domain, version) for domain, version in source.opset.items()]
         try:
-            source.constants |= run_once(helper.make_model(graph, opset_imports=opsets, ir_version=10), {})
-        except ModelError as error:
+            source.constants |= onnx_guard.run(helper.make_model(graph, opset_imports=opsets, ir_version=10), {})
+        except onnx_guard.GuardError as error:
             raise source.error(f"its constants can't be computed: {error}") from error
     source.nodes = kept
 
@@ -390,7 +399,7 @@ def _is_foldable(source: Source, node: onnx.NodeProto, folded: set[str]) -> bool
     return (
         bool(reads)
         and node.op_type not in _NOT_FOLDED
-        and not any(True for _ in _subgraphs(node))
+        and not any(True for _ in subgraphs(node))
         and all(name in source.constants or name in folded for name in reads)
         and not any(name in source.outputs for name in node.output)
         and all(math.prod(source.types[name][0]) <= _FOLD_LIMIT for name in node.output if name)
@@ -399,13 +408,6 @@ def _is_foldable(source: Source, node: onnx.NodeProto, folded: set[str]) -> bool
 
 def _int_attribute(node: onnx.NodeProto, name: str) -> int | None:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), None)
-
-
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _captures(graph: onnx.GraphProto) -> list[str]:
@@ -424,9 +426,5 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
-        for body in _subgraphs(node):
+        for body in subgraphs(node):
             yield from _tensors(body)
-
-
-def _is_external(tensor: onnx.TensorProto) -> bool:
-    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)

@@ -53,6 +53,8 @@ def read_window(node: onnx.NodeProto, x: Tensor, y: Tensor, kernel: tuple[int, .
     else:
         pads = tuple(attribute(node, "pads", [0] * (2 * rank)))
     require(constraint_plain_pads, pads)
+    room = (size + pads[axis] + pads[axis + rank] - extents[axis] for axis, size in enumerate(x.shape[2:]))
+    strides = tuple(min(stride, max(steps, 0) + 1) for stride, steps in zip(strides, room, strict=True))
     overhang = [
         max((out - 1) * stride + extent - (size + pads[axis] + pads[axis + rank]), 0)
         for axis, (out, stride, extent, size) in enumerate(zip(y.shape[2:], strides, extents, x.shape[2:], strict=True))

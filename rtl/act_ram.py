@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape
-from rtl.primitives import UNORDERED
+from rtl.unordered import UNORDERED
 
 
 class ActRam(wiring.Component):

@@ -3,7 +3,7 @@
 from amaranth.hdl import Module, Signal, Value
 from amaranth.lib.memory import Memory
 
-from rtl.primitives.unordered import UNORDERED
+from rtl.unordered import UNORDERED
 
 __all__ = ["delayed", "recalled"]
 

@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from rtl.pipeline import delayed
-from rtl.primitives import UNORDERED
+from rtl.unordered import UNORDERED
 
 
 class RowBuffers(wiring.Component):

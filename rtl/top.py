@@ -24,7 +24,6 @@ from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
 from rtl.pipeline import delayed
 from rtl.post import Post
-from rtl.primitives import UNORDERED
 from rtl.readout import Readout, ShiftReadout
 from rtl.row_buffers import RowBuffers
 from rtl.sequencer import Sequencer
@@ -32,6 +31,7 @@ from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
 from rtl.strips import Strips
 from rtl.taps import TapWalker
+from rtl.unordered import UNORDERED
 from rtl.vector import Vector
 from rtl.walker import PixelWalker
 from rtl.window_ram import WindowRam

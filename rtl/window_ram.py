@@ -6,7 +6,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from rtl.primitives import UNORDERED, SinglePortRam
+from rtl.primitives import SinglePortRam
+from rtl.unordered import UNORDERED
 
 
 class WindowRam(wiring.Component):

@@ -9,8 +9,8 @@ from amaranth.utils import ceil_log2
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape
-from rtl.primitives import UNORDERED
 from rtl.shared_act_ram import WORD_BYTES
+from rtl.unordered import UNORDERED
 
 
 class WriteQueue(wiring.Component):

@@ -173,6 +173,20 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise InputError(f"{path}: can't be read as arrays: {reason}") from error
 
 
+def read_labelled(path: Path, labels: str | None) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any] | None]:
+    """Read samples, and of them the array `labels`, if it is named.
+
+    Raises
+    ------
+    InputError
+        As `read_arrays` raises it, or where there is no such array.
+    """
+    samples = read_arrays(path)
+    if labels is not None and labels not in samples:
+        raise InputError(f"{path}: has no array {labels!r} (it has {', '.join(map(repr, samples))})")
+    return samples, None if labels is None else samples[labels]
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an ``.npz`` file of plain arrays, whole or not at all."""
     import numpy as np

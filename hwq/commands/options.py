@@ -49,3 +49,21 @@ Weights = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the random samples.")]
+
+MaxCycles = Annotated[int | None, typer.Option(min=1, help="Of one inference on ARCH.", show_default=False)]
+MaxBytes = Annotated[int | None, typer.Option(min=1, help="Of weight memory.", show_default=False)]
+MinAccuracy = Annotated[
+    float | None, typer.Option(min=0, max=1, help="On the samples, 0 to 1; needs --labels.", show_default=False)
+]
+Labels = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Array of X.npz with the right answers.", show_default=False)
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Keep what is measured, and go on from it.", show_default=False, callback=writable
+    ),
+]
+PlotFile = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw it.", show_default=False, callback=writable)
+]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwq.commands.options import JsonFile, writable
+from hwq.commands.options import JsonFile, Labels, MaxBytes, MaxCycles, MinAccuracy, PlotFile, Resume, writable
 
 if TYPE_CHECKING:
     from hwq.quantize.recipe import Recipe
@@ -32,6 +32,13 @@ class Weights(enum.StrEnum):
     mixed = "mixed"
 
 
+class Activations(enum.StrEnum):
+    """What tensors between layers can become; see `hwq.quantize.Recipe`."""
+
+    uint8 = "uint8"
+    uint4 = "uint4"
+
+
 class Ranges(enum.StrEnum):
     """How ranges of activations are chosen; see `hwq.quantize.recipe.Method`."""
 
@@ -48,12 +55,25 @@ Equalize = Annotated[bool, typer.Option("--equalize", help="Balance the channels
 
 def quantize(
     model: FloatModel,
-    calib: Calibration,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="Q.onnx", help="QDQ model.", show_default=False, callback=writable),
+        typer.Option("--output", "-o", metavar="Q.onnx", help="To be written.", show_default=False, callback=writable),
     ],
-    weights: Annotated[Weights, typer.Option(help="mixed: int4, and int8 for the layers that need it.")] = Weights.int8,
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            "--calib", metavar="X.npz", help="Samples by input name; all but --dynamic need them.", show_default=False
+        ),
+    ] = None,
+    weights: Annotated[
+        Weights, typer.Option(help="mixed: int8 for the layers that need it; with a limit, the best within it on ARCH.")
+    ] = Weights.int8,
+    activations: Annotated[Activations, typer.Option(help="Of the tensors between layers.")] = Activations.uint8,
+    max_cycles: MaxCycles = None,
+    max_bytes: MaxBytes = None,
+    min_accuracy: MinAccuracy = None,
+    labels: Labels = None,
+    resume: Resume = None,
     method: Method = Ranges.mse,
     percentile: Percentile = 99.99,
     equalize: Equalize = False,
@@ -64,19 +84,40 @@ def quantize(
         bool, typer.Option("--correct-bias/--keep-bias", help="Shift sums to their mean in floats.")
     ] = True,
     keep_float: KeepFloat = None,
-    arch: Annotated[str, typer.Option("--arch", "-a", metavar="ARCH", help="Whose rules are reported.")] = "sim-16x16",
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Scales of activations at run time, on the host.")] = False,
+    arch: Annotated[
+        str, typer.Option("--arch", "-a", metavar="ARCH", help="Whose rules and cycles count.")
+    ] = "sim-16x16",
     json: JsonFile = None,
 ) -> None:
-    """Quantize a float model after training: 8-bit activations, weights of 8 or 4 bits, all for the array."""
-    from hwq.commands.console import console, progress, read_arrays, write_file, write_report
+    """Quantize a float model after training: activations and weights of 8 or 4 bits, all for the array."""
+    from dataclasses import replace
+
+    from hwq.commands.console import console, progress, read_labelled, write_file, write_report
     from hwq.config import load_arch
+    from hwq.errors import InputError
+    from hwq.quantize.dynamic import quantize_dynamic
     from hwq.quantize.quantizer import quantize as make
     from hwq.quantize.report import report
+    from hwq.quantize.search.mixed import search
+    from hwq.quantize.search.problem import Limits
 
-    config, samples = load_arch(arch), read_arrays(calib)
-    recipe = _recipe(weights.value, method, percentile, equalize, keep_float, fit=fit, correct_bias=correct_bias)
+    limits = Limits(max_cycles=max_cycles, max_bytes=max_bytes, min_accuracy=min_accuracy)
+    if limits != Limits() and weights is not Weights.mixed:
+        raise InputError("--max-cycles, --max-bytes and --min-accuracy choose weights by layer: give --weights mixed")
+    if calib is None and not dynamic:
+        raise InputError("give samples to calibrate on (--calib X.npz), or --dynamic")
+    config = load_arch(arch)
+    samples, answers = ({}, None) if calib is None else read_labelled(calib, labels)
+    recipe = make_recipe(weights.value, method, percentile, equalize, keep_float, fit=fit, correct_bias=correct_bias)
+    recipe = replace(recipe, activations=activations.value)
     with progress() as show:
-        quantized = make(model, samples, recipe, progress=show)
+        if limits != Limits():
+            found = search(
+                model, samples, config, limits=limits, recipe=recipe, labels=answers, resume=resume, progress=show
+            )
+            recipe = replace(recipe, weights=found.weights)
+        quantized = quantize_dynamic(model, recipe) if dynamic else make(model, samples, recipe, progress=show)
     write_file(output, quantized.SerializeToString(deterministic=True))
     result = report(quantized, config)
     write_report(json, {"model": str(model), "output": str(output), "arch": config.name} | result.to_dict())
@@ -105,34 +146,34 @@ def print_report(result: Report, name: str) -> None:
 def sensitivity(
     model: FloatModel,
     calib: Calibration,
-    labels: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Array of X.npz with the right answers.", show_default=False)
-    ] = None,
+    labels: Labels = None,
     method: Method = Ranges.mse,
     percentile: Percentile = 99.99,
     equalize: Equalize = False,
     keep_float: KeepFloat = None,
+    resume: Resume = None,
+    plot: PlotFile = None,
     json: JsonFile = None,
 ) -> None:
     """Quantize one layer at a time and say what each costs the network's outputs; the most sensitive first."""
     from dataclasses import asdict
 
-    from hwq.commands.console import console, percent, progress, read_arrays, table, write_report
+    from hwq.commands.console import console, percent, progress, read_labelled, table, write_file, write_report
     from hwq.commands.console import labels as shorten
-    from hwq.errors import InputError
     from hwq.quantize.sensitivities import sensitivity as measure
 
-    samples = read_arrays(calib)
-    if labels is not None and labels not in samples:
-        raise InputError(f"{calib}: has no array {labels!r} (it has {', '.join(map(repr, samples))})")
-    answers = None if labels is None else samples[labels]
-    recipe = _recipe("int8", method, percentile, equalize, keep_float)
+    samples, answers = read_labelled(calib, labels)
+    recipe = make_recipe("int8", method, percentile, equalize, keep_float)
     with progress() as show:
-        found = measure(model, samples, recipe, labels=answers, progress=show)
+        found = measure(model, samples, recipe, labels=answers, resume=resume, progress=show)
+    names = shorten([entry.layer for entry in found])
+    if plot is not None:
+        from hwq.quantize.drawing import drawing
+
+        write_file(plot, drawing(model.stem, found, names).encode())
     write_report(json, {"model": str(model), "layers": [asdict(entry) for entry in found]})
     if str(json) == "-":
         return
-    names = shorten([entry.layer for entry in found])
     rows = [
         [name, entry.weights, f"{entry.sqnr_db:.1f}", f"{entry.kl:.2e}", entry.accuracy and percent(entry.accuracy)]
         for name, entry in zip(names, found, strict=True)
@@ -141,7 +182,7 @@ def sensitivity(
     console().print(table(f"What each layer of {model.stem} costs alone", columns, rows, numbers=columns[2:]))
 
 
-def _recipe(
+def make_recipe(
     weights: str,
     method: Ranges,
     percentile: float,
@@ -151,6 +192,7 @@ def _recipe(
     fit: bool = True,
     correct_bias: bool = True,
 ) -> Recipe:
+    """Return what the options say."""
     from hwq.quantize.recipe import Method, Recipe
 
     return Recipe(

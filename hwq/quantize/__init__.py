@@ -6,15 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hwq.quantize.dynamic import quantize_dynamic
     from hwq.quantize.quantizer import quantize
     from hwq.quantize.recipe import Recipe
     from hwq.quantize.sensitivities import sensitivity
 
-__all__ = ["Recipe", "quantize", "sensitivity"]
+__all__ = ["Recipe", "quantize", "quantize_dynamic", "sensitivity"]
 
 _HOME = {
     "Recipe": "hwq.quantize.recipe",
     "quantize": "hwq.quantize.quantizer",
+    "quantize_dynamic": "hwq.quantize.dynamic",
     "sensitivity": "hwq.quantize.sensitivities",
 }
 

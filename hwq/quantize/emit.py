@@ -27,7 +27,7 @@ class Weights:
         Rows as `Layer.kernels`; the zero point is 0.
     scale : float32 (O,)
     bits : int
-        8 or 4.
+        8, or at most 4.
     bias : float32 (O,)
         Of the layer's sums, not yet rounded.
     """
@@ -50,13 +50,20 @@ class Grid:
     Members
     -------
     tensors : dict of str to (float32, int)
-        Scale and zero point of every quantized tensor, all uint8.
+        Scale and zero point of every quantized tensor, unsigned.
     weights : dict of str to Weights
         By layer; layers that aren't in it keep their float weights.
+    bits : dict of str to int
+        Of quantized tensors, 4 or 8; tensors that aren't in it have 8.
     """
 
     tensors: dict[str, tuple[np.float32, int]]
     weights: dict[str, Weights] = field(default_factory=dict)
+    bits: dict[str, int] = field(default_factory=dict)
+
+    def top(self, name: str) -> int:
+        """Return the greatest integer of a quantized tensor."""
+        return (1 << self.bits.get(name, 8)) - 1
 
 
 def dequantized(name: str) -> str:
@@ -120,7 +127,9 @@ class _Writer:
         if bounds is None or node.output[0] not in self.grid.tensors:
             return False
         scale, zero_point = self.grid.tensors[node.output[0]]
-        return bounds[0] <= -zero_point * float(scale) and bounds[1] >= (255 - zero_point) * float(scale)
+        return bounds[0] <= -zero_point * float(scale) and bounds[1] >= (
+            self.grid.top(node.output[0]) - zero_point
+        ) * float(scale)
 
     def set_weights(self, node: onnx.NodeProto, layer: Layer) -> None:
         """Put what `node` has of the layer's constants in their place: the weights, the bias, or both."""
@@ -137,7 +146,7 @@ class _Writer:
     def weight(self, layer: Layer, weights: Weights | None) -> str:
         if weights is None:
             return self.constant(f"{layer.name}_weight", layer.weight)
-        kind = TensorProto.INT4 if weights.bits == 4 else TensorProto.INT8
+        kind = TensorProto.INT4 if weights.bits <= 4 else TensorProto.INT8
         values = layer.from_kernels(weights.values)
         return self.constant_weight(f"{layer.name}_weight", values, kind, weights.scale, layer.axis)
 
@@ -156,17 +165,19 @@ class _Writer:
     def constant_weight(self, name: str, values: Array, kind: int, scale: Array, axis: int) -> str:
         """Add an integer constant behind DequantizeLinear, one scale a channel."""
         scale_name, output = self.constant(f"{name}_scale", scale.astype(np.float32)), f"{name}_dequantized"
-        packed = values if kind != TensorProto.INT4 else values.astype(helper.tensor_dtype_to_np_dtype(kind))
-        self.made.append(numpy_helper.from_array(np.ascontiguousarray(packed), f"{name}_quantized"))
-        inputs = [f"{name}_quantized", scale_name]
+        inputs = [self.integers(f"{name}_quantized", values, kind), scale_name]
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis))
         return output
 
+    def integers(self, name: str, values: Array, kind: int) -> str:
+        return self.constant(name, np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(kind)))
+
     def quantize(self, name: str, source: str) -> None:
         scale, zero_point = self.grid.tensors[name]
+        kind = TensorProto.UINT8 if self.grid.top(name) == 255 else TensorProto.UINT4
         parameters = [
             self.constant(f"{name}_scale", np.asarray(scale, np.float32)),
-            self.constant(f"{name}_zero_point", np.asarray(zero_point, np.uint8)),
+            self.integers(f"{name}_zero_point", np.asarray(zero_point), kind),
         ]
         stored, restored = f"{name}_quantized", dequantized(name)
         self.nodes.append(helper.make_node("QuantizeLinear", [source, *parameters], [stored], name=stored))

@@ -23,15 +23,16 @@ _GROWTH = 1 / 16
 Float32 = npt.NDArray[np.float32]
 
 
-def activation(low: float, high: float) -> tuple[np.float32, int]:
-    """Return the least scale, and its even zero point, with which uint8 covers [low, high], 0 in it.
+def activation(low: float, high: float, bits: int = 8) -> tuple[np.float32, int]:
+    """Return the least scale, and its even zero point, with which `bits` unsigned cover [low, high], 0 in it.
 
     Even, because an Add that rounds after adding an odd zero point puts its ties elsewhere than the array's adder.
     """
     if high <= low:
         return np.float32(1), 0
-    zeros = np.arange(0, 256, 2)
-    above = high / (255 - zeros)
+    top = (1 << bits) - 1
+    zeros = np.arange(0, top, 2)
+    above = high / (top - zeros)
     below = np.full(zeros.shape, np.inf if low < 0 else 0.0)
     np.divide(-low, zeros, out=below, where=zeros > 0)
     scales = np.maximum(above, below)

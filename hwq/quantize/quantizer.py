@@ -11,6 +11,7 @@ from hwq.errors import ModelError
 from hwq.host import first_line
 from hwq.onnx_load import load_model
 from hwq.quantize.emit import emit
+from hwq.quantize.journal import Journal
 from hwq.quantize.recipe import Progress, Recipe
 from hwq.quantize.samples import Data
 from hwq.quantize.sensitivities import Sensitivity, measure_layers
@@ -61,7 +62,7 @@ def quantize(
             raise ModelError(f"{name}: there is no layer {unknown!r} whose weights could be chosen")
         weights = dict(recipe.weights)
     elif recipe.weights == "mixed":
-        weights = mixed(measure_layers(calibrated, ["int4"], None, progress))
+        weights = mixed(measure_layers(calibrated, ["int4"], None, progress, Journal(None, "")))
     else:
         weights = dict.fromkeys(network.layers, recipe.weights)
     quantized = emit(network, solve(calibrated, network, weights, progress))

@@ -11,6 +11,9 @@ from hwq.errors import HwqError
 BITS = {"int8": 8, "int4": 4, "codebook": 8}
 """What a layer's weights can be, and the bits that its scale is for."""
 
+ACTIVATION_BITS = {"uint8": 8, "uint4": 4}
+"""What the tensors between layers can be."""
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done and how much there is."""
 
@@ -33,6 +36,8 @@ class Recipe:
     weights : str or mapping of layer to str
         ``int8``; ``int4``; ``codebook``, int8 of which a layer has sixteen different ones; or ``mixed``, which leaves
         int8 to the layers that need it most and gives int4 to the rest. Layers that a mapping doesn't have are int8.
+    activations : str
+        ``uint8`` or ``uint4``, of the tensors between layers; the network's inputs and outputs are uint8.
     method : Method
         Of choosing ranges.
     percentile : float
@@ -48,6 +53,7 @@ class Recipe:
     """
 
     weights: str | Mapping[str, str] = "int8"
+    activations: str = "uint8"
     method: Method = Method.mse
     percentile: float = 99.99
     equalize: bool = False
@@ -61,5 +67,7 @@ class Recipe:
         wrong = next((kind for kind in kinds if kind not in allowed), None)
         if wrong is not None:
             raise HwqError(f"weights can't be {wrong!r}: choose from {', '.join(allowed)}")
+        if self.activations not in ACTIVATION_BITS:
+            raise HwqError(f"activations can't be {self.activations!r}: choose from {', '.join(ACTIVATION_BITS)}")
         if not 50 <= self.percentile <= 100:
             raise HwqError(f"percentile {self.percentile} isn't from 50 to 100")

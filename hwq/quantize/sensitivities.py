@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ from hwq.errors import InputError
 from hwq.ir import Array
 from hwq.onnx_load import load_model
 from hwq.quantize.emit import emit
+from hwq.quantize.journal import Journal, digest
+from hwq.quantize.metrics import compare, outputs
 from hwq.quantize.recipe import Progress, Recipe
-from hwq.quantize.samples import Data, Feeds, run_each
+from hwq.quantize.samples import Data
 from hwq.quantize.solve import Calibrated, calibrate, solve
-
-_LEAST_PROBABILITY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def sensitivity(
     *,
     labels: Array | None = None,
     weights: Sequence[str] = ("int8", "int4"),
+    resume: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Sensitivity]:
     """Return what every layer alone costs, with each of `weights`; the most sensitive first.
@@ -63,28 +64,39 @@ def sensitivity(
         On which it is calibrated and measured.
     labels : integer array (samples,)
         Places of the right answers in the first output.
+    resume : Path
+        Keeps what is measured, and has what an interrupted call measured.
 
     Raises
     ------
     HwqError
-        As `hwq.quantize.quantize` raises it; or there is not one label a sample.
+        As `hwq.quantize.quantize` raises it; or there is not one label a sample, or `resume` is of other work.
     """
     name = "model" if isinstance(model, onnx.ModelProto) else Path(model).stem
     loaded = model if isinstance(model, onnx.ModelProto) else load_model(model)
     calibrated = calibrate(loaded, name, data, recipe or Recipe(), progress)
-    if labels is not None and np.shape(labels) != (len(calibrated.feeds),):
-        raise InputError(f"labels have shape {np.shape(labels)}: give one a sample, {len(calibrated.feeds)}")
-    return measure_layers(calibrated, weights, labels, progress)
+    check_labels(labels, len(calibrated.feeds))
+    journal = Journal(resume, digest(["sensitivity", *calibrated.parts(), repr(labels)]))
+    return measure_layers(calibrated, weights, labels, progress, journal)
+
+
+def check_labels(labels: Array | None, samples: int) -> None:
+    """Raise InputError unless there is one label a sample, or None."""
+    if labels is not None and np.shape(labels) != (samples,):
+        raise InputError(f"labels have shape {np.shape(labels)}: give one a sample, {samples}")
 
 
 def measure_layers(
-    calibrated: Calibrated, weights: Sequence[str], labels: Array | None, progress: Progress
+    calibrated: Calibrated,
+    weights: Sequence[str],
+    labels: Array | None,
+    progress: Progress,
+    journal: Journal,
 ) -> list[Sensitivity]:
     """Return `sensitivity` of a model that is calibrated already."""
     whole = calibrated.network()
     nodes = {node.name for node in calibrated.model.graph.node}
-    outputs = [output.name for output in calibrated.model.graph.output]
-    wanted = _outputs(calibrated.model, calibrated.feeds, outputs)
+    wanted = outputs(calibrated.model, calibrated.feeds)
     found = []
     for index, layer in enumerate(whole.layers.values()):
         own = {layer.name} | ({layer.add.name} if layer.add is not None else set())
@@ -92,33 +104,10 @@ def measure_layers(
         network = calibrated.network(nodes - own)
         for kind in weights:
             progress("Measuring layers", index, len(whole.layers))
-            grid = solve(calibrated, network, {layer.name: kind}, lambda what, done, total: None)
-            got = _outputs(emit(network, grid), calibrated.feeds, outputs)
-            found.append(_compare(layer.name, kind, wanted, got, labels))
+            known = journal.get(f"{kind} {layer.name}")
+            if known is None:
+                grid = solve(calibrated, network, {layer.name: kind}, lambda what, done, total: None)
+                known = asdict(compare(wanted, outputs(emit(network, grid), calibrated.feeds), labels))
+                journal.put(f"{kind} {layer.name}", known)
+            found.append(Sensitivity(layer.name, kind, **known))
     return sorted(found, key=lambda entry: entry.sqnr_db)
-
-
-def _outputs(model: onnx.ModelProto, feeds: Feeds, names: list[str]) -> list[Array]:
-    """Return every output, the first axis counting samples."""
-    runs = list(run_each(model, feeds, names))
-    return [np.stack([run[name] for run in runs]).astype(np.float64) for name in names]
-
-
-def _compare(layer: str, kind: str, wanted: list[Array], got: list[Array], labels: Array | None) -> Sensitivity:
-    signal = sum(float(np.square(value).sum()) for value in wanted)
-    noise = sum(float(np.square(a - b).sum()) for a, b in zip(wanted, got, strict=True))
-    sqnr = 10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))
-    p, q = _probabilities(wanted[0]), _probabilities(got[0])
-    kl = float((p * np.log(p / q)).sum(axis=-1).mean())
-    accuracy = None
-    if labels is not None:
-        accuracy = float(np.mean(got[0].reshape(len(labels), -1).argmax(axis=1) == labels))
-    return Sensitivity(layer, kind, float(sqnr), kl, accuracy)
-
-
-def _probabilities(values: Array) -> Array:
-    """Return values along the last axis as they are where they are probabilities, else their softmax."""
-    if values.min() < 0 or not np.allclose(values.sum(axis=-1), 1, atol=1e-3):
-        values = np.exp(values - values.max(axis=-1, keepdims=True))
-    values = np.maximum(values, _LEAST_PROBABILITY)
-    return values / values.sum(axis=-1, keepdims=True)

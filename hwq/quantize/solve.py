@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from hwq.quantize.network import Layer, Network, analyse
 from hwq.quantize.prepare import prepare
 from hwq.quantize.recipe import BITS, Progress, Recipe
 from hwq.quantize.samples import Data, Feeds, Replay, feeds_of
-from hwq.quantize.scales import activations
+from hwq.quantize.scales import activations, widths
 from hwq.quantize.statistics import Moments, measurable, moments
 
 _REFITTED = ("int4", "codebook")
@@ -50,6 +50,15 @@ class Calibrated:
         """Return what is quantized where, besides the recipe's, the nodes `keep_float` stay in floats."""
         return analyse(self.model, {*self.recipe.keep_float, *keep_float})
 
+    def parts(self) -> Iterator[bytes | str]:
+        """Yield what its results depend on, for `hwq.quantize.journal.digest`."""
+        yield self.model.SerializeToString(deterministic=True)
+        yield repr(self.recipe)
+        for feed in self.feeds:
+            for name in sorted(feed):
+                yield name
+                yield feed[name].tobytes()
+
 
 def calibrate(model: onnx.ModelProto, name: str, data: Data, recipe: Recipe, progress: Progress) -> Calibrated:
     """Return `model` prepared and measured.
@@ -73,19 +82,38 @@ def calibrate(model: onnx.ModelProto, name: str, data: Data, recipe: Recipe, pro
     return Calibrated(ready, feeds, measure(ready, feeds, network.tensors), recipe)
 
 
-def solve(calibrated: Calibrated, network: Network, weights: Mapping[str, str], progress: Progress) -> Grid:
-    """Return the integers of `network`, its layers with `weights` by name, ``int8`` where they aren't in it."""
-    grid = Grid(activations(network, calibrated.histograms, calibrated.recipe))
+Solved = dict[tuple[str, ...], Weights]
+"""A layer's integers by its kind of weights and those of all layers before it, which it makes up for."""
+
+
+def solve(
+    calibrated: Calibrated,
+    network: Network,
+    weights: Mapping[str, str],
+    progress: Progress,
+    solved: Solved | None = None,
+) -> Grid:
+    """Return the integers of `network`, its layers with `weights` by name, ``int8`` where they aren't in it.
+
+    Layers that `solved` holds are taken from there, all others added; it is of this network.
+    """
+    solved = {} if solved is None else solved
+    kinds = tuple(weights.get(name, "int8") for name in network.layers)
+    recipe = calibrated.recipe
+    grid = Grid(activations(network, calibrated.histograms, recipe), bits=widths(network, recipe.activations))
     simulated, wanted = Replay(calibrated.feeds), Replay(calibrated.feeds)
     for index, layer in enumerate(network.layers.values()):
         progress("Rounding weights", index, len(network.layers))
-        kind = weights.get(layer.name, "int8")
+        if (same := solved.get(kinds[: index + 1])) is not None:
+            grid.weights[layer.name] = same
+            continue
         known = None
         if measurable(layer) and (calibrated.recipe.fit or calibrated.recipe.correct_bias):
             read = dequantized(layer.input)
             inputs, sums = simulated.run(emit(network, grid), read), wanted.run(network.model, layer.output)
             known = moments(layer, zip(inputs, sums, strict=True))
-        grid.weights[layer.name] = _solve_layer(calibrated.recipe, network, grid, layer, kind, known)
+        found = _solve_layer(calibrated.recipe, network, grid, layer, kinds[index], known)
+        grid.weights[layer.name] = solved[kinds[: index + 1]] = found
     return grid
 
 

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from rtl.primitives import UNORDERED
+from rtl.unordered import UNORDERED
 
 FramedByte = data.StructLayout({"byte": 8, "last": 1})
 """A byte of a payload, and whether it is the payload's last."""

@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 
 from hwq import frames
 from rtl.link.cobs import CobsDecoder, CobsEncoder, FramedByte
-from rtl.primitives import UNORDERED
+from rtl.unordered import UNORDERED
 
 BUFFERS = 2
 """Frames the receiver holds: one being executed, one being received."""

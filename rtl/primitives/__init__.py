@@ -5,6 +5,5 @@ from rtl.primitives.multiplier import Multiplier
 from rtl.primitives.multiplier_pair import MultiplierPair
 from rtl.primitives.negator import Negator
 from rtl.primitives.single_port_ram import SinglePortRam
-from rtl.primitives.unordered import UNORDERED
 
-__all__ = ["UNORDERED", "MaskedAdder", "Multiplier", "MultiplierPair", "Negator", "SinglePortRam"]
+__all__ = ["MaskedAdder", "Multiplier", "MultiplierPair", "Negator", "SinglePortRam"]

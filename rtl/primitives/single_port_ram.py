@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from rtl.primitives.families import maker
-from rtl.primitives.unordered import UNORDERED
+from rtl.unordered import UNORDERED
 
 __all__ = ["SinglePortRam"]
 

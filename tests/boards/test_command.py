@@ -16,9 +16,9 @@ from tests.programs import tiny
 
 def report(problem="", bitstream="top.bit"):
     return BuildReport(
-        board="ulx3s", device="LFE5U-85F", arch="x", digest="0", clock_mhz=100.0, resources={"LUT": Use(10, 100)},
-        lut_per_pe=2.5, seeds={1: 90.0}, best_seed=1, timing=Timing(90.0, "a.Q", "b.D", 1.0, 2.0), bitstream=bitstream,
-        problem=problem,
+        board="ulx3s", device="LFE5U-85F", arch="x", digest="0", inputs="1", clock_mhz=100.0,
+        resources={"LUT": Use(10, 100)}, lut_per_pe=2.5, seeds={1: 90.0}, best_seed=1,
+        timing=Timing(90.0, "a.Q", "b.D", 1.0, 2.0), bitstream=bitstream, problem=problem,
     )  # fmt: skip
 
 
@@ -128,16 +128,29 @@ def test_an_estimate_says_what_does_not_fit(monkeypatch, capsys):
     assert "hwq: by estimate, LFE5U-85F is overfull: 282 of 156 DSP (126 too many)" in capsys.readouterr().err
 
 
+def test_an_estimate_counts_block_ram_as_yosys_does():
+    kept = {"act_bytes": 49152, "weight_words": 8192, "param_words": 1024, "slots": 32}
+    memories = [(8, 12288, 6)] * 4 + [(32, 8192, 16), (64, 1024, 4), (32, 1024, 2)]
+    assert estimate._features(tiny(4, 4, 4, 1, **kept), ("blocks",), "ecp5") == [sum(count for *_, count in memories)]
+    assert all(estimate.blocks(width, depth, "ecp5") == count for width, depth, count in memories)
+    assert [estimate.blocks(32, depth, "iCE40") for depth in (16, 256, 257)] == [2, 2, 4]
+    small = PRESETS["ice40-4x4"]
+    assert estimate._features(small, ("single_port",), "iCE40") == [4]
+
+
 def test_an_estimate_without_builds_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(estimate, "rows", lambda: rows()[:2])
     assert run_command(["build", "--board", "ulx3s", "--estimate"]) == 2
-    assert "holds 2 builds of the family of board 'ulx3s', and an estimate needs 6" in capsys.readouterr().err
+    assert (
+        "holds 2 builds of the family of board 'ulx3s', and an estimate needs 6, one of them for LFE5U-85F"
+        in capsys.readouterr().err
+    )
 
 
 def test_results_name_boards_and_architectures_as_they_are():
     for row in results.rows():
         assert row["board"] in BOARDS
-        assert set(FEATURES) <= set(row["resources"])
+        assert {"LUT", "FF", "RAM"} <= set(row["resources"]) <= set(FEATURES)
         if "clock_mhz" in row:
             assert row["config"]["name"] == find(row["board"]).arch in PRESETS
             assert bool(row["seeds"]) or row["problem"]

@@ -13,7 +13,7 @@ from boards.flow import Plan, step
 from boards.registry import BOARDS, find
 from boards.synthesis import options, unordered
 from boards.top import BoardTop
-from rtl.primitives import UNORDERED
+from rtl.unordered import UNORDERED
 from tests.boards.link_memory import LinkMemory
 
 

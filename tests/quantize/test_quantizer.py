@@ -51,6 +51,22 @@ def test_everything_lands_on_the_array_and_verifies(weights):
     assert bits == {"int8": {8}, "int4": {4}, "mixed": {4, 8}}[weights]
 
 
+@pytest.mark.parametrize("method", Method)
+def test_activations_of_4_bits_between_layers(method):
+    made = quantize(convnet(), {"x": samples(16)}, Recipe(weights="int4", activations="uint4", method=method))
+    kinds = {entry.name: (entry.data_type, onnx.numpy_helper.to_array(entry)) for entry in made.graph.initializer}
+    zeros = {n.output[0]: kinds[n.input[2]] for n in made.graph.node if n.op_type == "QuantizeLinear"}
+    wide = [name for name, (kind, _) in zeros.items() if kind == onnx.TensorProto.UINT8]
+    assert wide == ["x_quantized", "gemm_10_quantized"]  # what the host writes, and what Softmax reads there
+    assert all(int(zero) % 2 == 0 for _, zero in zeros.values())
+    assert on_host(made) == ["Softmax"]
+    assert report(made, CONFIG).lattice_share == 1
+    checked = hwq.verify(made, "ecp5-8x16", inputs={"x": samples(2, seed=9)}, targets=["reference", "machine"])
+    assert [rung.mismatches for rung in checked.rungs] == [0, 0]
+    power = np.square(run(convnet(), samples(32, seed=5))[0]).mean()
+    assert noise(convnet(), made, samples(32, seed=5)) < 0.1 * power
+
+
 def test_file_is_what_older_runtimes_read():
     made = quantize(convnet(), {"x": samples(8)}, Recipe(weights="int4"))
     onnx.checker.check_model(made, full_check=True)
@@ -262,6 +278,8 @@ def test_bad_recipes_are_refused():
         Recipe(weights="int2")
     with pytest.raises(HwqError, match="weights can't be 'mixed': choose from int8, int4, codebook"):
         Recipe(weights={"conv": "mixed"})
+    with pytest.raises(HwqError, match="activations can't be 'int8': choose from uint8, uint4"):
+        Recipe(activations="int8")
     with pytest.raises(HwqError, match=r"percentile 20 isn't from 50 to 100"):
         Recipe(method=Method.percentile, percentile=20)
     with pytest.raises(ModelError, match="there is no layer 'nothing' to keep in floats"):

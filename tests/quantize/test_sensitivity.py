@@ -5,8 +5,9 @@ import pytest
 
 from hwq.errors import InputError
 from hwq.quantize import Recipe, sensitivity
+from hwq.quantize.metrics import compare
 from hwq.quantize.quantizer import MIXED_SHARE, mixed
-from hwq.quantize.sensitivities import Sensitivity, _compare
+from hwq.quantize.sensitivities import Sensitivity
 from tests.onnx_models import Builder
 from tests.quantize.networks import convnet, run, samples
 
@@ -69,12 +70,12 @@ def test_labels_give_an_accuracy():
 
 def test_numbers_are_what_they_say():
     wanted, got = np.array([[[3.0, 4.0]]]), np.array([[[3.0, 4.5]]])
-    entry = _compare("layer", "int8", [wanted], [got], np.array([1]))
+    entry = compare([wanted], [got], np.array([1]))
     assert entry.sqnr_db == pytest.approx(10 * np.log10(25 / 0.25), abs=1e-9)
     p, q = np.exp([-1, 0]) / np.exp([-1, 0]).sum(), np.exp([-1.5, 0]) / np.exp([-1.5, 0]).sum()
     assert entry.kl == pytest.approx((p * np.log(p / q)).sum(), abs=1e-9)
     assert entry.accuracy == 1
-    probabilities = _compare("layer", "int8", [np.array([[[0.25, 0.75]]])], [np.array([[[0.5, 0.5]]])], None)
+    probabilities = compare([np.array([[[0.25, 0.75]]])], [np.array([[[0.5, 0.5]]])], None)
     assert probabilities.kl == pytest.approx(0.25 * np.log(0.5) + 0.75 * np.log(1.5), abs=1e-6)
 
 

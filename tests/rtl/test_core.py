@@ -10,6 +10,7 @@ from hwq import isa, timing
 from hwq.errors import DeviceError
 from hwq.overlap import mark_early
 from tests import programs
+from tests.rtl.lockstep import compare, load
 from tests.test_machine import ACT_INT4_CASES, CODEBOOK_CASES, INT4_CASES, LEGAL, PRODUCT, SCALED_CASES, blank
 
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
@@ -24,16 +25,6 @@ ARRAYS += [(SHAPES[2], 4, 0, 8), (SHAPES[2], 8, 1, 8), (SHAPES[3], 4, 0, 8)]
 """Shapes, the width of the narrowest weights, whether there are codebooks, and the width of activations."""
 
 
-def load(driver, machine):
-    """Write a machine's memories into the core."""
-    driver.load_program(machine.program)
-    driver.load_params(machine.params)
-    driver.load_weights(machine.weights)
-    if machine.config.tables:
-        driver.load_tables(machine.tables)
-    driver.write_act(0, machine.act)
-
-
 @pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), ARRAYS, ids=str)
 @pytest.mark.xdist_group("verilator")
 def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits, codebooks, act_bits):
@@ -43,17 +34,7 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
         machine = programs.random_machine(config, rng, int(rng.integers(1, 9)))
-        load(driver, machine)
-        predicted = timing.predict(programs.decoded(machine), config)
-        assert machine.run().error is isa.ErrorCode.NONE
-        counters = driver.start(0)
-        wrong = np.flatnonzero(driver.read_act(0, config.act_bytes) != machine.act)
-        assert not wrong.size, f"seed {seed}: {wrong.size} bytes differ, first at {wrong[0]}"
-        measured = driver.profile(len(predicted.layers))
-        assert measured == [layer.cycles for layer in predicted.layers], f"seed {seed}"
-        causes = sum(count for name, count in counters.items() if name != "cycles")
-        assert counters["cycles"] == predicted.total == causes, f"seed {seed}"
-        assert counters["cycles_mesh"] == sum(timing.mesh_steps(d, config) for d in programs.decoded(machine)[:-1])
+        compare(driver, machine, f"seed {seed}")
 
 
 EARLY_SHAPES = ((4, 4, 4, 1), (6, 4, 4, 2), (8, 16, 16, 8))
@@ -76,13 +57,7 @@ def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, 
         programs.set_program(machine, layers)
         for pair in itertools.pairwise(layers):
             marked[pair[1].get("early", 0)].add(tuple((d["opcode"], "strips" in d) for d in pair))
-        load(driver, machine)
-        predicted = timing.predict(programs.decoded(machine), config)
-        machine.run()
-        driver.start(0)
-        wrong = np.flatnonzero(driver.read_act(0, config.act_bytes) != machine.act)
-        assert not wrong.size, f"seed {seed}: {wrong.size} bytes differ, first at {wrong[0]}"
-        assert driver.profile(8) == [layer.cycles for layer in predicted.layers], f"seed {seed}"
+        compare(driver, machine, f"seed {seed}")
     pairs = len(programs.mesh_makers(config)) ** 2
     assert [len(kinds) for kinds in marked.values()] == [pairs, pairs], "every kind after every kind, early and not"
 
@@ -102,12 +77,7 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
         d |= {width: 1} if width else {}
         d["last_channels"] = 32 if width == "int4" else 16
     programs.set_program(machine, layers)
-    load(driver, machine)
-    predicted = timing.predict(programs.decoded(machine), config)
-    machine.run()
-    driver.start(0)
-    assert (driver.read_act(0, config.act_bytes) == machine.act).all()
-    assert driver.profile(2) == [layer.cycles for layer in predicted.layers]
+    predicted = compare(driver, machine)
     assert predicted.layers[1].cycles < timing.cycles(layers[1], config), "the layer did begin early"
 
 
@@ -123,12 +93,7 @@ def test_short_layer_keeps_its_constants_with_an_early_one_behind(accelerator, c
     one |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     layers = [one | {"ofm_base": 2048} | change, one | {"ofm_base": 3072, "early": 1}]
     programs.set_program(machine, layers)
-    load(driver, machine)
-    predicted = timing.predict(programs.decoded(machine), config)
-    machine.run()
-    driver.start(0)
-    assert driver.read_act(2048, 4).tolist() == machine.act[2048:2052].tolist()
-    assert driver.profile(2) == [layer.cycles for layer in predicted.layers]
+    predicted = compare(driver, machine)
     assert predicted.layers[1].cycles < timing.cycles(layers[1], config), "the layer did begin early"
 
 
@@ -170,11 +135,7 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
     with pytest.raises(DeviceError, match=f"slot 0: {error}"):
         driver.start(0)
     driver.clear()
-    healthy = programs.random_machine(machine.config, np.random.default_rng(3), 3)
-    load(driver, healthy)
-    healthy.run()
-    driver.start(0)
-    assert (driver.read_act(0, machine.config.act_bytes) == healthy.act).all()
+    compare(driver, programs.random_machine(machine.config, np.random.default_rng(3), 3))
 
 
 FORMS = [({}, {"int4": 1} | changes, error) for changes, error in INT4_CASES]
@@ -208,9 +169,10 @@ def test_program_without_halt_stops_at_the_end_of_program_memory(accelerator):
     driver.clear()
 
 
+@pytest.mark.parametrize("act_ports", [2, 1])
 @pytest.mark.xdist_group("verilator")
-def test_abort_in_mid_layer_leaves_a_core_that_runs_again(accelerator):
-    config = programs.tiny(4, 4, 4, 1)
+def test_abort_in_mid_layer_leaves_a_core_that_runs_again(accelerator, act_ports):
+    config = programs.tiny(4, 4, 4, 1, act_ports=act_ports)
     driver = accelerator(config)
     for delay in range(0, 400, 23):
         machine = programs.random_machine(config, np.random.default_rng(delay), 4)
@@ -219,7 +181,4 @@ def test_abort_in_mid_layer_leaves_a_core_that_runs_again(accelerator):
         driver._set_register("control", isa.CONTROL_START)
         driver.bus.wait(delay)
         driver.clear()
-        load(driver, machine)
-        machine.run()
-        driver.start(0)
-        assert (driver.read_act(0, config.act_bytes) == machine.act).all(), f"after {delay} cycles"
+        compare(driver, machine, f"after {delay} cycles")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hwq import isa, timing
+from hwq import isa
 from hwq.errors import DeviceError
 from tests import programs
-from tests.rtl.test_core import load
+from tests.rtl.lockstep import compare, load
 from tests.test_machine import LEGAL, ONE_PORT_CASES, blank
 
 PROGRAMS = 80
@@ -16,23 +16,6 @@ CLAMPS = {"lo": -128, "hi": 127, "factor_a": 1, "add_lo": -128, "add_hi": 127}
 
 def one_port(rows, cols, **sizes):
     return programs.tiny(rows, cols, 4, 1, act_ports=1, **sizes)
-
-
-def compare(driver, machine):
-    """Run a program on both; compare every byte and every layer's cycles."""
-    load(driver, machine)
-    predicted = timing.predict(programs.decoded(machine), machine.config)
-    assert machine.run().error is isa.ErrorCode.NONE
-    counters = driver.start(0)
-    wrong = np.flatnonzero(driver.read_act(0, machine.config.act_bytes) != machine.act)
-    assert not wrong.size, f"{wrong.size} bytes differ, first at {wrong[0]}"
-    assert counters["cycles"] == predicted.total
-    if machine.config.monitor:
-        assert driver.profile(len(predicted.layers)) == [layer.cycles for layer in predicted.layers]
-        assert counters["cycles"] == sum(count for name, count in counters.items() if name != "cycles")
-    else:
-        assert list(counters) == ["cycles"]
-        assert driver.profile(1) == []
 
 
 @pytest.mark.parametrize(
@@ -89,17 +72,3 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
             driver.start(0)
         driver.clear()
     compare(driver, programs.random_machine(machine.config, np.random.default_rng(3), 3))
-
-
-@pytest.mark.xdist_group("verilator")
-def test_abort_in_mid_layer_leaves_a_core_that_runs_again(accelerator):
-    config = one_port(4, 4)
-    driver = accelerator(config)
-    for delay in range(0, 400, 23):
-        machine = programs.random_machine(config, np.random.default_rng(delay), 4)
-        load(driver, machine)
-        driver._set_register("pc", 0)
-        driver._set_register("control", isa.CONTROL_START)
-        driver.bus.wait(delay)
-        driver.clear()
-        compare(driver, machine)

@@ -1,0 +1,254 @@
+"""The search for mixed precision: the integer program against all assignments, and each searcher's own promises."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from hwq.costs import estimate
+from hwq.errors import HwqError, InputError
+from hwq.quantize import Recipe, quantize
+from hwq.quantize.search import integer, policy
+from hwq.quantize.search.integer import Table
+from hwq.quantize.search.mixed import Limits, Searcher, search
+from hwq.quantize.search.problem import Point
+from tests.quantize.networks import convnet, samples
+from tests.quantize.test_sensitivity import inputs, planted
+
+KINDS = ("int8", "int4", "codebook")
+DATA = {"x": samples(4)}
+
+
+class Steps:
+    """A problem without a network: costs that add up, or don't."""
+
+    def __init__(self, loss, cycles, extra=0):
+        self.kinds, self.layers = KINDS[: loss.shape[1]], tuple(map(str, range(len(loss))))
+        self.table, self.extra, self.points = (loss, cycles), extra, {}
+
+    def progress(self, what, done, total):
+        pass
+
+    def uniform(self, kind):
+        return (kind,) * len(self.layers)
+
+    def loss(self, point):
+        return point.kl
+
+    @property
+    def size(self):
+        return len(self.kinds) ** len(self.layers)
+
+    def measure(self, weights):
+        if weights not in self.points:
+            chosen = [self.kinds.index(kind) for kind in weights]
+            loss, cycles = (sum(row[kind] for row, kind in zip(t, chosen, strict=True)) for t in self.table)
+            changed = sum(kind > 0 for kind in chosen)
+            cycles += self.extra * (changed > 1)  # one change alone is as the table says
+            self.points[weights] = Point(weights, int(cycles), int(3 * cycles), 0.0, float(loss), None)
+        return self.points[weights]
+
+
+def random_costs(seed, layers=5, kinds=3):
+    rng = np.random.default_rng(seed)
+    loss, cycles = rng.uniform(0, 1, (layers, kinds)), rng.integers(100, 200, (layers, kinds))
+    loss[:, 0], cycles[:, 0] = 0, 200
+    return loss, cycles
+
+
+def everything(problem):
+    return [problem.measure(weights) for weights in itertools.product(problem.kinds, repeat=len(problem.layers))]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_integer_program_finds_what_trying_all_finds(seed):
+    loss, cycles = random_costs(seed)
+    found = Steps(loss, cycles)
+    integer.search(found, Limits(), 20)
+    every = everything(Steps(loss, cycles))
+    table = integer.measure_table(Steps(loss, cycles))
+    for budget in range(sum(row.min() for row in cycles), 1000, 17):
+        best = min(point.kl for point in every if point.cycles <= budget)
+        choice = integer.solve(table, Limits(max_cycles=budget))
+        assert found.measure(integer.named(found, choice)).cycles <= budget
+        assert found.measure(integer.named(found, choice)).kl == pytest.approx(best, abs=1e-12)
+    assert integer.solve(table, Limits(max_cycles=sum(row.min() for row in cycles) - 1)) is None
+
+
+def test_both_limits_at_once():
+    loss, cycles = random_costs(0)
+    table = integer.measure_table(Steps(loss, cycles))
+    reversed_bytes = np.random.default_rng(9).integers(-500, 0, loss.shape)
+    table = dataclasses.replace(table, weight_bytes=np.where(np.arange(3) > 0, reversed_bytes, 0))
+    limits = Limits(max_cycles=880, max_bytes=table.first.weight_bytes - 700)
+    choice = integer.solve(table, limits)
+    every = [np.array(kinds) for kinds in itertools.product(range(3), repeat=5)]
+
+    def total(of, kinds):
+        return of[np.arange(5), kinds].sum()
+
+    inside = [k for k in every if total(table.cycles, k) <= 880 - 1000 and total(table.weight_bytes, k) <= -700]
+    assert 0 < len(inside) < len(every)
+    assert total(table.loss, choice) == min(total(table.loss, kinds) for kinds in inside)
+
+
+def test_limits_hold_where_costs_do_not_add_up():
+    loss, cycles = random_costs(1)
+    problem = Steps(loss, cycles, extra=30)
+    integer.search(problem, Limits(max_cycles=700), 2)
+    assert min(point.kl for point in problem.points.values() if point.cycles <= 700) < 5
+
+
+@pytest.fixture(scope="module")
+def enumerated():
+    """Every assignment of a real network, its cycles from a compiled program."""
+    layers, every = search(convnet(), DATA, "sim-4x4", points=2).layers, {}
+    for weights in itertools.product(("int8", "int4"), repeat=4):
+        made = quantize(convnet(), DATA, Recipe(weights=dict(zip(layers, weights, strict=True))))
+        every[weights] = estimate(made, "sim-4x4").cycles_predicted
+    return every
+
+
+def test_integer_program_agrees_with_all_assignments_of_a_network(enumerated):
+    """Losses of single changes added up, cycles of every assignment compiled: the best within any limit."""
+    found = search(convnet(), DATA, "sim-4x4", points=40)
+    known = {point.weights: point for point in found.points}
+    assert all(known[weights].cycles == enumerated[weights] for weights in known)
+    base = ("int8",) * 4
+    single = [known[(*base[:i], "int4", *base[i + 1 :])].kl - known[base].kl for i in range(4)]
+
+    def added(weights):
+        return sum(loss for loss, kind in zip(single, weights, strict=True) if kind == "int4")
+
+    for limit in sorted(set(enumerated.values())):
+        best = min(added(weights) for weights in enumerated if enumerated[weights] <= limit)
+        at = search(convnet(), DATA, "sim-4x4", points=2, limits=Limits(max_cycles=limit))
+        measured = [point.weights for point in at.points if point.cycles <= limit]
+        assert min(map(added, measured)) == pytest.approx(best, abs=1e-15)
+        assert at.chosen.cycles <= limit
+
+
+@pytest.mark.parametrize("searcher", Searcher)
+def test_searchers_find_the_front_of_a_small_network(searcher):
+    wanted = search(convnet(), DATA, "sim-4x4", searchers=[Searcher.evolution], evaluations=16).front
+    found = search(convnet(), DATA, "sim-4x4", searchers=[searcher], points=40, evaluations=72)
+    assert {point.cycles for point in found.front} >= {wanted[0].cycles, wanted[-1].cycles}
+    assert len(set(found.front) & set(wanted)) >= len(wanted) - 1
+
+
+@pytest.mark.parametrize("searcher", Searcher)
+@pytest.mark.parametrize("at", range(3))
+def test_planted_layer_keeps_eight_bits(searcher, at):
+    """Of five equal layers all but one can be int4: it is the one that can't do without."""
+    recipe = Recipe(fit=False)
+    everywhere = search(planted(at), {"x": inputs()}, "ecp5-8x16", recipe=recipe, points=2, kinds=["int8", "int4"])
+    ends = [point.weight_bytes for point in everywhere.points[:2]]
+    limits = Limits(max_bytes=ends[1] + (ends[0] - ends[1]) // 4)
+    found = search(
+        planted(at), {"x": inputs()}, "ecp5-8x16", recipe=recipe, limits=limits, kinds=["int8", "int4"],
+        searchers=[searcher], evaluations=40,
+    )  # fmt: skip
+    assert found.chosen.weight_bytes <= limits.max_bytes
+    assert [layer.split("_")[-1] for layer, kind in found.weights.items() if kind == "int8"] == [f"layer{at}"]
+
+
+def test_policy_gradient_is_that_of_the_mean_reward():
+    """Against finite differences of the exact mean: of all assignments, weighted by their probability."""
+    rng = np.random.default_rng(0)
+    logits, every = rng.normal(0, 1, (2, 3)), np.array(list(itertools.product(range(3), repeat=2)))
+    earned = rng.normal(0, 1, len(every))
+
+    def mean(logits):
+        return float((policy.softmax(logits)[np.arange(2), every].prod(axis=1) * earned).sum())
+
+    steps = 1e-6 * np.eye(6).reshape(6, 2, 3)
+    wanted = np.array([(mean(logits + step) - mean(logits - step)) / 2e-6 for step in steps]).reshape(2, 3)
+    draws = np.stack([policy.draw(policy.softmax(logits), rng) for _ in range(60000)])
+    place = draws[:, 0] * 3 + draws[:, 1]
+    got = policy.gradient(logits, draws, earned[place].tolist()) * earned[place].std()
+    assert np.abs(got - wanted).max() < 0.01
+
+
+def test_policy_learns_the_cheap_good_ones():
+    loss, cycles = random_costs(2)
+    problem = Steps(loss + 1e-3, cycles)
+    policy.search(problem, Limits(max_cycles=800), 480, seed=0)
+    best = min(point.kl for point in everything(Steps(loss + 1e-3, cycles)) if point.cycles <= 800)
+    assert min(point.kl for point in problem.points.values() if point.cycles <= 800) <= 1.2 * best
+    late = list(problem.points.values())[-1]
+    assert late.cycles <= 800
+
+
+def test_the_same_again_whether_interrupted_or_not(tmp_path, monkeypatch):
+    path, options = tmp_path / "r.jsonl", {"searchers": list(Searcher), "evaluations": 8, "points": 4}
+    whole = search(convnet(), DATA, "sim-4x4", **options)
+    calls = itertools.count()
+    measured = integer.Problem._measure
+
+    def interrupted(self, weights):
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return measured(self, weights)
+
+    monkeypatch.setattr(integer.Problem, "_measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        search(convnet(), DATA, "sim-4x4", resume=path, **options)
+    assert len(path.read_text().splitlines()) == 1 + 7
+    assert search(convnet(), DATA, "sim-4x4", resume=path, **options) == whole
+    assert next(calls) == 8 + len(whole.points) - 7
+    assert search(convnet(), DATA, "sim-4x4", resume=path, **options) == whole
+    assert next(calls) == 8 + len(whole.points) - 6
+
+
+def test_journal_of_other_work_is_refused(tmp_path):
+    path = tmp_path / "r.jsonl"
+    search(convnet(), DATA, "sim-4x4", resume=path, points=2)
+    with pytest.raises(HwqError, match=r"r\.jsonl: holds results of another model, other samples or options"):
+        search(convnet(1), DATA, "sim-4x4", resume=path, points=2)
+    path.write_text("[1]\n")
+    with pytest.raises(HwqError, match=r"r\.jsonl: isn't a file of results"):
+        search(convnet(), DATA, "sim-4x4", resume=path, points=2)
+
+
+def test_least_accuracy_gives_the_cheapest_that_reaches_it():
+    labels = np.arange(4)
+    found = search(convnet(), DATA, "sim-4x4", labels=labels, points=6, searchers=list(Searcher), evaluations=16)
+    best = max(point.accuracy for point in found.points)
+    limits = Limits(min_accuracy=best)
+    again = search(
+        convnet(), DATA, "sim-4x4", labels=labels, points=6, searchers=list(Searcher), evaluations=16, limits=limits
+    )
+    assert again.chosen.cycles == min(point.cycles for point in again.points if point.accuracy >= best)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"limits": Limits(max_cycles=9)}, r"within the limits; the nearest one has [\d,]+ cycles, [\d,]+ bytes$"),
+        ({"limits": Limits(min_accuracy=0.5)}, "a least accuracy needs labels"),
+        ({"kinds": ["int8", "int3"]}, "can't be chosen from int8, int3: name int8, int4, codebook, each at most once"),
+        ({"kinds": ["int8", "int8"]}, "each at most once"),
+        ({"labels": np.zeros(3)}, r"labels have shape \(3,\)"),
+    ],
+)
+def test_refusals(options, sentence):
+    with pytest.raises((HwqError, InputError), match=sentence):
+        search(convnet(), DATA, "sim-4x4", points=2, **options)
+
+
+def test_report_is_json(tmp_path):
+    found = search(convnet(), DATA, "sim-4x4", kinds=["int8", "codebook"], points=3)
+    report = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert report["chosen"]["weights"] == list(found.weights.values())
+    assert report["samples"] == 2
+    assert report["storage"] == found.storage
+    assert len(report["points"]) == len(found.points)
+
+
+def test_table_without_changes():
+    first = Point(("int8",), 100, 10, 0.0, 0.0, None)
+    table = Table(np.zeros((1, 2)), np.array([[0, 0]]), np.array([[0, 0]]), first)
+    assert integer.solve(table, Limits(max_cycles=100)) is not None
+    assert integer.solve(table, Limits(max_cycles=99)) is None
