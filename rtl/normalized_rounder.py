@@ -48,7 +48,7 @@ class NormalizedRounder(wiring.Component):
         14 and more; taken a cycle before the product.
     i_negative, i_truncate : In(1)
     i_zero_point, i_lo, i_hi : In(signed(8))
-        Taken 1 to 3 cycles after the product.
+        Taken 1 and 2 cycles after the product.
     o : Out(signed(8))
     """
 
@@ -100,9 +100,9 @@ class NormalizedRounder(wiring.Component):
         # The bounds less the zero point, so that clamping doesn't wait for the sum; the differences are signs.
         to_least = delayed(m, self.i_zero_point - self.i_lo, 1)
         to_most = delayed(m, self.i_zero_point - self.i_hi - 1, 1)
-        zero_point = delayed(m, self.i_zero_point, 1)
+        zero_point, lo, hi = (delayed(m, constant, 1) for constant in (self.i_zero_point, self.i_lo, self.i_hi))
         total = delayed(m, (bits + zero_point + unit)[:8], 1)
         below = delayed(m, Mux(beyond, negative, bits + to_least + unit < 0), 1)
         above = delayed(m, beyond | (bits + to_most + unit >= 0), 1)  # where it isn't below
-        m.d.comb += self.o.eq(delayed(m, Mux(below, self.i_lo, Mux(above, self.i_hi, total)), 1).as_signed())
+        m.d.comb += self.o.eq(delayed(m, Mux(below, lo, Mux(above, hi, total)), 1).as_signed())
         return m

@@ -55,8 +55,8 @@ class Requantizer(wiring.Component):
         Rounding, taken with the accumulator.
     i_zero_point : In(signed(8))
     i_lo, i_hi : In(signed(8))
-        Output zero point and bounds, ``i_lo <= i_hi``; taken `LATENCY` - 3 to `LATENCY` - 1 cycles after the
-        accumulator.
+        Output zero point and bounds, ``i_lo <= i_hi``; taken `LATENCY` - 3 cycles after the accumulator and
+        in the cycle after that.
     o : Out(signed(8))
         Result of the inputs `LATENCY` cycles ago.
     """
