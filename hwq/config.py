@@ -61,6 +61,15 @@ class ArrayConfig:
 
     adder : int
         1 where the output path has an adder for a second operand; 0 where not, and Add, Sub and Mul run on the host.
+    vector : int
+        1 where there is a vector unit; 0 where not: MaxPool runs on the host, averages and copies on the mesh. An adder
+        needs one.
+    count_bits : int
+        Bits kept of a descriptor's `hwq.isa.COUNTS`, 8..16: a layer has at most so many pixels in a row, taps in either
+        direction, bytes of a tap and blocks of channels.
+    monitor : int
+        1 where the core counts the cycles of every slot and every cause, has a watchdog and lets the host read all its
+        memories; 0 where the host reads activation memory, `id`, `digest`, `status`, `pc` and `cycles` alone.
 
     Raises
     ------
@@ -84,6 +93,9 @@ class ArrayConfig:
     act_bits: int = 8
     act_ports: int = 2
     adder: int = 1
+    vector: int = 1
+    count_bits: int = 16
+    monitor: int = 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -114,6 +126,9 @@ class ArrayConfig:
         fits = self.act_bits == 8 or (self.act_bits == 4 and self.int4 and self.lanes >= 2)
         self._require("act_bits", fits, rule)
         self._require("adder", self.adder in (0, 1), "0 or 1")
+        self._require("vector", self.vector == 1 or self.vector == self.adder == 0, "1, or 0 without an adder")
+        self._require("count_bits", 8 <= self.count_bits <= 16, "in 8..16")
+        self._require("monitor", self.monitor in (0, 1), "0 or 1")
         small = self.fetch_bytes == 4 and self.lanes == 1 and self.cols in (2, 4)
         small &= self.weight_bits == 8 and self.codebooks == 0 and self.block_scales == 0
         rule = "2, or 1 with fetch_bytes 4, lanes 1, 2 or 4 cols, weight_bits 8, no codebooks and no block_scales"
@@ -144,6 +159,22 @@ class ArrayConfig:
         return self.act_ports == 1
 
     @property
+    def counters(self) -> tuple[str, ...]:
+        """Registers that count cycles since the last start."""
+        names = (register.name for register in isa.REGISTERS if register.name.startswith("cycles"))
+        return tuple(names) if self.monitor else ("cycles",)
+
+    @property
+    def most_counted(self) -> int:
+        """The largest value of a descriptor's counts."""
+        return (1 << self.count_bits) - 1
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a layer may begin ahead of the last result of the one before it, and its descriptor is read ahead."""
+        return not self.one_port
+
+    @property
     def address_bits(self) -> int:
         """Bits kept of an address of activation memory: one more than the memory needs."""
         return min(isa.ADDRESS_BITS, (self.act_bytes - 1).bit_length() + 1)
@@ -169,11 +200,14 @@ class ArrayConfig:
             or (field.name == "codebook" and not self.codebooks)
             or (field.name == "scaled" and not self.block_scales)
             or (field.name in ("ifm_int4", "ofm_int4") and not self.act_int4)
-            or (field.name == "early" and self.one_port)
+            or (field.name == "early" and not self.overlaps)
         )
         sizes = {"weight_base": self.weight_address_bits, "param_base": self.param_address_bits}
-        address = self.address_bits if field.width == isa.ADDRESS_BITS and field.name != "pixels" else field.width
-        return 0 if missing else sizes.get(field.name, address)
+        sizes["last_channels"] = self.widest_block.bit_length()
+        sizes |= dict.fromkeys(isa.COUNTS, self.count_bits)
+        if field.width == isa.ADDRESS_BITS:
+            sizes.setdefault(field.name, self.address_bits)
+        return 0 if missing else min(field.width, sizes.get(field.name, field.width))
 
     def legal_masks(self) -> list[int]:
         """Return, for each word of a descriptor, the bits that may be set: of addresses those that are kept."""
@@ -259,6 +293,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1, adder=0,
+            vector=0, count_bits=10, monitor=0,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
@@ -279,7 +314,8 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
-    `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2 and `adder` to 1.
+    `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2, `adder`, `vector` and
+    `monitor` to 1, `count_bits` to 16.
 
     Raises
     ------

@@ -53,6 +53,11 @@ def constraint_adder(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     return not isinstance(op, ir.Pair) or bool(config.adder)
 
 
+def constraint_vector(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """MaxPool needs a vector unit; choose an arch with one (vector)."""
+    return not isinstance(op, ir.MaxPool) or bool(config.vector)
+
+
 def constraint_pairs(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """No integers reproduce this Add, Sub or Mul for all 65,536 pairs; power-of-two scales and even zero points do."""
     return not isinstance(op, ir.Pair) or pair_parameters(op, graph) is not None
@@ -132,6 +137,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_pool_rank,
     constraint_pair_dtype,
     constraint_adder,
+    constraint_vector,
     constraint_pairs,
     constraint_floor,
     constraint_tables,

@@ -208,14 +208,15 @@ class Driver:
         self._set_register("watchdog", cycles)
 
     def counters(self) -> dict[str, int]:
-        """Return the last run's counters, those registers whose names start with ``cycles``."""
-        names = [register.name for register in isa.REGISTERS]
-        words = self.bus.read(isa.bus_address(isa.Region.CSR, 0), len(names))
-        return {name: int(word) for name, word in zip(names, words, strict=True) if name.startswith("cycles")}
+        """Return the last run's counters, `ArrayConfig.counters`."""
+        words = self.bus.read(isa.bus_address(isa.Region.CSR, 0), len(isa.REGISTERS))
+        return {name: int(words[isa.REGISTER_INDEX[name]]) for name in self.config.counters}
 
     def profile(self, count: int) -> list[int]:
-        """Return the cycles the last run spent in each of the first `count` slots."""
+        """Return the cycles the last run spent in each of the first `count` slots, none without `monitor`."""
         self._fits("profile", "slots", count, self.config.slots)
+        if not self.config.monitor:
+            return []
         return [int(word) for word in self.bus.read(isa.bus_address(isa.Region.PROFILE, 0), count)]
 
     def _register(self, name: str) -> int:

@@ -4,9 +4,9 @@ A frame is a payload, COBS-encoded (Cheshire and Baker, 1999) so that it holds n
 
     kind | sequence | words | 0 | address, 4 bytes | words * 4 bytes | CRC-32, 4 bytes
 
-Numbers are little-endian. The CRC is that of IEEE 802.3 (`zlib.crc32`) over `kind`, the four bytes of the session
-number, which aren't sent, and the rest of the payload; in a HELLO and its reply the session number counts as 0. So a
-frame of another session is a broken frame, and a broken frame is never acted upon nor answered.
+Numbers are little-endian. The CRC is that of IEEE 802.3 over the payload, begun from the session number
+(``zlib.crc32(payload, session)``); in a HELLO and its reply the session number counts as 0. So a frame of another
+session is a broken frame, and a broken frame is never acted upon nor answered.
 
 The host opens a session with HELLO, `address` being its number, drawn at random. Requests are then numbered from 0,
 modulo 256, and the device executes one only if its number is the next: an older one of the last `WINDOW` is answered
@@ -27,7 +27,7 @@ MAX_WORDS = 64
 WINDOW = 8
 """Requests that may be on their way at once."""
 
-VERSION = 1
+VERSION = 2
 """The address of a HELLO's reply."""
 
 REPLY = 0x80
@@ -83,8 +83,7 @@ class Frame:
 def crc(payload: bytes, session: int) -> int:
     """Return the CRC of a payload without its CRC."""
     opens = payload[0] & ~REPLY == Kind.HELLO
-    number = 0 if opens else session
-    return zlib.crc32(payload[1:], zlib.crc32(number.to_bytes(4, "little"), zlib.crc32(payload[:1])))
+    return zlib.crc32(payload, 0 if opens else session)
 
 
 def pack(frame: Frame, session: int) -> bytes:

@@ -62,7 +62,8 @@ class Images:
 
     def __post_init__(self) -> None:
         lane = isa.encode(isa.PARAM, isa.PARAM_LANE_WORDS, IDENTITY)
-        self.params.append(np.tile(np.array(lane, np.uint32), (self.config.lanes, 1)))
+        words = 1 if self.config.vector else self.config.depthwise_cols // self.config.lanes  # what `mesh_copy` takes
+        self.params += [np.tile(np.array(lane, np.uint32), (self.config.lanes, 1))] * words
 
     def cycles(self) -> int:
         """Return the cycles of the descriptors, every run of them from start to done."""
@@ -104,6 +105,8 @@ class Images:
     def add_descriptor(self, fields: dict[str, int], label: str) -> int:
         """Append a descriptor and return its slot."""
         slot = len(self.descriptors)
+        for name in sorted(isa.COUNTS & fields.keys()):
+            self._fits(f"field {name} of a descriptor", "count_bits", fields[name], self.config.most_counted, label)
         self._fits("program slots", "slots", slot + 1, self.config.slots, label)
         self.descriptors.append(fields)
         self.labels.append(label)

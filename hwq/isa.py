@@ -215,6 +215,9 @@ ADDER = frozenset(
 )
 """Fields of second operands and of what adds them; an architecture without an adder has none of them."""
 
+COUNTS = frozenset({"row_pixels", "strips", "taps_y", "taps_x", "span", "short_from", "blocks"})
+"""Fields that count; an architecture may keep fewer of their bits."""
+
 STRIPS = frozenset({"strips", "short_strip"})
 """Fields of strips."""
 

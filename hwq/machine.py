@@ -129,7 +129,7 @@ class Machine:
         d = isa.decode(isa.DESCRIPTOR, words.tolist())
         if d["opcode"] == isa.Opcode.HALT:
             return d
-        if d["opcode"] not in list(isa.Opcode):
+        if d["opcode"] not in list(isa.Opcode) or (d["opcode"] == isa.Opcode.VECTOR and not self.config.vector):
             raise _Stop(isa.ErrorCode.ILLEGAL_OPCODE)
         depthwise = d["opcode"] == isa.Opcode.DEPTHWISE
         shapeless = depthwise and ((d["short_from"] and d["span"] == 1) or d["residual"])

@@ -26,8 +26,6 @@ from hwq.weights import BYTES, Form, dot_bytes, dot_weights
 
 Fields = dict[str, int]
 
-MAX_SPAN = 0xFFFF
-
 
 @dataclass(frozen=True)
 class Run:
@@ -59,8 +57,9 @@ def conv_runs(plan: Plan, step: Step, images: Images) -> list[Run]:
     possible = [[run for run in runs if run is not None] for runs in candidates if None not in runs]
     if not possible:
         raise CapacityError(
-            f"Layer {step.name!r} doesn't fit: a kernel row spans more than {MAX_SPAN} bytes of its input, or groups "
-            "lie at odd addresses; choose weights with a zero point in the middle, or an arch with 2 act_ports"
+            f"Layer {step.name!r} doesn't fit: a kernel row spans more than {config.most_counted} bytes of its input, "
+            "or groups lie at odd addresses; choose weights with a zero point in the middle, or an arch with 2 "
+            "act_ports"
         )
     return min(possible, key=lambda runs: _rank(runs, images, op.name))
 
@@ -266,17 +265,17 @@ def tap_orders(part: Part, config: ArrayConfig) -> Iterator[tuple[Fields, npt.ND
     count, rows, columns, inputs, channels = terms.shape
     by_row, by_column = part.x.strides[2] * part.dilations[0], part.x.strides[3] * part.dilations[1]
     span = (columns - 1) * by_column + inputs
-    if count == 1 and columns > 1 and (by_column != inputs or span > MAX_SPAN):
+    if count == 1 and columns > 1 and (by_column != inputs or span > config.most_counted):
         yield _tap_fields(rows, columns, inputs, by_row, by_column), terms.reshape(-1, channels)
         fewer = -(-span // config.fetch_bytes) < columns * -(-inputs // config.fetch_bytes)
         if not fewer:
             return
-    if span > MAX_SPAN:
+    if span > config.most_counted:
         return
     whole = np.zeros((count, rows, span, channels), np.int8)
     for column in range(columns):
         whole[:, :, column * by_column : column * by_column + inputs] = terms[:, :, column]
-    if count == 1 and (rows == 1 or by_row == span) and rows * span <= MAX_SPAN:
+    if count == 1 and (rows == 1 or by_row == span) and rows * span <= config.most_counted:
         yield _tap_fields(1, 1, rows * span, 0, 0), whole.reshape(-1, channels)
     else:
         yield _tap_fields(rows, count, span, by_row, 0), whole.transpose(1, 0, 2, 3).reshape(-1, channels)

@@ -18,7 +18,7 @@ def mark_early(descriptors: Sequence[MutableMapping[str, int]], config: ArrayCon
     A layer that begins early reads at known times after the last step of the layer before, at the earliest, whose
     tiles are in memory at known times, at the latest: a read must not touch a tile that may be written after it.
     """
-    if config.one_port:  # the words of the layer before would be among the reads
+    if not config.overlaps:  # the words of the layer before would be among the reads
         return
     for before, d in itertools.pairwise(descriptors):
         on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])

@@ -107,8 +107,11 @@ def overwrite_margin(config: ArrayConfig, paired: bool = False) -> int:
 
 
 def overwrite_slack(config: ArrayConfig, paired: bool = False) -> int:
-    """Cycles from the first read of a tile's results to the earliest last step that may overwrite them."""
-    return overwrite_margin(config, paired) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1
+    """Cycles from the first read of a tile's results to the earliest last step that may overwrite them.
+
+    With one port a shadow register is read a cycle later (see `rtl.readout`).
+    """
+    return overwrite_margin(config, paired) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1 + int(config.one_port)
 
 
 def first_read(config: ArrayConfig) -> int:
@@ -129,6 +132,15 @@ def write_back(config: ArrayConfig) -> int:
 def queue_words(config: ArrayConfig) -> int:
     """Words that may wait to be written: those in the output path and of two tiles, while a run of reads goes on."""
     return 1 << (READ_OUT + POST_LATENCY + 2 * config.rows - 1).bit_length()
+
+
+def longest_output(config: ArrayConfig) -> int:
+    """Cycles from issuing a tile's last step to the end of the reads of its results, at most.
+
+    The step waits until at most one tile is ahead of it, and that one is being read.
+    """
+    reads = config.rows * config.groups << config.int4
+    return first_read(config) + strip_skew(config) + 2 * reads + ISSUE_TO_EDGE + EDGE_TO_SHADOW + BACK_CHANGE
 
 
 def latest_read(config: ArrayConfig) -> int:

@@ -173,6 +173,8 @@ def _average(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:
     op, config = step.op, images.config
     assert isinstance(op, ir.AveragePool)
     window = average_window(op, plan.view(step.writes).shape[1])
+    if not config.vector:
+        return depthwise_descriptors(plan, step, window, images)
     on_mesh = cycles(depthwise_fields(plan, step, window, config)[0], config)
     reads = int(np.prod(plan.view(step.writes).shape[2:])) * op.kernel[0] * op.kernel[1]
     if on_mesh < reads * -(-window.terms.shape[3] // config.lanes):

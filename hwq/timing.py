@@ -66,7 +66,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             end, before = start + _vector_cycles(d, config), None
         else:
             walk = _Walk(config, d)
-            if before is not None and d["early"] and not config.one_port:
+            if before is not None and d["early"] and config.overlaps:
                 early = max(before.next_step, before.launch, loaded, ended_before + 1)
                 if early < ended:
                     go, start, first = early, early + 1, early + 2
@@ -77,7 +77,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
         macs = pixels(d) * (weight_words(d) << d["ifm_int4"]) * channels(d, config) * (d["opcode"] != isa.Opcode.VECTOR)
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), first, issued))
         ended_before, ended = ended, end
-        loaded = go + pipeline.DESCRIPTOR_LOAD
+        loaded = (go if config.overlaps else end) + pipeline.DESCRIPTOR_LOAD
         go = max(end + 1, loaded)
     return Timing(tuple(layers), go)
 

@@ -1,4 +1,7 @@
-"""Pooling, element-wise functions of two tensors, copies and fills as VECTOR descriptors."""
+"""Pooling, element-wise functions of two tensors, copies and fills as VECTOR descriptors.
+
+Without a vector unit copies and fills are DEPTHWISE ones.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from hwq import ir, isa
 from hwq.images import Images, rounding_params
 from hwq.layout import Nest, View, nests
+from hwq.mesh_copy import mesh_fields, mesh_parts
 from hwq.mesh_layer import output_fields
 from hwq.multipliers import multipliers
 from hwq.plan import Plan, Step, stored_zero_point
@@ -76,13 +80,13 @@ def pair_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
 
 def copy_descriptors(source: View, target: View, images: Images) -> Iterator[Fields]:
     """Yield the descriptors that copy `source` to `target`, both of one shape."""
-    for nest in _nests([source, target], images):
+    for nest in _copies([source, target], images):
         yield {**_elementwise(nest, ("ifm", "ofm"), images), **_CONSTANT_FREE}
 
 
 def fill_descriptors(target: View, value: int, images: Images) -> Iterator[Fields]:
     """Yield the descriptors that set every byte of `target` to the signed byte `value`."""
-    for nest in _nests([target, target], images):
+    for nest in _copies([target, target], images):
         yield {
             **_elementwise(nest, ("ifm", "ofm"), images),
             **_CONSTANT_FREE,
@@ -94,20 +98,29 @@ def fill_descriptors(target: View, value: int, images: Images) -> Iterator[Field
 _CONSTANT_FREE = {"zero_point": 0, "lo": -128, "hi": 127, "factor_a": 1, "add_lo": -128, "add_hi": 127}
 
 
-_MOST = 0xFFFF
-"""Of the fields `blocks` and `row_pixels`."""
-
-
 def _nests(views: Sequence[View], images: Images) -> Iterator[Nest]:
-    """Yield loop nests over `views`, none with more columns or blocks of channels than a descriptor counts."""
+    """Yield loop nests over `views`."""
     for nest in nests(views):
-        for channel in range(0, nest.channels, _MOST * images.config.lanes):
-            channels = min(nest.channels - channel, _MOST * images.config.lanes)
-            for column in range(0, nest.columns, _MOST):
-                columns = min(nest.columns - column, _MOST)
-                steps = zip(nest.addresses, nest.column_strides, strict=True)
-                addresses = tuple(address + channel + column * step for address, step in steps)
-                yield replace(nest, columns=columns, channels=channels, addresses=addresses)
+        yield from _cut(nest, images)
+
+
+def _copies(views: Sequence[View], images: Images) -> Iterator[Nest]:
+    """Yield the loop nests of a copy."""
+    for nest in nests(views):
+        for part in [nest] if images.config.vector else mesh_parts(nest, images.config):
+            yield from _cut(part, images)
+
+
+def _cut(nest: Nest, images: Images) -> Iterator[Nest]:
+    """Yield `nest` in parts, none with more columns or blocks of channels than a descriptor counts."""
+    most = images.config.most_counted
+    for channel in range(0, nest.channels, most * images.config.lanes):
+        channels = min(nest.channels - channel, most * images.config.lanes)
+        for column in range(0, nest.columns, most):
+            columns = min(nest.columns - column, most)
+            steps = zip(nest.addresses, nest.column_strides, strict=True)
+            addresses = tuple(address + channel + column * step for address, step in steps)
+            yield replace(nest, columns=columns, channels=channels, addresses=addresses)
 
 
 def _groups(channels: int, images: Images) -> Fields:
@@ -119,6 +132,8 @@ def _groups(channels: int, images: Images) -> Fields:
 def _elementwise(nest: Nest, maps: Sequence[str], images: Images) -> Fields:
     """Return the walk of `nest` over the feature maps `maps`, one tap each."""
     fields: Fields = {"opcode": isa.Opcode.VECTOR, **_SINGLE_TAP, **_groups(nest.channels, images)}
+    if not images.config.vector:
+        fields |= mesh_fields(nest, images)
     fields |= {"row_pixels": nest.columns, "pixels": nest.rows * nest.columns}
     for which, address, by_row, by_column in zip(
         maps, nest.addresses, nest.row_strides, nest.column_strides, strict=True

@@ -5,7 +5,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import address_shape, descriptor_layout, field_width
+from rtl.taps import TapControl
 from rtl.walker import WalkerControl
 
 
@@ -35,7 +36,7 @@ class StepSource(wiring.Signature):
                 "zero": Out(1),
                 "first": Out(1),
                 "begin": Out(1),
-                "lead": Out(17),
+                "lead": Out(field_width(config, "span") + 1),
                 "end": Out(1),
             }
         )
@@ -59,6 +60,7 @@ class Depthwise(wiring.Component):
     steps : to the issue unit
     o_read, o_address, o_count : the step's read, and how many of its bytes matter
     o_midway : while the layer runs, a run has begun and has steps to come
+    taps : the tap walker
     ifm : the input's pixel walker
     """
 
@@ -73,6 +75,7 @@ class Depthwise(wiring.Component):
                 "o_address": Out(address_shape(config)),
                 "o_count": Out(range(config.cols + 1)),
                 "o_midway": Out(1),
+                "taps": Out(TapControl(config)),
                 "ifm": Out(WalkerControl(config)),
             }
         )
@@ -80,31 +83,28 @@ class Depthwise(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        config, d, steps, ifm = self._config, self.i_descriptor, self.steps, self.ifm
+        config, d, steps, taps, ifm = self._config, self.i_descriptor, self.steps, self.taps, self.ifm
         rows, cols = config.rows, config.depthwise_cols
 
         tile_begin = Signal()
-        base, tap, cursor = Signal(address_shape(config)), Signal(address_shape(config)), Signal(address_shape(config))
+        cursor, block_base = Signal(address_shape(config)), Signal(address_shape(config))
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         neighbours = Signal(range(rows + 1))
         final, saved_final = Signal(), Signal()
-        position, length, span = Signal(17), Signal(17), Signal(16)
-        inner, outer_left, blocks_left = Signal(12), Signal(12), Signal(16)
-        block_base, tile_base = Signal(address_shape(config)), Signal(address_shape(config))
-        repeat = Signal(2)
-        inner_end, run_end, tap_end, first_run = Signal(), Signal(), Signal(), Signal()
+        span = Signal.like(d.span)
+        position, length = Signal(len(span) + 1), Signal(len(span) + 1)
+        blocks_left, repeat = Signal.like(d.blocks), Signal(2)
+        run_end, tap_end, last_run = Signal(), Signal(), Signal()
         m.d.comb += [
             self.o_midway.eq(position != 0),
             neighbours.eq(Mux(ifm.row_left < rows, ifm.row_left, rows)),
             pixels.eq(Mux(tile_begin, Mux(ifm.left < neighbours, ifm.left, neighbours), saved_pixels)),
             final.eq(Mux(tile_begin, ifm.left <= neighbours, saved_final)),
-            tile_base.eq(Mux(tile_begin, ifm.address, base)),
-            span.eq(d.span - ((d.short_from != 0) & (inner >= d.short_from))),
+            span.eq(d.span - ((d.short_from != 0) & (taps.inner >= d.short_from))),
             length.eq(pixels + span - 1),
             run_end.eq(position == length - 1),
             tap_end.eq(repeat == d.repeats),
-            inner_end.eq(tap_end & (inner == d.taps_x - 1)),
-            first_run.eq((inner == 0) & (repeat == 0) & (outer_left == d.taps_y)),
+            last_run.eq(tap_end & taps.end),
             self.o_read.eq(steps.step),
             self.o_address.eq(Mux(tile_begin, ifm.address, cursor)),
             self.o_count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
@@ -113,11 +113,14 @@ class Depthwise(wiring.Component):
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final),
             steps.zero.eq(position >= span),
-            steps.begin.eq((position == 0) & inner_end & (outer_left == 1)),
-            steps.last.eq(run_end & inner_end & (outer_left == 1)),
+            steps.begin.eq((position == 0) & last_run),
+            steps.last.eq(run_end & last_run),
             steps.block_end.eq(final),
             steps.last_block.eq(blocks_left == 1),
-            ifm.step.eq(steps.step & first_run & (position < pixels)),
+            taps.step.eq(steps.step & run_end & tap_end),
+            taps.start.eq(self.i_start | (steps.step & steps.last)),
+            # the walker stays at the tile's first pixel until the last run has been there
+            ifm.step.eq(steps.step & last_run & (position < pixels)),
             ifm.start.eq(self.i_start | (steps.step & steps.last & final)),
             ifm.base.eq(Mux(self.i_start, d.ifm_base, block_base + cols)),
         ]
@@ -126,33 +129,19 @@ class Depthwise(wiring.Component):
         with m.If(steps.step):
             m.d.sync += [
                 tile_begin.eq(0),
-                base.eq(tile_base),
                 saved_pixels.eq(pixels),
                 saved_final.eq(final),
                 position.eq(position + 1),
                 cursor.eq(self.o_address + d.ifm_x_step),
             ]
             with m.If(run_end):
-                following = Signal(address_shape(config))
-                m.d.comb += following.eq(tap + Mux(inner_end, d.tap_y_step, Mux(tap_end, d.tap_x_step, 0)))
                 m.d.sync += [
                     position.eq(0),
-                    tap.eq(following),
-                    cursor.eq(tile_base + following),
+                    cursor.eq(ifm.address + Mux(tap_end, taps.following, taps.offset)),
                     repeat.eq(Mux(tap_end, 0, repeat + 1)),
-                    inner.eq(Mux(inner_end, 0, inner + tap_end)),
-                    outer_left.eq(outer_left - inner_end),
                 ]
             with m.If(steps.last):
-                m.d.sync += [tile_begin.eq(1), tap.eq(0), outer_left.eq(d.taps_y), blocks_left.eq(blocks_left - final)]
+                m.d.sync += [tile_begin.eq(1), blocks_left.eq(blocks_left - final)]
         with m.If(self.i_start):
-            m.d.sync += [
-                tile_begin.eq(1),
-                position.eq(0),
-                tap.eq(0),
-                repeat.eq(0),
-                inner.eq(0),
-                outer_left.eq(d.taps_y),
-                blocks_left.eq(d.blocks),
-            ]
+            m.d.sync += [tile_begin.eq(1), position.eq(0), repeat.eq(0), blocks_left.eq(d.blocks)]
         return m

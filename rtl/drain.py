@@ -90,13 +90,13 @@ class Drain(wiring.Component):
         due, waiting, running = Signal(), Signal(), Signal()
         m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | ((due | waiting) & ~self.i_start))]
 
-        blocks_left, param_block = Signal(16), Signal(param_address_shape(config))
+        blocks_left, param_block = Signal.like(d.blocks), Signal(param_address_shape(config))
         block_base = Signal(address_shape(config))
         channels_left = Signal(range(config.widest_block + 1))
         offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
         depthwise, exists, hidden = Signal(), Signal(), Signal()
-        strips_left, map_end, last_strip = Signal(16), Signal(), Signal()
+        strips_left, map_end, last_strip = Signal.like(d.strips), Signal(), Signal()
         strip_base = Signal(address_shape(config))
         wide, columns_end = wide_blocks(d, config), Signal()
         block_channels = Mux(depthwise, config.depthwise_cols, cols << wide)

@@ -9,6 +9,7 @@ from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout
 from rtl.paired import wide_blocks
+from rtl.taps import TapControl
 from rtl.walker import WalkerControl
 
 RESIDUAL_BUFFERS = pipeline.RESIDUAL_BUFFERS
@@ -56,6 +57,7 @@ class Fetch(wiring.Component):
     o_count : bytes of the request that matter
     o_residual, o_buffer, o_slice : the request is for the second operand: its buffer, the `fetch_bytes` slice of it
     o_residual_end : the request completes a tile's second operands
+    taps : the tap walker
     ifm, res : the pixel walkers
     """
 
@@ -82,6 +84,7 @@ class Fetch(wiring.Component):
                 "o_buffer": Out(range(RESIDUAL_BUFFERS)),
                 "o_slice": Out(range(config.residual_passes)),
                 "o_residual_end": Out(1),
+                "taps": Out(TapControl(config)),
                 "ifm": Out(WalkerControl(config)),
                 "res": Out(WalkerControl(config)),
             }
@@ -97,23 +100,21 @@ class Fetch(wiring.Component):
         running, residual_phase = self.o_running, Signal()
         row = Signal(range(rows))
         slices = Signal(range(config.residual_passes))
-        blocks_left = Signal(16)
-        span_left, taps_x_left, taps_y_left = Signal(16), Signal(12), Signal(12)
-        tap, offset = Signal(address_shape(config)), Signal(address_shape(config))
+        blocks_left = Signal.like(d.blocks)
+        span_left, offset = Signal.like(d.span), Signal(address_shape(config))
         credits = Signal(range(RESIDUAL_BUFFERS + 1))
         buffer = Signal(range(RESIDUAL_BUFFERS))
         res_base = Signal(address_shape(config))
 
         # the pass about to be launched or under way
-        span_end, tap_row_end, tile_end, last_block = Signal(), Signal(), Signal(), Signal()
+        span_end, tile_end, last_block = Signal(), Signal(), Signal()
         slice_offset = Signal(range(config.residual_passes * fetch))
         slice_left = Signal(range(config.widest_block + 1))
         slices_end, go, row_end = Signal(), Signal(), Signal()
         m.d.comb += [
             self.o_midway.eq(running & (row != 0)),
             span_end.eq(span_left <= fetch),
-            tap_row_end.eq(span_end & (taps_x_left == 1)),
-            tile_end.eq(tap_row_end & (taps_y_left == 1)),
+            tile_end.eq(span_end & self.taps.end),
             last_block.eq(blocks_left == 1),
             slice_offset.eq(slices * fetch),
             slice_left.eq(Mux(last_block, d.last_channels, width) - slice_offset),
@@ -150,6 +151,8 @@ class Fetch(wiring.Component):
         ifm_pass, res_pass = go & ~residual_phase, go & residual_phase
         ifm_reload, res_reload = Signal(), Signal()
         m.d.comb += [
+            self.taps.step.eq(ifm_pass & row_end & span_end),
+            self.taps.start.eq(self.i_start | (ifm_pass & row_end & tile_end)),
             ifm_reload.eq(ifm_pass & row_end & tile_end & self.ifm.final),
             self.ifm.start.eq(self.i_start | ifm_reload),
             self.ifm.base.eq(d.ifm_base),
@@ -175,18 +178,9 @@ class Fetch(wiring.Component):
         with m.If(ifm_pass & row_end):
             m.d.sync += [span_left.eq(span_left - fetch), offset.eq(offset + fetch)]
             with m.If(span_end):
-                following = Signal(address_shape(config))
-                m.d.comb += following.eq(tap + Mux(taps_x_left == 1, d.tap_y_step, d.tap_x_step))
-                m.d.sync += [
-                    span_left.eq(d.span),
-                    tap.eq(following),
-                    offset.eq(following),
-                    taps_x_left.eq(taps_x_left - 1),
-                ]
-            with m.If(tap_row_end):
-                m.d.sync += [taps_x_left.eq(d.taps_x), taps_y_left.eq(taps_y_left - 1)]
+                m.d.sync += [span_left.eq(d.span), offset.eq(self.taps.following)]
             with m.If(tile_end):
-                m.d.sync += [taps_y_left.eq(d.taps_y), tap.eq(0), offset.eq(0), residual_phase.eq(d.residual)]
+                m.d.sync += [offset.eq(0), residual_phase.eq(d.residual)]
             with m.If(ifm_reload):
                 m.d.sync += [blocks_left.eq(blocks_left - 1), running.eq(~last_block)]
 
@@ -206,9 +200,6 @@ class Fetch(wiring.Component):
                 slices.eq(0),
                 blocks_left.eq(d.blocks),
                 span_left.eq(d.span),
-                taps_x_left.eq(d.taps_x),
-                taps_y_left.eq(d.taps_y),
-                tap.eq(0),
                 offset.eq(0),
                 credits.eq(RESIDUAL_BUFFERS),
                 buffer.eq(0),

@@ -8,12 +8,11 @@ from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.bus import BusSignature
 
-COUNTERS = [register.name for register in isa.REGISTERS if register.name.startswith("cycles")]
-"""Registers that count cycles since the last start."""
-
 
 class HostPort(wiring.Component):
     """Decode the bus. Windows onto memories answer while the core is idle; otherwise they read 0 and drop writes.
+
+    Without `config.monitor` memories but activation memory read 0, and so do the registers that aren't there.
 
     Latency: a write is acknowledged one cycle after its request, a read `READ_LATENCY` + 2 cycles after. Throughput:
     one transfer at a time. Backpressure: `ack`.
@@ -28,11 +27,12 @@ class HostPort(wiring.Component):
     i_act : the activation word, `READ_LATENCY` cycles after the address
     o_start, o_clear, o_pc, o_watchdog : control
     i_busy, i_done, i_error, i_pc : status
-    i_count : one bit for each of `COUNTERS`, the cycle counts there
+    i_count : one bit for each of `config.counters`, the cycle counts there
     """
 
     def __init__(self, config: ArrayConfig):
         self._digest = int(config.digest()[:8], 16)
+        self._counters, self._monitor = config.counters, bool(config.monitor)
         regions = len(isa.Region)
         super().__init__(
             {
@@ -56,7 +56,7 @@ class HostPort(wiring.Component):
                 "i_done": In(1),
                 "i_error": In(8),
                 "i_pc": In(16),
-                "i_count": In(len(COUNTERS)),
+                "i_count": In(len(config.counters)),
             }
         )
 
@@ -94,8 +94,9 @@ class HostPort(wiring.Component):
         ]
         with m.If(write_csr & (register == index["pc"])):
             m.d.sync += self.o_pc.eq(bus.dat_w)
-        with m.If(write_csr & (register == index["watchdog"])):
-            m.d.sync += self.o_watchdog.eq(bus.dat_w)
+        if self._monitor:
+            with m.If(write_csr & (register == index["watchdog"])):
+                m.d.sync += self.o_watchdog.eq(bus.dat_w)
 
         status = (
             Mux(self.i_busy, isa.STATUS_BUSY, 0)
@@ -109,7 +110,7 @@ class HostPort(wiring.Component):
             "pc": self.i_pc,
             "watchdog": self.o_watchdog,
         }
-        for position, name in enumerate(COUNTERS):
+        for position, name in enumerate(self._counters):
             values[name] = count = Signal(32, name=name)
             with m.If(self.o_start & ~self.i_busy):
                 m.d.sync += count.eq(0)
@@ -123,14 +124,16 @@ class HostPort(wiring.Component):
                     for name, value in values.items():
                         with m.Case(index[name]):
                             m.d.comb += answer.eq(value)
-            for case, word in (
-                (isa.Region.PROGRAM, self.i_program),
-                (isa.Region.PARAM, self.i_param),
-                (isa.Region.WEIGHT, self.i_weight),
-                (isa.Region.ACT, self.i_act),
-                (isa.Region.PROFILE, self.i_profile),
-                (isa.Region.TABLE, self.i_table),
-            ):
+            words = {isa.Region.ACT: self.i_act}
+            if self._monitor:
+                words |= {
+                    isa.Region.PROGRAM: self.i_program,
+                    isa.Region.PARAM: self.i_param,
+                    isa.Region.WEIGHT: self.i_weight,
+                    isa.Region.PROFILE: self.i_profile,
+                    isa.Region.TABLE: self.i_table,
+                }
+            for case, word in words.items():
                 with m.Case(case):
                     m.d.comb += answer.eq(Mux(self.i_busy, 0, word))
         m.d.sync += bus.dat_r.eq(answer)

@@ -134,12 +134,13 @@ class Issue(wiring.Component):
         ]
 
         # output path: cycles until a last step may come again, until the drain is free
-        hold, busy = Signal(16), Signal(16)
+        longest = range(pipeline.longest_output(config) + 1)
+        hold, busy = Signal(longest), Signal(longest)
         first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
         full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << wide)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
         head_groups = Mux(head_last_block, last_groups, full_groups)
-        start_in, drain_cycles, may_begin, may_end = Signal(16), Signal(16), Signal(), Signal()
+        start_in, drain_cycles, may_begin, may_end = Signal(longest), Signal(longest), Signal(), Signal()
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(

@@ -25,6 +25,11 @@ def descriptor_layout(config: ArrayConfig) -> data.StructLayout:
     )
 
 
+def field_width(config: ArrayConfig, name: str) -> int:
+    """Return the bits of a decoded descriptor's field."""
+    return Shape.cast(descriptor_layout(config)[name].shape).width
+
+
 param_layout = data.StructLayout({field.name: field_shape(field) for field in isa.PARAM})
 """One lane's decoded parameters."""
 

@@ -1,8 +1,11 @@
 """Delay lines for what travels beside a pipeline."""
 
 from amaranth.hdl import Module, Signal, Value
+from amaranth.lib.memory import Memory
 
-__all__ = ["delayed"]
+from rtl.primitives.unordered import UNORDERED
+
+__all__ = ["delayed", "recalled"]
 
 
 def delayed(m: Module, value: Value, cycles: int) -> Value:
@@ -33,3 +36,37 @@ def delayed(m: Module, value: Value, cycles: int) -> Value:
         m.d.sync += register.eq(value)
         value = register
     return value
+
+
+def recalled(m: Module, value: Value, cycles: int) -> Value:
+    """Return `value` as it was `cycles` clock cycles ago, from a memory: for many bits and many cycles.
+
+    Until it has passed through, what comes out isn't defined.
+
+    Parameters
+    ----------
+    m : Module
+        Where the memory goes, as its only submodule of this name.
+    value : Value
+    cycles : int
+        2 or more.
+
+    Raises
+    ------
+    ValueError
+        If `cycles` isn't an integer of at least 2.
+    """
+    if not isinstance(cycles, int) or cycles < 2:
+        raise ValueError(f"Delay in memory must be an integer of at least 2, not {cycles!r}")
+    depth = 1 << (cycles - 1).bit_length()
+    m.submodules.past = past = Memory(shape=len(value), depth=depth, init=[], attrs=UNORDERED)
+    write, read = past.write_port(), past.read_port()
+    now = Signal(range(depth))
+    m.d.sync += now.eq(now + 1)
+    m.d.comb += [
+        write.en.eq(1),
+        write.addr.eq(now),
+        write.data.eq(value),
+        read.addr.eq(now - (cycles - 1)),
+    ]
+    return read.data

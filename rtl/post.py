@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout, param_layout
-from rtl.pipeline import delayed
+from rtl.pipeline import delayed, recalled
 from rtl.product import Product
 from rtl.requantize import Requantizer
 from rtl.residual_add import ResidualAdd
@@ -92,6 +92,8 @@ class Post(wiring.Component):
 
         def constant(field, stage: int):
             """Return what `field` is for the results that entered `stage` cycles ago."""
+            if not config.overlaps:
+                return field
             if stage > pipeline.DESCRIPTOR_LOAD - 3:  # the descriptor may be the next layer's by then
                 field = constant(field, pipeline.DESCRIPTOR_LOAD - 3)
             held = Signal(field.shape(), reset_less=True)
@@ -130,10 +132,9 @@ class Post(wiring.Component):
         stages = latency
         valid, final = Signal(stages), Signal(stages)
         m.d.sync += [valid.eq((valid << 1) | self.i_valid), final.eq((final << 1) | self.i_final)]
-        for stage in range(stages):
-            later = Signal(tag, name=f"place_{stage}", reset_less=True)
-            m.d.sync += later.eq(place)
-            place = later
+        # on the array with block RAM to spare and one result a cycle, registers are dearer
+        far = recalled if config.one_port else delayed
+        place = tag(far(m, place.as_value(), stages))
         with m.If(self.i_clear):
             m.d.sync += [valid.eq(0), final.eq(0)]
         m.d.comb += [

@@ -18,7 +18,9 @@ class Readout(wiring.Component):
     """Select row `i_row` and the `lanes` columns from ``lanes * i_columns`` on.
 
     A register behind each shadow register is reset while the PE isn't selected, which costs no lookup table, so that
-    what remains is to join them all by OR: a quarter of a multiplexer.
+    what remains is to join them all by OR: half of a multiplexer. Arrays with one port of activation memory are for
+    FPGAs where a register takes the place of a lookup table; there the selection is registered instead, and the shadow
+    registers are read a cycle later.
 
     Latency: `READ_OUT`. Throughput: `lanes` sums a cycle. Backpressure: none.
 
@@ -53,18 +55,22 @@ class Readout(wiring.Component):
         config = self._config
         lanes, groups = config.lanes, config.groups
         pairs, high = delayed(m, self.i_pairs, 1), delayed(m, self.i_high, 1)
-        gated = [[] for _ in range(lanes)]
+        kept: list[list[Value]] = [[] for _ in range(lanes)]
         for row in range(config.rows):
             for group in range(groups):
                 selected = Signal(name=f"selected_{row}_{group}")
                 m.d.comb += selected.eq((self.i_row == row) & (self.i_columns == group))
+                late = delayed(m, selected, 1) if config.one_port else None
                 for lane in range(lanes):
                     shadow = Value.cast(self.i_shadow[row * config.cols + group * lanes + lane])
-                    kept = Signal(len(shadow), name=f"kept_{row}_{group}_{lane}", reset_less=True)
-                    m.d.sync += kept.eq(Mux(selected, shadow, 0))
-                    gated[lane].append(kept)
+                    if late is not None:
+                        kept[lane].append(shadow & late.replicate(len(shadow)))
+                        continue
+                    gated = Signal(len(shadow), name=f"gated_{row}_{group}_{lane}", reset_less=True)
+                    m.d.sync += gated.eq(Mux(selected, shadow, 0))
+                    kept[lane].append(gated)
         for lane in range(lanes):
             sums = Signal(shadow_shape(config.int4), name=f"sums_{lane}")
-            m.d.comb += Value.cast(sums).eq(functools.reduce(operator.or_, gated[lane]))
+            m.d.comb += Value.cast(sums).eq(functools.reduce(operator.or_, kept[lane]))
             m.d.sync += self.o[lane].eq(chosen_sum(sums, pairs, high) if config.int4 else sums)
         return m

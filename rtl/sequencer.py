@@ -18,8 +18,11 @@ class Sequencer(wiring.Component):
     its last step; the drain unit changes to its descriptor when it has read that one's last result. The first error is
     kept with its slot, every unit is cleared and the program stops.
 
-    Latency: `DESCRIPTOR_LOAD` cycles from a descriptor's start until the next one is ready; 2 cycles from a layer's
-    last write to the next layer's start, once the next descriptor is ready. The output path, and the vector unit with
+    Where layers never overlap there is one descriptor, which is read when the layer before has ended.
+
+    Latency: `DESCRIPTOR_LOAD` cycles from a descriptor's start, where layers never overlap from its layer's last write,
+    until the next one is ready; 2 cycles from a layer's last write to the next layer's start, once the next descriptor
+    is ready. The output path, and the vector unit with
     it, starts `BACK_START` cycles after the units of the mesh.
 
     Members
@@ -81,7 +84,7 @@ class Sequencer(wiring.Component):
         """Return the module."""
         m = Module()
         config = self._config
-        upcoming = Signal(descriptor_layout(config))
+        upcoming = Signal(descriptor_layout(config)) if config.overlaps else self.o_front
         loading, loaded = Signal(), Signal()
         next_pc = Signal(16)
         word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
@@ -114,8 +117,9 @@ class Sequencer(wiring.Component):
         starts = {
             isa.Opcode.CONV: (self.o_conv, config.cols << wide_blocks(upcoming, config)),
             isa.Opcode.DEPTHWISE: (self.o_depthwise, config.depthwise_cols),
-            isa.Opcode.VECTOR: (self.o_vector, config.lanes),
         }
+        if config.vector:
+            starts[isa.Opcode.VECTOR] = self.o_vector, config.lanes
         known, too_many = Signal(), Signal()
         with m.Switch(upcoming.opcode):
             for opcode, (_, most) in starts.items():
@@ -161,7 +165,7 @@ class Sequencer(wiring.Component):
                 & ~self.i_layer_done
                 & upcoming.early
                 & ~(self.o_descriptor.scaled & config.block_scales)
-                & (not config.one_port)
+                & int(config.overlaps)
                 & self.o_descriptor.opcode.matches(*on_mesh)
                 & upcoming.opcode.matches(*on_mesh)
                 & ~bad_field
@@ -170,16 +174,14 @@ class Sequencer(wiring.Component):
             self.o_loading.eq(self.o_busy & ~self.o_layer),
         ]
         m.d.sync += [self.o_back.eq(0), *(start.eq(0) for start, _ in starts.values())]
-        with m.If(early | (go & ~halt & ~bad_opcode & ~bad_field)):
-            m.d.sync += [
-                self.o_front.eq(upcoming),
-                *(starts[opcode][0].eq(upcoming.opcode == opcode) for opcode in on_mesh),
-                next_pc.eq(next_pc + 1),
-                loading.eq(1),
-                loaded.eq(0),
-                word.eq(0),
-                stray.eq(0),
-            ]
+        begin = early | (go & ~halt & ~bad_opcode & ~bad_field)
+        with m.If(begin):
+            m.d.sync += [starts[opcode][0].eq(upcoming.opcode == opcode) for opcode in on_mesh]
+            m.d.sync += [next_pc.eq(next_pc + 1), loaded.eq(0)]
+            if config.overlaps:
+                m.d.sync += self.o_front.eq(upcoming)
+        with m.If(begin if config.overlaps else self.o_retired):
+            m.d.sync += [loading.eq(1), word.eq(0), stray.eq(0)]
         with m.If(self.i_drained):
             m.d.sync += drained.eq(1)
         with m.If(early):
@@ -191,8 +193,12 @@ class Sequencer(wiring.Component):
             with m.Elif(~bad_opcode & ~bad_field):
                 m.d.sync += [ahead.eq(1), drained.eq(1), self.o_layer.eq(1)]
         with m.If(change):
-            m.d.sync += [self.o_descriptor.eq(self.o_front), self.o_back.eq(1), drained.eq(0), ahead.eq(0)]
-            m.d.sync += self.o_vector.eq(self.o_front.opcode == isa.Opcode.VECTOR)
+            m.d.sync += [self.o_back.eq(1), drained.eq(0), ahead.eq(0)]
+            m.d.sync += self.o_vector.eq((self.o_front.opcode == isa.Opcode.VECTOR) & config.vector)
+            if config.overlaps:
+                m.d.sync += self.o_descriptor.eq(self.o_front)
+        if not config.overlaps:
+            m.d.comb += self.o_descriptor.eq(self.o_front)
         m.d.comb += self.o_retired.eq(self.o_layer & self.i_layer_done)
         with m.If(self.o_retired & both):
             m.d.sync += [both.eq(0), self.o_pc.eq(self.o_pc + 1)]

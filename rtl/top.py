@@ -1,6 +1,9 @@
 """The accelerator: memories, mesh, output path, vector path, sequencer and host port."""
 
-from amaranth import Cat, Module, Mux, Signal
+import functools
+import operator
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -14,7 +17,7 @@ from rtl.bus import BusSignature
 from rtl.depthwise import Depthwise, StepSource
 from rtl.drain import Drain
 from rtl.fetch import Fetch
-from rtl.host_port import COUNTERS, HostPort
+from rtl.host_port import HostPort
 from rtl.issue import Issue
 from rtl.layouts import address_shape, param_address_shape
 from rtl.mesh import Mesh
@@ -27,8 +30,9 @@ from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
 from rtl.strips import Strips
+from rtl.taps import TapWalker
 from rtl.vector import Vector
-from rtl.walker import PixelWalker, WalkerControl
+from rtl.walker import PixelWalker
 from rtl.window_ram import WindowRam
 from rtl.write_queue import WriteQueue
 
@@ -82,26 +86,22 @@ class Accelerator(wiring.Component):
             act_int4=config.act_int4,
         )
         m.submodules.drain = drain = Drain(config)
-        m.submodules.vector = vector = Vector(config)
+        vector = Vector(config) if config.vector else None
         m.submodules.post = post = Post(config)
         wiring.connect(m, wiring.flipped(self.bus), host.bus)
 
         # host: memories and status
         read, write, offset = host.o_read, host.o_write, host.o_offset
-        window = offset[2:]
+        window, readable = offset[2:], read if config.monitor else Const(0, len(read))
         m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[], attrs=UNORDERED)
-        m.submodules.profile = profile = Memory(shape=32, depth=config.slots, init=[], attrs=UNORDERED)
         program_read, program_write = program.read_port(), program.write_port()
-        profile_read, profile_write = profile.read_port(), profile.write_port()
         m.d.comb += [
-            program_read.addr.eq(Mux(read[isa.Region.PROGRAM], window, sequencer.o_address)),
+            program_read.addr.eq(Mux(readable[isa.Region.PROGRAM], window, sequencer.o_address)),
             program_write.addr.eq(window),
             program_write.data.eq(host.o_data),
             program_write.en.eq(write[isa.Region.PROGRAM] & (window < config.slots * isa.SLOT_WORDS)),
             sequencer.i_word.eq(program_read.data),
             host.i_program.eq(program_read.data),
-            profile_read.addr.eq(window),
-            host.i_profile.eq(profile_read.data),
             host.i_param.eq(params.o_window),
             host.i_weight.eq(weights.o_window),
             host.i_table.eq(post.o_window),
@@ -122,7 +122,7 @@ class Accelerator(wiring.Component):
         for ram, region in windows:
             m.d.comb += [
                 ram.i_window_address.eq(window),
-                ram.i_window_read.eq(read[region]),
+                ram.i_window_read.eq(readable[region]),
                 ram.i_window_write.eq(write[region]),
                 ram.i_window_mask.eq(host.o_mask),
                 ram.i_window_data.eq(host.o_data),
@@ -137,11 +137,15 @@ class Accelerator(wiring.Component):
             post.i_start.eq(delayed(m, sequencer.o_back, pipeline.READ_OUT - 1)),
             sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv | sequencer.o_depthwise),
             sequencer.i_drained.eq(drain.o_read & drain.o_final),
-            vector.i_start.eq(sequencer.o_vector),
             post.i_clear.eq(abort),
         ]
-        for unit in (fetch, issue, drain, vector):
-            behind = unit in (drain, vector)
+        vectors = []
+        if vector is not None:
+            m.submodules.vector = vector
+            m.d.comb += vector.i_start.eq(sequencer.o_vector)
+            vectors = [vector]
+        for unit in (fetch, issue, drain, *vectors):
+            behind = unit is drain or unit in vectors
             m.d.comb += [unit.i_descriptor.eq(descriptor if behind else front), unit.i_clear.eq(abort)]
         m.d.comb += post.i_descriptor.eq(descriptor)
         for unit, chosen in sources.items():
@@ -153,9 +157,17 @@ class Accelerator(wiring.Component):
             with m.If(chosen):
                 offered = [name for name, member in StepSource(config).members.items() if member.flow is Out]
                 m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
-        use_vector = descriptor.opcode == isa.Opcode.VECTOR
+        use_vector = (descriptor.opcode == isa.Opcode.VECTOR) & config.vector
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
+        m.submodules.taps = taps = TapWalker(config)
+        m.d.comb += [
+            taps.i_x_step.eq(front.tap_x_step),
+            taps.i_y_step.eq(front.tap_y_step),
+            taps.i_taps_x.eq(front.taps_x),
+            taps.i_taps_y.eq(front.taps_y),
+        ]
+        _share(m, taps.control, {depthwise.taps: use_depthwise, fetch.taps: 1})
         for name in ("ifm", "res", "ofm"):
             walker = PixelWalker(config)
             m.submodules[f"walk_{name}"] = walker
@@ -166,16 +178,10 @@ class Accelerator(wiring.Component):
                 walker.i_row_pixels.eq(walked.row_pixels),
                 walker.i_pixels.eq(walked.pixels),
             ]
-            users = {vector: walked.opcode == isa.Opcode.VECTOR, depthwise: use_depthwise, fetch: 1, drain: 1}
+            users = dict.fromkeys(vectors, walked.opcode == isa.Opcode.VECTOR)
+            users |= {depthwise: use_depthwise, fetch: 1, drain: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
-            for member, flow in WalkerControl(config).members.items():
-                if flow.flow is Out:
-                    chosen = 0
-                    for control, selected in reversed(users.items()):
-                        chosen = Mux(selected, getattr(control, member), chosen)
-                    m.d.comb += getattr(walker.control, member).eq(chosen)
-                else:
-                    m.d.comb += [getattr(control, member).eq(getattr(walker.control, member)) for control in users]
+            _share(m, walker.control, users)
 
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
         layer_end, act_range = Signal(), Signal()
@@ -183,7 +189,8 @@ class Accelerator(wiring.Component):
         if config.one_port:
             m.submodules.queue = queue = WriteQueue(config)
             odd = Signal()
-            midway = fetch.o_midway | vector.o_midway | (issue.o_running & use_depthwise & depthwise.o_midway)
+            midway = fetch.o_midway | (issue.o_running & use_depthwise & depthwise.o_midway)
+            midway |= _any(unit.o_midway for unit in vectors)
             m.d.sync += odd.eq(queue.i_take & queue.o_odd)
             m.d.comb += [
                 queue.i_clear.eq(abort),
@@ -193,7 +200,7 @@ class Accelerator(wiring.Component):
                 queue.i_end.eq(post.o_end),
                 queue.i_final.eq(post.o_final),
                 queue.i_take.eq(queue.o_valid & ~midway),
-                *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, vector)),
+                *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, *vectors)),
                 act.i_write.eq(queue.i_take | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
                 act.i_write_address.eq(Mux(queue.i_take, queue.o_address, offset)),
                 act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
@@ -212,7 +219,7 @@ class Accelerator(wiring.Component):
                 act_range.eq(act.o_range),
             ]
 
-        for unit in (fetch, vector, *sources):
+        for unit in (fetch, *vectors, *sources):
             with m.If(unit.o_read):
                 m.d.comb += [act.i_read.eq(1), act.i_address.eq(unit.o_address), act.i_count.eq(unit.o_count)]
 
@@ -398,16 +405,18 @@ class Accelerator(wiring.Component):
                     result.buffer[: slot_bits[2]],
                 )
             ),
-            vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes]),
-            params.i_address.eq(Mux(use_vector, vector.o_param, result.param)),
-            post.i_valid.eq(Mux(use_vector, vector.o_valid, picked_valid)),
-            post.i_final.eq(Mux(use_vector, vector.o_final, picked_final)),
-            post.i_acc.as_value().eq(Mux(use_vector, vector.o_acc.as_value(), accs.as_value())),
-            post.i_residual.as_value().eq(Mux(use_vector, vector.o_residual.as_value(), second_bytes)),
-            post.i_address.eq(Mux(use_vector, vector.o_write_address, place.address)),
-            post.i_count.eq(Mux(use_vector, vector.o_write_count, place.count)),
-            post.i_end.eq(use_vector | place.end),
         ]
+        param, entering = result.param, (picked_valid, picked_final, accs, second_bytes, place.address, place.count)
+        if vector is not None:
+            m.d.comb += vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes])
+            param = Mux(use_vector, vector.o_param, param)
+            offered = (vector.o_valid, vector.o_final, vector.o_acc, vector.o_residual)
+            offered = (*offered, vector.o_write_address, vector.o_write_count)
+            pairs_of = zip(offered, entering, strict=True)
+            entering = [Mux(use_vector, Value.cast(own), Value.cast(other)) for own, other in pairs_of]
+        entered = (post.i_valid, post.i_final, post.i_acc, post.i_residual, post.i_address, post.i_count)
+        m.d.comb += [Value.cast(port).eq(Value.cast(value)) for port, value in zip(entered, entering, strict=True)]
+        m.d.comb += [params.i_address.eq(param), post.i_end.eq(use_vector | place.end)]
         for lane in range(lanes):
             for field in isa.PARAM:
                 start = 64 * lane + 32 * field.word + field.lsb
@@ -425,7 +434,7 @@ class Accelerator(wiring.Component):
             ),
             param_past.eq(
                 (drain.o_read & (drain.o_param >= config.param_words))
-                | (vector.o_emit & (vector.o_param >= config.param_words))
+                | _any(unit.o_emit & (unit.o_param >= config.param_words) for unit in vectors)
             ),
         ]
         m.d.comb += [
@@ -434,18 +443,34 @@ class Accelerator(wiring.Component):
             sequencer.i_weight_range.eq(weight_past),
             sequencer.i_param_range.eq(param_past),
             sequencer.i_progress.eq(
-                issue.o_step | issue.o_book | fetch.o_read | drain.o_read | vector.o_running | act.i_write
+                issue.o_step
+                | issue.o_book
+                | fetch.o_read
+                | drain.o_read
+                | act.i_write
+                | _any(unit.o_running for unit in vectors)
             ),
         ]
+        m.d.comb += host.i_count[0].eq(sequencer.o_busy)
+        if config.monitor:
+            self._monitor(m, host, sequencer, issue, _any(unit.o_running for unit in vectors))
+        return m
+
+    def _monitor(self, m, host, sequencer, issue, vector_running):
+        """Count the cycles of every slot and of every cause."""
+        m.submodules.profile = profile = Memory(shape=32, depth=self.config.slots, init=[], attrs=UNORDERED)
+        read, write = profile.read_port(), profile.write_port()
         layer_cycles = Signal(32)
         m.d.comb += [
-            profile_write.addr.eq(sequencer.o_pc),
-            profile_write.data.eq(layer_cycles + 1),
-            profile_write.en.eq(sequencer.o_retired),
+            read.addr.eq(host.o_offset[2:]),
+            host.i_profile.eq(read.data),
+            write.addr.eq(sequencer.o_pc),
+            write.data.eq(layer_cycles + 1),
+            write.en.eq(sequencer.o_retired),
         ]
         m.d.sync += layer_cycles.eq(Mux(sequencer.o_busy & ~sequencer.o_retired, layer_cycles + 1, 0))
-        counts = {name: Signal(name=f"count_{name}") for name in COUNTERS}
-        m.d.comb += [host.i_count.eq(Cat(*counts.values())), counts["cycles"].eq(sequencer.o_busy)]
+        counts = {name: Signal(name=f"count_{name}") for name in self.config.counters[1:]}
+        m.d.comb += host.i_count[1:].eq(Cat(*counts.values()))
         with m.If(sequencer.o_loading):
             m.d.comb += counts["cycles_setup"].eq(1)
         with m.Elif(issue.o_step):
@@ -454,8 +479,25 @@ class Accelerator(wiring.Component):
             m.d.comb += counts["cycles_output"].eq(1)
         with m.Elif(issue.o_running):
             m.d.comb += counts["cycles_fetch"].eq(1)
-        with m.Elif(vector.o_running):
+        with m.Elif(vector_running):
             m.d.comb += counts["cycles_vector"].eq(1)
         with m.Elif(sequencer.o_layer):
             m.d.comb += counts["cycles_tail"].eq(1)
-        return m
+
+
+def _share(m, control, users):
+    """Connect `control` to the first of `users`, a mapping of interfaces to conditions, whose condition holds."""
+    for member, flow in control.signature.members.items():
+        port = getattr(control, member)
+        if flow.flow is In:
+            chosen = 0
+            for user, selected in reversed(users.items()):
+                chosen = Mux(selected, getattr(user, member), chosen)
+            m.d.comb += port.eq(chosen)
+        else:
+            m.d.comb += [getattr(user, member).eq(port) for user in users]
+
+
+def _any(conditions):
+    """Return the disjunction of `conditions`."""
+    return functools.reduce(operator.or_, conditions, Const(0))

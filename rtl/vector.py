@@ -73,9 +73,9 @@ class Vector(wiring.Component):
         config, d = self._config, self.i_descriptor
         lanes = config.lanes
 
-        groups_left, group = Signal(16), Signal(16)
+        groups_left, group = Signal.like(d.blocks), Signal.like(d.blocks)
         offset, tap = Signal(address_shape(config)), Signal(address_shape(config))
-        taps_x_left, taps_y_left = Signal(12), Signal(12)
+        taps_x_left, taps_y_left = Signal.like(d.taps_x), Signal.like(d.taps_y)
         first_tap, second_operand, go = Signal(), Signal(), Signal()
         tap_row_end, taps_end, result_end, pixel_end, last_group = Signal(), Signal(), Signal(), Signal(), Signal()
         m.d.comb += [

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, step_shape
+from rtl.layouts import address_shape, field_width, step_shape
 
 
 class WalkerControl(wiring.Signature):
@@ -34,8 +34,8 @@ class WalkerControl(wiring.Signature):
                 "address": In(address_shape(config)),
                 "valid": In(1),
                 "final": In(1),
-                "left": In(24),
-                "row_left": In(16),
+                "left": In(field_width(config, "pixels")),
+                "row_left": In(field_width(config, "row_pixels")),
             }
         )
 
@@ -61,8 +61,8 @@ class PixelWalker(wiring.Component):
             {
                 "i_x_step": In(step_shape(config)),
                 "i_y_step": In(step_shape(config)),
-                "i_row_pixels": In(16),
-                "i_pixels": In(24),
+                "i_row_pixels": In(field_width(config, "row_pixels")),
+                "i_pixels": In(field_width(config, "pixels")),
                 "control": In(WalkerControl(config)),
             }
         )

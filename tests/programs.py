@@ -72,7 +72,7 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
     descriptors: list[dict[str, int]] = []
     half = config.act_bytes // 2
     for _ in range(layers):
-        d = rng.choice([*mesh_makers(config), random_conv, random_vector])(config, rng)
+        d = rng.choice([*mesh_makers(config), random_conv, *[random_vector] * config.vector])(config, rng)
         if descriptors:
             before = descriptors[-1]
             # what a layer reads must not be what the one before it writes

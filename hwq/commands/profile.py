@@ -57,7 +57,10 @@ def profile(
             [why, costs.counters.get(name, 0), percent(costs.counters.get(name, 0) / total)]
             for name, why in COUNTERS.items()
         ]
-        console().print(table("Where the cycles went", ["", "cycles", "share"], rows, numbers=["cycles", "share"]))
+        if len(costs.counters) > 1:
+            console().print(table("Where the cycles went", ["", "cycles", "share"], rows, numbers=["cycles", "share"]))
+        else:
+            console().print("This architecture counts no cycles by layer or cause (monitor).")
     if not costs.exact:
         raise typer.Exit(1)
 

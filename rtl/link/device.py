@@ -14,8 +14,8 @@ from rtl.link.frames import FrameReceiver, FrameSender
 class LinkDevice(wiring.Component):
     """Requests in, bus transfers, replies out; `hwq.frames` says which request is executed and how it is answered.
 
-    Latency: about 30 cycles from a request's end to its reply's first byte, and 10 more for every word. Throughput:
-    one request at a time; the next one is received meanwhile. Backpressure: four cycles a frame on `i`; frames that
+    Latency: about 150 cycles from a request's end to its reply's first byte, and 50 more for every word. Throughput:
+    one request at a time; the next one is received meanwhile. Backpressure: nine cycles a byte on `i`; frames that
     find no buffer are dropped, and the host sends them again.
 
     Members

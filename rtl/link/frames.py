@@ -18,46 +18,65 @@ _BUFFER_BITS = ceil_log2(frames.MAX_PAYLOAD)
 
 
 class SessionCrc(wiring.Component):
-    """CRC of a payload with the session number behind its first byte, as `hwq.frames.crc` has it.
+    """CRC of a payload as `hwq.frames.crc` has it, a bit a cycle, beginning with the session number.
 
-    Latency: 1 cycle from the last byte to `o`. Throughput: one byte a cycle, with four cycles of `ready` low behind
-    the first byte. Backpressure: `i.ready`.
+    Latency: `o` and `o_good` are those of the bytes taken. Throughput: a byte in nine cycles. Backpressure: `i.ready`.
 
     Members
     -------
-    i : payload bytes; `last` starts the next CRC with the byte after it
+    i : payload bytes
     i_session : the session number
+    i_restart : the next byte is a payload's first
+    i_shift : let go of the lowest byte of `o`; takes as long as a byte; never beside `i.valid`
     o : CRC of the bytes so far
+    o_ready : nothing is on the way
     o_good : the bytes so far end in the CRC of those before
     """
 
-    i: In(stream.Signature(FramedByte))
+    i: In(stream.Signature(8))
     i_session: In(32)
+    i_restart: In(1)
+    i_shift: In(1)
     o: Out(32)
+    o_ready: Out(1)
     o_good: Out(1)
 
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        m.submodules.crc = crc = catalog.CRC32_ISO_HDLC(data_width=8).create()
-        m.d.comb += [self.o.eq(crc.crc), self.o_good.eq(crc.match_detected)]
-        first, session, left = Signal(init=1), Signal(32), Signal(range(5))
-        with m.If(left == 0):
-            m.d.comb += [
-                self.i.ready.eq(1),
-                crc.valid.eq(self.i.valid),
-                crc.start.eq(self.i.valid & first),
-                crc.data.eq(self.i.payload.byte),
+        # shifted right: the lowest bit is the next to go
+        rest, first, place, busy, shifting = Signal(32), Signal(init=1), Signal(3), Signal(), Signal()
+        bit = self.i.payload.bit_select(place, 1)
+        feedback = (rest[0] ^ bit) & ~shifting
+        algorithm = catalog.CRC32_ISO_HDLC
+        polynomial = _reversed(algorithm.polynomial)
+        opens = (self.i.payload & ~frames.REPLY & 0xFF) == frames.Kind.HELLO
+        m.d.comb += [
+            self.o.eq(~rest),
+            self.o_ready.eq(~busy),
+            self.o_good.eq(rest == algorithm(data_width=8).residue()),
+            self.i.ready.eq(busy & (place == 7) & ~shifting),
+        ]
+        with m.If(busy):
+            m.d.sync += [
+                rest.eq((rest >> 1) ^ (feedback.replicate(32) & polynomial)),
+                place.eq(place + 1),
+                busy.eq(place != 7),
             ]
-            with m.If(self.i.valid):
-                m.d.sync += first.eq(self.i.payload.last)
-                with m.If(first & ~self.i.payload.last):
-                    opens = (self.i.payload.byte & ~frames.REPLY & 0xFF) == frames.Kind.HELLO
-                    m.d.sync += [left.eq(4), session.eq(Mux(opens, 0, self.i_session))]
-        with m.Else():
-            m.d.comb += [crc.valid.eq(1), crc.data.eq(session[:8])]
-            m.d.sync += [left.eq(left - 1), session.eq(session >> 8)]
+        with m.Elif(self.i_shift | self.i.valid):
+            m.d.sync += [busy.eq(1), shifting.eq(self.i_shift)]
+            with m.If(self.i.valid & first):
+                m.d.sync += [first.eq(0), rest.eq(~self.i_session)]
+                with m.If(opens):
+                    m.d.sync += rest.eq(~0)
+        with m.If(self.i_restart):
+            m.d.sync += first.eq(1)
         return m
+
+
+def _reversed(number: int) -> int:
+    """Return the 32 bits of `number` in the other order."""
+    return int(f"{number:032b}"[::-1], 2)
 
 
 class FrameReceiver(wiring.Component):
@@ -65,8 +84,8 @@ class FrameReceiver(wiring.Component):
 
     A frame that is broken, or comes while every buffer is full, is dropped without a trace.
 
-    Latency: 2 cycles from the frame's last byte to `o_full`. Throughput: a byte a cycle. Backpressure: four cycles
-    behind a frame's first byte.
+    Latency: 2 cycles from the frame's last byte to `o_full`. Throughput: a byte in nine cycles. Backpressure:
+    `i.ready`.
 
     Members
     -------
@@ -104,12 +123,11 @@ class FrameReceiver(wiring.Component):
         m.d.comb += [
             free.eq(~full.bit_select(taking, 1)),
             crc.i_session.eq(self.i_session),
-            crc.i.payload.byte.eq(item.byte),
-            crc.i.payload.last.eq(item.end),
-            crc.i.valid.eq(decoder.o.valid),
-            decoder.o.ready.eq(crc.i.ready),
+            crc.i.payload.eq(item.byte),
+            crc.i.valid.eq(decoder.o.valid & ~item.end),
+            crc.i_restart.eq(decoder.o.valid & decoder.o.ready & item.end),
+            decoder.o.ready.eq(Mux(item.end, crc.o_ready, crc.i.ready)),
             expected.eq(Mux(carries, words << 2, 0) + frames.HEADER.size + frames.CRC_BYTES),
-            # the CRC register still holds the payload's: the end of a frame isn't part of it
             whole.eq(item.good & crc.o_good & (count == expected) & (words <= frames.MAX_WORDS) & ~stale),
             write.addr.eq(Cat(count[:_BUFFER_BITS], taking)),
             write.data.eq(item.byte),
@@ -141,8 +159,8 @@ class FrameReceiver(wiring.Component):
 class FrameSender(wiring.Component):
     """Stuffed frames from payloads without their CRC.
 
-    Latency: a payload is taken whole before its first byte is sent. Throughput: a byte a cycle. Backpressure:
-    `i.ready` is low while a frame is sent and for the CRC's cycles.
+    Latency: a payload is taken whole before its first byte is sent. Throughput: in, a byte in nine cycles; out, one a
+    cycle. Backpressure: `i.ready` is low while a frame is sent and for the CRC's cycles.
 
     Members
     -------
@@ -161,25 +179,24 @@ class FrameSender(wiring.Component):
         m.submodules.crc = crc = SessionCrc()
         m.submodules.encoder = encoder = CobsEncoder(frames.MAX_PAYLOAD)
         wiring.connect(m, wiring.flipped(self.o), encoder.o)
-        left, check = Signal(range(frames.CRC_BYTES + 2)), Signal(32)
-        m.d.comb += [crc.i_session.eq(self.i_session), crc.i.payload.eq(self.i.payload)]
+        left = Signal(range(frames.CRC_BYTES + 1))
+        m.d.comb += [crc.i_session.eq(self.i_session), crc.i.payload.eq(self.i.payload.byte)]
         with m.If(left == 0):
             m.d.comb += [
                 encoder.i.payload.byte.eq(self.i.payload.byte),
                 encoder.i.valid.eq(self.i.valid & crc.i.ready),
-                crc.i.valid.eq(self.i.valid & encoder.i.ready),
-                self.i.ready.eq(crc.i.ready & encoder.i.ready),
+                crc.i.valid.eq(self.i.valid & encoder.i.ready),  # which stays ready until the byte comes
+                self.i.ready.eq(crc.i.ready),
             ]
             with m.If(self.i.valid & self.i.ready & self.i.payload.last):
-                m.d.sync += left.eq(frames.CRC_BYTES + 1)
-        with m.Elif(left == frames.CRC_BYTES + 1):
-            m.d.sync += [check.eq(crc.o), left.eq(left - 1)]
+                m.d.sync += left.eq(frames.CRC_BYTES)
         with m.Else():
             m.d.comb += [
-                encoder.i.payload.byte.eq(check[:8]),
+                encoder.i.payload.byte.eq(crc.o[:8]),
                 encoder.i.payload.last.eq(left == 1),
-                encoder.i.valid.eq(1),
+                encoder.i.valid.eq(crc.o_ready),
             ]
-            with m.If(encoder.i.ready):
-                m.d.sync += [left.eq(left - 1), check.eq(check >> 8)]
+            with m.If(encoder.i.valid & encoder.i.ready):
+                m.d.comb += [crc.i_shift.eq(1), crc.i_restart.eq(left == 1)]
+                m.d.sync += left.eq(left - 1)
         return m

@@ -62,8 +62,7 @@ class DeviceModel:
                 yield b"\0" + stuffed(reply) + b"\0"
 
     def _crc(self, body: bytes) -> bytes:
-        session = bytes(4) if body[0] % 128 == 1 else self._session.to_bytes(4, "little")
-        return binascii.crc32(body[:1] + session + body[1:]).to_bytes(4, "little")
+        return binascii.crc32(body, 0 if body[0] % 128 == 1 else self._session).to_bytes(4, "little")
 
     def _answer(self, payload: bytes) -> bytes | None:
         body = payload[:-4]
@@ -76,7 +75,7 @@ class DeviceModel:
         if kind == 1:
             if address != self._session:
                 self._session, self._expected = address, 0
-            return self._reply(1, sequence, 0, 1)
+            return self._reply(1, sequence, 0, 2)
         behind = (self._expected - sequence) % 256
         if kind not in (2, 3) or behind > 8:
             return self._reply(4, self._expected, 0, address)

@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 from rtl.link.device import LinkDevice
 from tests.link.device import Framer, Words
 
-IDLE_CYCLES = 64
+IDLE_CYCLES = 256
 """Cycles without a byte after which the device has said all it will: the longest pause inside an answer is shorter."""
 
 

@@ -60,7 +60,7 @@ def test_another_version_is_refused():
     device = DeviceModel(Words())
     device._reply = lambda *reply: DeviceModel._reply(device, *reply[:3], 7)
     transport = LineTransport(device, Line(random.Random(0)), Line(random.Random(0)))
-    with pytest.raises(LinkError, match="The device speaks version 7 of the link, this host version 1"):
+    with pytest.raises(LinkError, match="The device speaks version 7 of the link, this host version 2"):
         Link(transport, clock=transport.clock)
     assert transport.closed
 

@@ -33,7 +33,7 @@ def test_no_fault_goes_unnoticed_and_all_are_recovered_from(name):
 def test_frames_that_find_no_buffer_are_sent_again():
     draw = random.Random(0)
     memory = Words()
-    transport = LineTransport(RtlDevice(memory, wait_cycles=20), Line(draw), Line(draw))
+    transport = LineTransport(RtlDevice(memory, wait_cycles=100), Line(draw), Line(draw))
     link = Link(transport, session=9, clock=transport.clock)
     words = np.frombuffer(draw.randbytes(4 * 64 * 6), np.uint32)
     link.write(0, words)

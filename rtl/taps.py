@@ -1,0 +1,80 @@
+"""Offsets of a kernel's taps, inner taps first."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwq.config import ArrayConfig
+from rtl.layouts import address_shape, field_width, step_shape
+
+
+class TapControl(wiring.Signature):
+    """What a unit tells a `TapWalker` and what it gets back.
+
+    Members
+    -------
+    start : go to the first tap; overrides `step`
+    step : go to the next tap
+    offset : of the current tap from the first [byte]
+    following : of the next one
+    inner : number of the current tap in its row
+    row_end, end : it is its row's last, the kernel's last
+    """
+
+    def __init__(self, config: ArrayConfig):
+        super().__init__(
+            {
+                "start": Out(1),
+                "step": Out(1),
+                "offset": In(address_shape(config)),
+                "following": In(address_shape(config)),
+                "inner": In(field_width(config, "taps_x")),
+                "row_end": In(1),
+                "end": In(1),
+            }
+        )
+
+
+class TapWalker(wiring.Component):
+    """Walk a kernel's taps: `i_taps_x` in each of `i_taps_y` rows.
+
+    Latency: 1, a step taken in one cycle shows in the next. Throughput: one tap a cycle. Nothing pushes back.
+
+    Members
+    -------
+    i_x_step, i_y_step : to the next tap of a row; from a row's last tap to the next row's first
+    i_taps_x, i_taps_y : taps in a row, rows
+    control : the using unit
+    """
+
+    def __init__(self, config: ArrayConfig):
+        super().__init__(
+            {
+                "i_x_step": In(step_shape(config)),
+                "i_y_step": In(step_shape(config)),
+                "i_taps_x": In(field_width(config, "taps_x")),
+                "i_taps_y": In(field_width(config, "taps_y")),
+                "control": In(TapControl(config)),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        control = self.control
+        after, rows_left = Signal.like(control.inner), Signal.like(self.i_taps_y)
+        m.d.comb += [
+            after.eq(control.inner + 1),
+            control.row_end.eq(after == self.i_taps_x),
+            control.end.eq(control.row_end & (rows_left == 1)),
+            control.following.eq(control.offset + Mux(control.row_end, self.i_y_step, self.i_x_step)),
+        ]
+        with m.If(control.step):
+            m.d.sync += [
+                control.offset.eq(control.following),
+                control.inner.eq(Mux(control.row_end, 0, after)),
+                rows_left.eq(rows_left - control.row_end),
+            ]
+        with m.If(control.start):
+            m.d.sync += [control.offset.eq(0), control.inner.eq(0), rows_left.eq(self.i_taps_y)]
+        return m
