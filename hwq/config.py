@@ -64,6 +64,9 @@ class ArrayConfig:
     vector : int
         1 where there is a vector unit; 0 where not: MaxPool runs on the host, averages and copies on the mesh. An adder
         needs one.
+    sum_bits : int
+        Bits of a sum on the mesh, 24..32; less than 32 with `weight_bits` 8 and no `block_scales`. Layers whose sums
+        may need more run on the host.
     count_bits : int
         Bits kept of a descriptor's `hwq.isa.COUNTS`, 8..16: a layer has at most so many pixels in a row, taps in either
         direction, bytes of a tap and blocks of channels.
@@ -94,6 +97,7 @@ class ArrayConfig:
     act_ports: int = 2
     adder: int = 1
     vector: int = 1
+    sum_bits: int = 32
     count_bits: int = 16
     monitor: int = 1
 
@@ -127,6 +131,9 @@ class ArrayConfig:
         self._require("act_bits", fits, rule)
         self._require("adder", self.adder in (0, 1), "0 or 1")
         self._require("vector", self.vector == 1 or self.vector == self.adder == 0, "1, or 0 without an adder")
+        plain = self.weight_bits == 8 and self.block_scales == 0
+        rule = "32, or in 24..31 with weight_bits 8 and no block_scales"
+        self._require("sum_bits", self.sum_bits == 32 or (24 <= self.sum_bits < 32 and plain), rule)
         self._require("count_bits", 8 <= self.count_bits <= 16, "in 8..16")
         self._require("monitor", self.monitor in (0, 1), "0 or 1")
         small = self.fetch_bytes == 4 and self.lanes == 1 and self.cols in (2, 4)
@@ -293,7 +300,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1, adder=0,
-            vector=0, count_bits=10, monitor=0,
+            vector=0, sum_bits=24, count_bits=10, monitor=0,
         ),
         ArrayConfig(
             name="ecp5-8x16", rows=8, cols=16, fetch_bytes=16, lanes=8,
@@ -315,7 +322,7 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
     `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2, `adder`, `vector` and
-    `monitor` to 1, `count_bits` to 16.
+    `monitor` to 1, `sum_bits` to 32 and `count_bits` to 16.
 
     Raises
     ------

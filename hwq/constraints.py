@@ -104,6 +104,19 @@ def constraint_block_sums(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bo
     return bool((reach * largest + np.abs(op.bias.astype(np.int64))).max() < 1 << 31)
 
 
+def constraint_sums(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Sums may need more bits than the array has; split the inputs, or choose an arch with more (sum_bits)."""
+    if config.sum_bits == 32 or not isinstance(op, ir.Conv | ir.Gemm | ir.AveragePool):
+        return True
+    if isinstance(op, ir.AveragePool):
+        largest = op.kernel[0] * op.kernel[1]
+    else:
+        outputs = 0 if isinstance(op, ir.Conv) else 1
+        weight = np.moveaxis(op.weight.astype(np.int64), outputs, 0).reshape(op.weight.shape[outputs], -1)
+        largest = int(np.abs(weight - op.weight_zero_point.astype(np.int64)[:, None]).sum(1).max())
+    return 128 * largest < 1 << (config.sum_bits - 1)
+
+
 def constraint_counts(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """Rows, columns and channels are limited to 65,535, kernels to 4,095 in each direction."""
     shapes = [graph.tensors[name].shape for name in (*op.inputs, *op.outputs)]
@@ -144,6 +157,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_block_scales,
     constraint_block_taps,
     constraint_block_sums,
+    constraint_sums,
 )
 """Every rule, in the order they are tried."""
 

@@ -196,6 +196,8 @@ class Machine:
             all_short = d["ifm_int4"] or weights.is_paired(d["last_channels"], cols)
             short = slice(channels - (0 if all_short else d["last_channels"]))
             sums[:, short] = _wrapped(sums[:, short], weights.PAIR_BITS)
+        if not d["scaled"]:
+            sums = _wrapped(sums, self.config.sum_bits)
         block, column = np.divmod(np.arange(channels, dtype=np.int64), width)
         return sums, d["param_base"] + block * (width // lanes) + column // lanes, column % lanes
 
@@ -232,6 +234,7 @@ class Machine:
                 for step in range(first + position, first + terms * span, span):
                     sums += operands * matrix[step]
             first += terms * span
+        sums = _wrapped(sums, self.config.sum_bits)
         block, column = np.divmod(channel, cols)
         return sums, d["param_base"] + block * (-(-cols // lanes)) + column // lanes, column % lanes
 

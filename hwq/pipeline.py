@@ -88,8 +88,11 @@ def drain_skew(config: ArrayConfig) -> int:
     """Cycles the first read of a tile's results waits for the skewed columns.
 
     Results are read group by group of `lanes` columns, row by row within a group, one (group, row) a cycle, while
-    column c of row p finishes p + c cycles after the tile's first PE.
+    column c of row p finishes p + c cycles after the tile's first PE. With one port sums move up by a row a cycle
+    after a read, so the first row's waits for the last row to be finished by then.
     """
+    if config.one_port:
+        return max(0, config.rows - 2)
     return config.lanes - 1 + max(0, (config.groups - 1) * (config.lanes - config.rows))
 
 
@@ -102,16 +105,16 @@ def overwrite_margin(config: ArrayConfig, paired: bool = False) -> int:
     """Cycles a tile's last group lags behind the column wave that overwrites it.
 
     Of a `paired` block (see `hwq.weights`) all columns are read twice, so each group lags by one round of them more.
+    With one port a column's first row holds all its sums in turn, until a cycle after the read of the last.
     """
+    if config.one_port:
+        return (config.rows - 1) * config.groups + 1
     return max(0, (config.groups - 1) * (config.rows - config.lanes)) + (config.rows * config.groups if paired else 0)
 
 
 def overwrite_slack(config: ArrayConfig, paired: bool = False) -> int:
-    """Cycles from the first read of a tile's results to the earliest last step that may overwrite them.
-
-    With one port a shadow register is read a cycle later (see `rtl.readout`).
-    """
-    return overwrite_margin(config, paired) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1 + int(config.one_port)
+    """Cycles from the first read of a tile's results to the earliest last step that may overwrite them."""
+    return overwrite_margin(config, paired) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1
 
 
 def first_read(config: ArrayConfig) -> int:

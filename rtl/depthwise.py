@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, descriptor_layout, field_width
+from rtl.layouts import BaseControl, address_shape, descriptor_layout, field_width
 from rtl.taps import TapControl
 from rtl.walker import WalkerControl
 
@@ -60,6 +60,7 @@ class Depthwise(wiring.Component):
     steps : to the issue unit
     o_read, o_address, o_count : the step's read, and how many of its bytes matter
     o_midway : while the layer runs, a run has begun and has steps to come
+    base : the descriptor's `ifm_base`
     taps : the tap walker
     ifm : the input's pixel walker
     """
@@ -75,6 +76,7 @@ class Depthwise(wiring.Component):
                 "o_address": Out(address_shape(config)),
                 "o_count": Out(range(config.cols + 1)),
                 "o_midway": Out(1),
+                "base": Out(BaseControl(address_shape(config))),
                 "taps": Out(TapControl(config)),
                 "ifm": Out(WalkerControl(config)),
             }
@@ -87,7 +89,7 @@ class Depthwise(wiring.Component):
         rows, cols = config.rows, config.depthwise_cols
 
         tile_begin = Signal()
-        cursor, block_base = Signal(address_shape(config)), Signal(address_shape(config))
+        cursor = Signal(address_shape(config))
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         neighbours = Signal(range(rows + 1))
         final, saved_final = Signal(), Signal()
@@ -122,10 +124,10 @@ class Depthwise(wiring.Component):
             # the walker stays at the tile's first pixel until the last run has been there
             ifm.step.eq(steps.step & last_run & (position < pixels)),
             ifm.start.eq(self.i_start | (steps.step & steps.last & final)),
-            ifm.base.eq(Mux(self.i_start, d.ifm_base, block_base + cols)),
+            ifm.base.eq(d.ifm_base + Mux(self.i_start, 0, cols)),
+            self.base.move.eq(ifm.start),
+            self.base.base.eq(ifm.base),
         ]
-        with m.If(ifm.start):
-            m.d.sync += block_base.eq(ifm.base)
         with m.If(steps.step):
             m.d.sync += [
                 tile_begin.eq(0),

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, descriptor_layout, param_address_shape
+from rtl.layouts import BaseControl, address_shape, descriptor_layout, param_address_shape
 from rtl.paired import wide_blocks
 from rtl.walker import WalkerControl
 
@@ -43,6 +43,7 @@ class Drain(wiring.Component):
     o_address, o_count : where the group's results go, and how many of them exist
     o_row_end : it is the last group of the block
     o_buffer, o_residual_done : buffer of second operands in use; this is the last read from it
+    ofm_base, param_base : the descriptor's
     ofm : the output's pixel walker
     """
 
@@ -72,6 +73,8 @@ class Drain(wiring.Component):
                 "o_row_end": Out(1),
                 "o_buffer": Out(range(pipeline.RESIDUAL_BUFFERS)),
                 "o_residual_done": Out(1),
+                "ofm_base": Out(BaseControl(address_shape(config))),
+                "param_base": Out(BaseControl(param_address_shape(config))),
                 "ofm": Out(WalkerControl(config)),
             }
         )
@@ -90,8 +93,7 @@ class Drain(wiring.Component):
         due, waiting, running = Signal(), Signal(), Signal()
         m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | ((due | waiting) & ~self.i_start))]
 
-        blocks_left, param_block = Signal.like(d.blocks), Signal(param_address_shape(config))
-        block_base = Signal(address_shape(config))
+        blocks_left = Signal.like(d.blocks)
         channels_left = Signal(range(config.widest_block + 1))
         offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
@@ -125,27 +127,27 @@ class Drain(wiring.Component):
             self.o_row_end.eq(group_end),
             exists.eq(self.o_row < pixels),
             map_end.eq(tile_end & self.ofm.final),
-            last_strip.eq(strips_left <= 1),
+            last_strip.eq((strips_left <= 1) if config.strip_columns else 1),
             hidden.eq(d.short_strip & last_strip & self.o_row[:1].any()),
             block_end.eq(map_end & last_strip),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
             self.o_valid.eq(exists & ~hidden),
             self.o_final.eq(block_end & last_block),
-            self.o_param.eq(param_block + self.o_group),
+            self.o_param.eq(d.param_base + self.o_group),
+            self.param_base.move.eq(block_end),
+            self.param_base.base.eq(self.o_param + 1),
             self.o_address.eq(self.ofm.address + in_bytes(offset)),
             self.o_residual_done.eq(tile_end & d.residual),
             self.ofm.start.eq(self.i_start | map_end),
             self.ofm.base.eq(
                 Mux(
-                    self.i_start,
-                    d.ofm_base,
-                    Mux(
-                        last_strip,
-                        (block_base + in_bytes(block_channels))[: config.address_bits],
-                        strip_base + d.res_x_step,
-                    ),
+                    self.i_start | last_strip,
+                    d.ofm_base + Mux(self.i_start, 0, in_bytes(block_channels)),
+                    strip_base + d.res_x_step,
                 )
             ),
+            self.ofm_base.move.eq(self.ofm.start & (self.i_start | last_strip)),
+            self.ofm_base.base.eq(self.ofm.base),
             self.ofm.step.eq(self.o_read & (group_end if config.one_port else exists)),
             self.ofm.rewind.eq(0 if config.one_port else self.o_read & row_end & ~tile_end),
             self.ofm.commit.eq(tile_end),
@@ -153,7 +155,7 @@ class Drain(wiring.Component):
         with m.If(self.ofm.start):
             m.d.sync += [strip_base.eq(self.ofm.base), strips_left.eq(strips_left - 1)]
             with m.If(self.i_start | last_strip):
-                m.d.sync += [block_base.eq(self.ofm.base), strips_left.eq(d.strips)]
+                m.d.sync += strips_left.eq(d.strips)
 
         with m.If(self.o_read):
             m.d.sync += running.eq(~self.o_sum_end)
@@ -186,14 +188,13 @@ class Drain(wiring.Component):
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
         with m.If(block_end):
-            m.d.sync += [blocks_left.eq(blocks_left - 1), param_block.eq(self.o_param + 1)]
+            m.d.sync += blocks_left.eq(blocks_left - 1)
 
         with m.If(self.i_clear):
             m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 blocks_left.eq(d.blocks),
-                param_block.eq(d.param_base),
                 self.o_row.eq(0),
                 self.o_group.eq(0),
                 self.o_columns.eq(0),

@@ -8,7 +8,7 @@ from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.depthwise import StepSource
 from rtl.fetch import part_layout
-from rtl.layouts import descriptor_layout, weight_address_shape
+from rtl.layouts import BaseControl, descriptor_layout, weight_address_shape
 from rtl.paired import wide_blocks
 
 
@@ -31,6 +31,7 @@ class Issue(wiring.Component):
     i_start : begin with `i_descriptor`
     i_clear : stop
     i_launch, i_part : a part is on its way to the serializers; it can be taken `PART_LATENCY` cycles later
+    base : the descriptor's `weight_base`
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
     i_blocked : no run of a DEPTHWISE layer may begin, since activation memory's port is taken
@@ -54,6 +55,7 @@ class Issue(wiring.Component):
                 "i_descriptor": In(descriptor_layout(config)),
                 "i_launch": In(1),
                 "i_part": In(part_layout(config)),
+                "base": Out(BaseControl(weight_address_shape(config))),
                 "i_residual_ready": In(1),
                 "i_blocked": In(1),
                 "depthwise": In(StepSource(config)),
@@ -85,7 +87,6 @@ class Issue(wiring.Component):
 
         waiting, active = Signal(part_layout(config)), Signal(part_layout(config))
         full = Signal()
-        weight_block = Signal(weight_address_shape(config))
         residuals = Signal(range(pipeline.RESIDUAL_BUFFERS + 1))
 
         # the step at the head: the next byte of the active part, or the first of the waiting one
@@ -180,11 +181,13 @@ class Issue(wiring.Component):
         with m.If(self.i_launch):
             m.d.sync += [full.eq(1), waiting.eq(self.i_part)]
 
-        next_weight, next_odd, next_block = Signal.like(weight_block), Signal(), Signal.like(weight_block)
+        next_weight, next_odd, next_block = Signal.like(self.o_weight), Signal(), Signal.like(self.o_weight)
         m.d.comb += [
             next_odd.eq(self.o_steps & (self.o_odd ^ ~self.o_zero)),
             next_weight.eq(self.o_weight + (~self.o_zero & (self.o_odd | ~self.o_steps))),
             next_block.eq(next_weight + next_odd),
+            self.base.move.eq(self.o_last & head_tile_end & head_block_end),
+            self.base.base.eq(next_block),
         ]
         with m.If(self.o_step):
             m.d.sync += [tile_begin.eq(head_last), self.o_weight.eq(next_weight), self.o_odd.eq(next_odd)]
@@ -192,12 +195,7 @@ class Issue(wiring.Component):
                 m.d.sync += self.o_running.eq(0)
         with m.If(self.o_last):
             m.d.sync += self.o_odd.eq(0)
-            with m.If(head_tile_end & head_block_end):
-                m.d.sync += [weight_block.eq(next_block), self.o_weight.eq(next_block)]
-            with m.Elif(head_tile_end):
-                m.d.sync += self.o_weight.eq(weight_block)
-            with m.Else():
-                m.d.sync += self.o_weight.eq(next_block)
+            m.d.sync += self.o_weight.eq(Mux(head_tile_end & ~head_block_end, d.weight_base, next_block))
 
         if config.block_scales:
             unscaled = Signal()  # the tap's scales are to be read
@@ -221,16 +219,15 @@ class Issue(wiring.Component):
                 tile_begin.eq(1),
                 self.o_weight.eq(d.weight_base),
                 self.o_odd.eq(0),
-                weight_block.eq(d.weight_base),
                 full.eq(0),
                 active.count.eq(0),
                 residuals.eq(0),
             ]
         if config.codebooks:
-            self._read_books(m, self.o_step & head_end & ~head_last_block, weight_block)
+            self._read_books(m, self.o_step & head_end & ~head_last_block)
         return m
 
-    def _read_books(self, m: Module, next_block: Value, weight_block: Signal) -> None:
+    def _read_books(self, m: Module, next_block: Value) -> None:
         """Read a book when the layer starts, and where each block has its own after a step with `next_block`."""
         final, word_end = Signal(), Signal()
         m.d.comb += [
@@ -239,11 +236,11 @@ class Issue(wiring.Component):
         ]
         assert pipeline.BOOK_LOAD == isa.BOOK_ENTRIES  # an entry a cycle
         with m.If(self.o_book):
+            m.d.comb += [self.base.move.eq(1), self.base.base.eq(self.o_weight + 1)]
             m.d.sync += [
                 self.o_entry.eq(self.o_entry + 1),
                 self.o_column.eq(Mux(word_end, 0, self.o_column + 1)),
                 self.o_weight.eq(self.o_weight + word_end),
-                weight_block.eq(self.o_weight + 1),
                 self.o_book.eq(~final),
             ]
         with m.If(next_block & (self.i_descriptor.codebook == isa.Codebook.BLOCK)):

@@ -1,7 +1,8 @@
 """Amaranth layouts of what `hwq.isa` declares; no bit position is written here."""
 
 from amaranth import Shape, Value
-from amaranth.lib import data
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
 
 from hwq import isa
 from hwq.config import ArrayConfig
@@ -32,6 +33,18 @@ def field_width(config: ArrayConfig, name: str) -> int:
 
 param_layout = data.StructLayout({field.name: field_shape(field) for field in isa.PARAM})
 """One lane's decoded parameters."""
+
+
+class BaseControl(wiring.Signature):
+    """A base address in the descriptor, which its unit moves on from block to block of channels.
+
+    Members
+    -------
+    move : from the next cycle on the base is `base`
+    """
+
+    def __init__(self, shape: Shape):
+        super().__init__({"move": Out(1), "base": Out(shape)})
 
 
 def address_shape(config: ArrayConfig) -> Shape:

@@ -15,13 +15,13 @@ def weight_shape(int4: bool) -> Shape:
     return Shape(paired.OPERAND_BITS) if int4 else signed(8)
 
 
-def shadow_shape(int4: bool) -> Shape | data.StructLayout:
+def shadow_shape(int4: bool, sum_bits: int = 32) -> Shape | data.StructLayout:
     """Return the shape of a finished accumulator."""
-    return paired.sums_layout if int4 else signed(32)
+    return paired.sums_layout if int4 else signed(sum_bits)
 
 
 class PE(wiring.Component):
-    """One accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at 32 bits; `multiply` adds its multiplier.
+    """One accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at `sum_bits`; `multiply` adds its multiplier.
 
     With `int4` it also computes two channels at once, each wrapping at 24 bits; `rtl.paired` has the operands. With
     `act_int4` an activation may be two channels', whose products it adds.
@@ -42,12 +42,14 @@ class PE(wiring.Component):
     i_first : start from zero
     i_pairs : the product is two channels'
     i_capture : copy the accumulator to the shadow register
+    i_shift, i_below : with `shift`, take the shadow register of the row below instead
     o_shadow : the last tile's sum, or both, until the next capture
     """
 
-    def __init__(self, *, int4: bool = False, act_int4: bool = False):
-        self._int4 = int4
-        activation, weight, sums = paired.activation_shape(act_int4), weight_shape(int4), shadow_shape(int4)
+    def __init__(self, *, int4: bool = False, act_int4: bool = False, shift: bool = False, sum_bits: int = 32):
+        self._int4, self._shift = int4, shift
+        activation, weight = paired.activation_shape(act_int4), weight_shape(int4)
+        sums = shadow_shape(int4, sum_bits)
         super().__init__(
             {
                 "i_a": In(activation),
@@ -62,6 +64,7 @@ class PE(wiring.Component):
                 "i_first": In(1),
                 "i_pairs": In(1),
                 "i_capture": In(1),
+                **({"i_shift": In(1), "i_below": In(sums)} if shift else {}),
                 "o_shadow": Out(sums),
             }
         )
@@ -83,6 +86,9 @@ class PE(wiring.Component):
         m.d.comb += [adder.i_a.eq(kept), adder.i_mask.eq(mask), adder.i_b.eq(addend)]
         with m.If(self.i_enable):
             m.d.sync += Value.cast(acc).eq(total)
+        if self._shift:
+            with m.If(self.i_shift):
+                m.d.sync += self.o_shadow.eq(self.i_below)
         with m.If(self.i_capture):
             m.d.sync += self.o_shadow.eq(acc)
         return m
@@ -127,11 +133,23 @@ class Mesh(wiring.Component):
     i_dots : with `act_int4`, the rows' bytes are two channels' as well; set only with `i_pairs`
     i_valid : row 0's operands are a step
     i_first, i_last : the step is the tile's first, last
-    o_shadow : sum of PE (p, c) at index p * cols + c, with `int4` as `rtl.paired` has them
+    i_shift : with `shift`, one bit a column: its sums move up a row
+    o_shadow : sum of PE (p, c) at index p * cols + c, with `int4` as `rtl.paired` has them; with `shift` those of row 0
     """
 
-    def __init__(self, *, rows: int, cols: int, strips: bool = False, int4: bool = False, act_int4: bool = False):
+    def __init__(
+        self,
+        *,
+        rows: int,
+        cols: int,
+        strips: bool = False,
+        int4: bool = False,
+        act_int4: bool = False,
+        shift: bool = False,
+        sum_bits: int = 32,
+    ):
         self._rows, self._cols, self._strips, self._int4, self._act_int4 = rows, cols, strips, int4, act_int4
+        self._shift, self._sum_bits = shift, sum_bits
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
@@ -144,7 +162,8 @@ class Mesh(wiring.Component):
                 "i_valid": In(1),
                 "i_first": In(1),
                 "i_last": In(1),
-                "o_shadow": Out(data.ArrayLayout(shadow_shape(int4), rows * cols)),
+                **({"i_shift": In(cols)} if shift else {}),
+                "o_shadow": Out(data.ArrayLayout(shadow_shape(int4, sum_bits), cols if shift else rows * cols)),
             }
         )
 
@@ -172,7 +191,8 @@ class Mesh(wiring.Component):
         modes = [Cat(bit, _history(m, bit, operand_stages + rows + cols)) for bit in (self.i_broadcast, self.i_strips)]
         broadcast, strips = modes
         dots = Cat(self.i_dots, _history(m, self.i_dots, rows)) if self._act_int4 else None
-        pes = [[PE(int4=self._int4, act_int4=self._act_int4) for _ in range(cols)] for _ in range(rows)]
+        form = {"int4": self._int4, "act_int4": self._act_int4, "shift": self._shift, "sum_bits": self._sum_bits}
+        pes = [[PE(**form) for _ in range(cols)] for _ in range(rows)]
         multiply(m, (pe for row in pes for pe in row), int4=self._int4, act_int4=self._act_int4)
         for c in range(cols):
             m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], c))
@@ -197,8 +217,12 @@ class Mesh(wiring.Component):
                     pe.i_first.eq(tap(1, position)),
                     pe.i_pairs.eq(tap(3, position)),
                     pe.i_capture.eq(tap(2, position + 1)),
-                    self.o_shadow[p * cols + c].eq(pe.o_shadow),
                 ]
+                if not self._shift or p == 0:
+                    m.d.comb += self.o_shadow[p * cols + c].eq(pe.o_shadow)
+                if self._shift:
+                    below = pes[p + 1][c].o_shadow if p < rows - 1 else 0
+                    m.d.comb += [pe.i_shift.eq(self.i_shift[c]), pe.i_below.eq(below)]
                 if p:
                     above = pes[p - 1][c].o_w
                     if late := lag[p] - lag[p - 1]:

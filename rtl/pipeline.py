@@ -3,8 +3,6 @@
 from amaranth.hdl import Module, Signal, Value
 from amaranth.lib.memory import Memory
 
-from rtl.primitives.unordered import UNORDERED
-
 __all__ = ["delayed", "recalled"]
 
 
@@ -56,6 +54,8 @@ def recalled(m: Module, value: Value, cycles: int) -> Value:
     ValueError
         If `cycles` isn't an integer of at least 2.
     """
+    from rtl.primitives.unordered import UNORDERED  # the primitives need this module
+
     if not isinstance(cycles, int) or cycles < 2:
         raise ValueError(f"Delay in memory must be an integer of at least 2, not {cycles!r}")
     depth = 1 << (cycles - 1).bit_length()

@@ -103,7 +103,7 @@ class Post(wiring.Component):
 
         requantized = pipeline.REQUANTIZE_LATENCY
         truncate = constant(d.truncate, 0)
-        zero_point, lo, hi = (constant(field, requantized - 2) for field in (d.zero_point, d.lo, d.hi))
+        zero_point, lo, hi = (constant(field, requantized - 3) for field in (d.zero_point, d.lo, d.hi))
         m.d.comb += table.eq(constant(d.table, latency - pipeline.TABLE_LATENCY))
         results = []
         for lane in range(lanes):

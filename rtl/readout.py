@@ -1,9 +1,9 @@
-"""Readout: from the mesh's shadow registers to the sums of `lanes` neighbouring columns of one row."""
+"""From the mesh's shadow registers to the sums of `lanes` neighbouring columns of one row."""
 
 import functools
 import operator
 
-from amaranth import Module, Mux, Signal, Value
+from amaranth import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,9 +18,7 @@ class Readout(wiring.Component):
     """Select row `i_row` and the `lanes` columns from ``lanes * i_columns`` on.
 
     A register behind each shadow register is reset while the PE isn't selected, which costs no lookup table, so that
-    what remains is to join them all by OR: half of a multiplexer. Arrays with one port of activation memory are for
-    FPGAs where a register takes the place of a lookup table; there the selection is registered instead, and the shadow
-    registers are read a cycle later.
+    what remains is to join them all by OR: a quarter of a multiplexer.
 
     Latency: `READ_OUT`. Throughput: `lanes` sums a cycle. Backpressure: none.
 
@@ -36,7 +34,7 @@ class Readout(wiring.Component):
 
     def __init__(self, config: ArrayConfig):
         self._config = config
-        shadows = data.ArrayLayout(shadow_shape(config.int4), config.rows * config.cols)
+        shadows = data.ArrayLayout(shadow_shape(config.int4, config.sum_bits), config.rows * config.cols)
         super().__init__(
             {
                 "i_row": In(range(config.rows)),
@@ -44,7 +42,7 @@ class Readout(wiring.Component):
                 "i_pairs": In(1),
                 "i_high": In(1),
                 "i_shadow": In(shadows),
-                "o": Out(data.ArrayLayout(32, config.lanes)),
+                "o": Out(data.ArrayLayout(signed(32), config.lanes)),
             }
         )
 
@@ -55,22 +53,57 @@ class Readout(wiring.Component):
         config = self._config
         lanes, groups = config.lanes, config.groups
         pairs, high = delayed(m, self.i_pairs, 1), delayed(m, self.i_high, 1)
-        kept: list[list[Value]] = [[] for _ in range(lanes)]
+        gated = [[] for _ in range(lanes)]
         for row in range(config.rows):
             for group in range(groups):
                 selected = Signal(name=f"selected_{row}_{group}")
                 m.d.comb += selected.eq((self.i_row == row) & (self.i_columns == group))
-                late = delayed(m, selected, 1) if config.one_port else None
                 for lane in range(lanes):
                     shadow = Value.cast(self.i_shadow[row * config.cols + group * lanes + lane])
-                    if late is not None:
-                        kept[lane].append(shadow & late.replicate(len(shadow)))
-                        continue
-                    gated = Signal(len(shadow), name=f"gated_{row}_{group}_{lane}", reset_less=True)
-                    m.d.sync += gated.eq(Mux(selected, shadow, 0))
-                    kept[lane].append(gated)
+                    kept = Signal(len(shadow), name=f"kept_{row}_{group}_{lane}", reset_less=True)
+                    m.d.sync += kept.eq(Mux(selected, shadow, 0))
+                    gated[lane].append(kept)
         for lane in range(lanes):
-            sums = Signal(shadow_shape(config.int4), name=f"sums_{lane}")
-            m.d.comb += Value.cast(sums).eq(functools.reduce(operator.or_, kept[lane]))
+            sums = Signal(shadow_shape(config.int4, config.sum_bits), name=f"sums_{lane}")
+            m.d.comb += Value.cast(sums).eq(functools.reduce(operator.or_, gated[lane]))
             m.d.sync += self.o[lane].eq(chosen_sum(sums, pairs, high) if config.int4 else sums)
+        return m
+
+
+class ShiftReadout(wiring.Component):
+    """Read column by column the sums of the mesh's first row, to which the others move up as they are read.
+
+    Fewer cells than `Readout`, but a tile's rows must come in order, and all of them be finished before the second.
+
+    Latency: `READ_OUT`. Throughput: one sum a cycle. Backpressure: none.
+
+    Members
+    -------
+    i_read, i_column : read the sum of this column
+    i_shadow : sums of the first row
+    o_shift : one bit a column: move its sums up a row
+    o : the sum, `READ_OUT` cycles after `i_read`
+    """
+
+    LATENCY = 2
+
+    def __init__(self, config: ArrayConfig):
+        sums = signed(config.sum_bits)
+        super().__init__(
+            {
+                "i_read": In(1),
+                "i_column": In(range(config.cols)),
+                "i_shadow": In(data.ArrayLayout(sums, config.cols)),
+                "o_shift": Out(config.cols),
+                "o": Out(data.ArrayLayout(sums, 1)),
+            }
+        )
+
+    def elaborate(self, platform):
+        """Return the module."""
+        m = Module()
+        assert pipeline.READ_OUT == self.LATENCY
+        column, read = delayed(m, self.i_column, 1), delayed(m, self.i_read, 1)
+        m.d.comb += self.o_shift.eq(read << column)
+        m.d.sync += self.o[0].eq(self.i_shadow[column])
         return m

@@ -1,21 +1,20 @@
 """The requantizer: from a 32-bit accumulator to the 8-bit output of ONNX Runtime, bit for bit."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwq.fixed import MULTIPLIER_BITS, OFFSET_BITS, OFFSET_SHIFT, SHIFT_MAX, SHIFT_MIN
+from hwq.fixed import MULTIPLIER_BITS, OFFSET_BITS, OFFSET_SHIFT, SHIFT_MAX
 from hwq.isa import PARAM, TRUNCATE_PARAM
 from rtl.layouts import field_slice
 from rtl.multiplier import PipelinedMultiplier
+from rtl.normalized_rounder import NormalizedRounder
+from rtl.normalizer import Normalizer
 from rtl.pipeline import delayed
-from rtl.primitives import Negator
-from rtl.rounder import Rounder
 
 __all__ = ["Requantizer"]
 
 _ACC_BITS = 32
-_EXCESS_MAX = _ACC_BITS - MULTIPLIER_BITS
 _BIAS, _OFFSET_LOW = TRUNCATE_PARAM[:2]
 _OFFSET_HIGH = PARAM[-1]
 
@@ -29,12 +28,9 @@ class Requantizer(wiring.Component):
 
     ===== ==========================================================================
     1     acc + bias
-    2     magnitude and sign
-    3     bits of the magnitude beyond 24: k, 0 to 8
-    4     magnitude shifted right by k; shift less k
-    5-9   rounded to 24 bits, times mantissa, offset added (:class:`~rtl.multiplier.PipelinedMultiplier`)
-    10-13 shifted, rounded, sign applied (:class:`~rtl.rounder.Rounder`)
-    14    zero point and clamp
+    2-5   first 24 bits of the magnitude (:class:`~rtl.normalizer.Normalizer`)
+    6-10  times mantissa, offset added (:class:`~rtl.multiplier.PipelinedMultiplier`)
+    11-14 rounded, sign, zero point and clamp (:class:`~rtl.normalized_rounder.NormalizedRounder`)
     ===== ==========================================================================
 
     Bare signals: it sits inside the post-processing pipeline, which never stalls; a valid bit travels beside it.
@@ -59,13 +55,13 @@ class Requantizer(wiring.Component):
         Rounding, taken with the accumulator.
     i_zero_point : In(signed(8))
     i_lo, i_hi : In(signed(8))
-        Output zero point and bounds, ``i_lo <= i_hi``; taken `LATENCY` - 2 cycles after the accumulator and in the
-        cycle after that.
+        Output zero point and bounds, ``i_lo <= i_hi``; taken `LATENCY` - 3 to `LATENCY` - 1 cycles after the
+        accumulator.
     o : Out(signed(8))
         Result of the inputs `LATENCY` cycles ago.
     """
 
-    LATENCY = 4 + PipelinedMultiplier.LATENCY + Rounder.LATENCY + 1
+    LATENCY = 5 + PipelinedMultiplier.LATENCY + NormalizedRounder.LATENCY
 
     i_acc: In(signed(_ACC_BITS))
     i_bias: In(signed(_ACC_BITS))
@@ -81,61 +77,33 @@ class Requantizer(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
+        m.submodules.normalizer = normalizer = Normalizer(_ACC_BITS)
         m.submodules.multiplier = multiplier = PipelinedMultiplier(
             width_a=MULTIPLIER_BITS, width_b=MULTIPLIER_BITS, width_c=OFFSET_BITS
         )
         assert multiplier.offset_shift == OFFSET_SHIFT, multiplier.offset_shift
-        m.submodules.rounder = rounder = Rounder(
-            width=2 * MULTIPLIER_BITS, shift_min=SHIFT_MIN - _EXCESS_MAX, shift_max=SHIFT_MAX
-        )
+        m.submodules.rounder = rounder = NormalizedRounder()
 
         bias = Mux(self.i_truncate, field_slice(_BIAS, self.i_bias), self.i_bias)
         offset = Mux(self.i_truncate, Cat(field_slice(_OFFSET_LOW, self.i_bias), self.i_offset_high), 0)
-        acc = delayed(m, (self.i_acc + bias)[:_ACC_BITS], 1)
-        negative = acc[-1]
-        # in 32 unsigned bits, so that -2**31 has a magnitude
-        m.submodules.negator = negator = Negator(_ACC_BITS)
-        m.d.comb += [negator.i.eq(acc), negator.i_negate.eq(negative)]
-        magnitude = delayed(m, negator.o, 1)
-        m.d.comb += rounder.i_negative.eq(delayed(m, negative, 3 + PipelinedMultiplier.LATENCY))
-
-        excess = Signal(range(_EXCESS_MAX + 1), reset_less=True)
-        m.d.sync += excess.eq(0)
-        for n in range(_EXCESS_MAX):
-            with m.If(magnitude[MULTIPLIER_BITS + n]):
-                m.d.sync += excess.eq(n + 1)
-        magnitude = delayed(m, magnitude, 1)
-
-        aligned = Cat(C(0, _EXCESS_MAX), magnitude) >> excess
-        sticky, guard, kept = (
-            aligned[: _EXCESS_MAX - 1].any(),
-            aligned[_EXCESS_MAX - 1],
-            aligned[_EXCESS_MAX:_ACC_BITS],
-        )
-        round_up = delayed(m, guard & (sticky | kept[0]), 1)
-        kept = delayed(m, kept, 1)
-        # The shift's range is 6 to 63 once k is taken off, so the rounder counts from 6.
-        shift_excess = delayed(
-            m, (delayed(m, self.i_shift, 3) - excess - rounder.shift_min)[: len(rounder.i_excess)], 1
-        )
-
-        rounded = kept + round_up
-        # 2**24 is 2**23 with one more bit taken off; below the carry all bits are then zero.
-        carry = rounded[MULTIPLIER_BITS]
-        significand = Cat(rounded[: MULTIPLIER_BITS - 1], rounded[MULTIPLIER_BITS - 1] | carry)
+        normalized, multiplied = 1 + normalizer.latency, PipelinedMultiplier.LATENCY
         m.d.comb += [
-            multiplier.i_a.eq(significand),
-            multiplier.i_b.eq(delayed(m, self.i_mantissa, 4)),
-            multiplier.i_c.eq(delayed(m, offset, 4)),
-            rounder.i_truncate.eq(delayed(m, self.i_truncate, 4 + PipelinedMultiplier.LATENCY)),
-            rounder.i_magnitude.eq(multiplier.o),
-            rounder.i_excess.eq(delayed(m, (shift_excess - carry)[: len(shift_excess)], PipelinedMultiplier.LATENCY)),
+            normalizer.i.eq(delayed(m, (self.i_acc + bias)[:_ACC_BITS], 1)),
+            normalizer.i_hold.eq(delayed(m, self.i_truncate, 1)),
+            multiplier.i_a.eq(normalizer.o),
+            multiplier.i_b.eq(delayed(m, self.i_mantissa, normalized - 1)),
+            multiplier.i_c.eq(delayed(m, offset, normalized - 1)),
         ]
-
-        # The bounds less the zero point, so that clamping doesn't wait for the sum.
-        least = delayed(m, self.i_lo - self.i_zero_point, 1)
-        most = delayed(m, self.i_hi - self.i_zero_point, 1)
-        shifted = (rounder.o + self.i_zero_point)[:8].as_signed()
-        clamped = Mux(rounder.o < least, self.i_lo, Mux(rounder.o > most, self.i_hi, shifted))
-        m.d.comb += self.o.eq(delayed(m, clamped, 1))
+        # The magnitude is o * 2**(7 + o_carry - o_shift), and the rounder's shift counts from 8 below 0.
+        shift = delayed(m, self.i_shift, normalized) + normalizer.o_shift + ~normalizer.o_carry
+        m.d.comb += [
+            rounder.i_product.eq(multiplier.o),
+            rounder.i_shift.eq(delayed(m, shift[:7], multiplied - 1)),
+            rounder.i_negative.eq(delayed(m, normalizer.o_negative, multiplied)),
+            rounder.i_truncate.eq(delayed(m, self.i_truncate, normalized + multiplied)),
+            rounder.i_zero_point.eq(self.i_zero_point),
+            rounder.i_lo.eq(self.i_lo),
+            rounder.i_hi.eq(self.i_hi),
+            self.o.eq(rounder.o),
+        ]
         return m

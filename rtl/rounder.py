@@ -1,4 +1,4 @@
-"""Rounding through float32 at a binary point: the common end of the requantizer and the residual add."""
+"""Rounding through float32 at a binary point: the end of the residual add."""
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
@@ -17,8 +17,6 @@ class Rounder(wiring.Component):
     """Round to float32, then to an integer, and apply the sign: ``o = ±RNE(fl(i_magnitude * 2**-shift))``.
 
     ``shift = shift_min + i_excess``.
-
-    With `i_truncate` it is rounded down instead: ``o = ±floor(i_magnitude * 2**-shift)``.
 
     The two roundings are one comparison with a tie band around one half, as in ``hwq.fixed._round_near_tie``,
     where it is proved: with i the integer part, of bit length j, and f the fraction, the result is ``i + 1`` where
@@ -46,8 +44,6 @@ class Rounder(wiring.Component):
         What is rounded, without its sign.
     i_negative : In(1)
         Its sign.
-    i_truncate : In(1)
-        Round down.
     i_excess : In(bits of shift_max - shift_min)
         Shift less `shift_min`.
     o : Out(signed(11))
@@ -73,7 +69,6 @@ class Rounder(wiring.Component):
             {
                 "i_magnitude": In(width),
                 "i_negative": In(1),
-                "i_truncate": In(1),
                 "i_excess": In(range(shift_max - shift_min + 1)),
                 "o": Out(signed(11)),
             }
@@ -122,7 +117,7 @@ class Rounder(wiring.Component):
         past_edge = (near & at_band).any() & ((near & ~from_band).any() | sticky)
         reaches = far.all() & (near | ~from_band).all()
         nearest = Mux(half, beyond | past_edge | whole[0], reaches & whole[0])
-        round_up = delayed(m, nearest & ~delayed(m, self.i_truncate, 2), 1)
+        round_up = delayed(m, nearest, 1)
         whole = delayed(m, whole, 1)
 
         # -(i + up) is ~i + ~up, so one adder serves both signs.

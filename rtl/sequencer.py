@@ -6,7 +6,14 @@ from amaranth.lib.wiring import In, Out
 
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import descriptor_layout, field_slice
+from rtl.layouts import (
+    BaseControl,
+    address_shape,
+    descriptor_layout,
+    field_slice,
+    param_address_shape,
+    weight_address_shape,
+)
 from rtl.paired import wide_blocks
 
 
@@ -37,6 +44,8 @@ class Sequencer(wiring.Component):
     i_fetching : passes or mesh steps of the last started layer remain
     o_front : the layer that fetches and multiplies
     o_descriptor : the layer whose results enter the output path
+    ifm_base, weight_base : move the front layer's
+    ofm_base, param_base : move the back layer's
     o_conv, o_depthwise, o_vector : start pulses of the units that read
     o_back : start pulse of the output path
     o_loading : waiting for a descriptor
@@ -65,6 +74,10 @@ class Sequencer(wiring.Component):
                 "i_fetching": In(1),
                 "o_front": Out(descriptor_layout(config)),
                 "o_descriptor": Out(descriptor_layout(config)),
+                "ifm_base": In(BaseControl(address_shape(config))),
+                "weight_base": In(BaseControl(weight_address_shape(config))),
+                "ofm_base": In(BaseControl(address_shape(config))),
+                "param_base": In(BaseControl(param_address_shape(config))),
                 "o_back": Out(1),
                 "o_conv": Out(1),
                 "o_depthwise": Out(1),
@@ -112,6 +125,12 @@ class Sequencer(wiring.Component):
                         m.d.sync += [upcoming[f.name].eq(field_slice(f, self.i_word)) for f in fields]
             with m.If(arrived == isa.DESCRIPTOR_WORDS - 1):
                 m.d.sync += [loading.eq(0), loaded.eq(1)]
+
+        for name in ("ifm_base", "weight_base", "ofm_base", "param_base"):
+            ahead_of_drain = name in ("ifm_base", "weight_base") or not config.overlaps
+            layer, control = self.o_front if ahead_of_drain else self.o_descriptor, getattr(self, name)
+            with m.If(control.move):
+                m.d.sync += layer[name].eq(control.base)
 
         # check: the opcode, then the counts
         starts = {

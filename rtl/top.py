@@ -3,7 +3,7 @@
 import functools
 import operator
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -25,7 +25,7 @@ from rtl.paired import WeightUnpack
 from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.primitives import UNORDERED
-from rtl.readout import Readout
+from rtl.readout import Readout, ShiftReadout
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
@@ -84,6 +84,8 @@ class Accelerator(wiring.Component):
             strips=bool(config.strip_columns),
             int4=config.int4,
             act_int4=config.act_int4,
+            shift=config.one_port,
+            sum_bits=config.sum_bits,
         )
         m.submodules.drain = drain = Drain(config)
         vector = Vector(config) if config.vector else None
@@ -160,6 +162,10 @@ class Accelerator(wiring.Component):
         use_vector = (descriptor.opcode == isa.Opcode.VECTOR) & config.vector
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
+        wiring.connect(m, depthwise.base, sequencer.ifm_base)
+        wiring.connect(m, issue.base, sequencer.weight_base)
+        wiring.connect(m, drain.ofm_base, sequencer.ofm_base)
+        wiring.connect(m, drain.param_base, sequencer.param_base)
         m.submodules.taps = taps = TapWalker(config)
         m.d.comb += [
             taps.i_x_step.eq(front.tap_x_step),
@@ -319,7 +325,7 @@ class Accelerator(wiring.Component):
 
         # output path: one result from the mesh or the vector unit
         group_lanes = config.fetch_bytes // lanes
-        picked = Signal(data.ArrayLayout(32, lanes))
+        picked = Signal(data.ArrayLayout(signed(32), lanes))
         group_in_slice = Signal(range(max(2, group_lanes)))
         place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
         picked_valid, picked_final = Signal(), Signal()
@@ -379,15 +385,22 @@ class Accelerator(wiring.Component):
             m.d.comb += chosen_result.eq(Mux(use_scales, late.as_value(), result.as_value()))
             result, accs = chosen_result, Signal.like(picked)
             m.d.comb += accs.eq(Mux(delayed(m, use_scales, 1), scales.o.as_value(), picked.as_value()))
-        m.submodules.readout = readout = Readout(config)
-        m.d.comb += [
-            readout.i_row.eq(drain.o_row),
-            readout.i_columns.eq(drain.o_columns),
-            readout.i_pairs.eq(drain.o_pairs | drain_dots),
-            readout.i_high.eq(drain.o_high | drain_dots),
-            readout.i_shadow.eq(mesh.o_shadow),
-            picked.eq(readout.o),
-        ]
+        m.submodules.readout = readout = (ShiftReadout if config.one_port else Readout)(config)
+        m.d.comb += readout.i_shadow.eq(mesh.o_shadow)
+        m.d.comb += [picked[lane].eq(readout.o[lane]) for lane in range(lanes)]
+        if config.one_port:
+            m.d.comb += [
+                readout.i_read.eq(drain.o_read),
+                readout.i_column.eq(drain.o_columns),
+                mesh.i_shift.eq(readout.o_shift),
+            ]
+        else:
+            m.d.comb += [
+                readout.i_row.eq(drain.o_row),
+                readout.i_columns.eq(drain.o_columns),
+                readout.i_pairs.eq(drain.o_pairs | drain_dots),
+                readout.i_high.eq(drain.o_high | drain_dots),
+            ]
         m.d.sync += [
             picked_valid.eq(result.valid & ~abort),
             picked_final.eq(result.final & ~abort),

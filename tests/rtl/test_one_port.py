@@ -48,8 +48,8 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape, adder):
 
 
 @pytest.mark.xdist_group("verilator")
-def test_a_core_without_vector_unit_and_monitor(accelerator):
-    config = one_port(4, 4, adder=0, vector=0, monitor=0)
+def test_the_smallest_core(accelerator):
+    config = one_port(4, 4, adder=0, vector=0, monitor=0, count_bits=10, sum_bits=24)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)

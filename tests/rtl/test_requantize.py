@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from amaranth.hdl import Fragment
 from amaranth.sim import Simulator
 
 from hwq import fixed
-from rtl.multiplier import PipelinedMultiplier
 from rtl.requantize import Requantizer
 from rtl.rounder import Rounder
 
@@ -60,8 +60,8 @@ def vectors_of(acc, m, *, bias=0, zero_point=0, lo=-128, hi=127):
     return vectors
 
 
-def simulate(vectors):
-    """Results of vectors that share zero point and bounds, one a cycle."""
+def simulate(vectors, platform=None):
+    """Results of vectors that share zero point and bounds, one a cycle, of the gateware for `platform`."""
     dut = Requantizer()
     results = []
 
@@ -78,7 +78,7 @@ def simulate(vectors):
                     ctx.set(getattr(dut, f"i_{name}"), int(vectors[name][n]))
             await ctx.tick()
 
-    simulator = Simulator(Fragment.get(dut, None))
+    simulator = Simulator(Fragment.get(dut, platform))
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
@@ -150,6 +150,12 @@ def test_narrow_bounds():
     check(np.arange(-20, 20), 1.0, zero_point=-128, lo=-128, hi=-128)
 
 
+def test_bounds_on_one_side_of_the_zero_point():
+    acc = [s * ((1 << k) + d) for k in range(31) for d in (-1, 0, 1) for s in (1, -1)]
+    for zero_point, lo, hi in ((-100, -20, 120), (100, -128, 50), (-128, 100, 127), (127, -128, -100)):
+        check(acc, 1.0, zero_point=zero_point, lo=lo, hi=hi)
+
+
 @pytest.mark.parametrize("zero_point", [-128, -127, -1, 0, 1, 126, 127])
 def test_zero_point_at_both_ends(zero_point):
     check(
@@ -192,6 +198,14 @@ def test_random_vectors():
         vectors = vectors_of(acc, np.repeat(m, 15), bias=any_accumulators(rng, acc.size), zero_point=zero_point)
         rng.shuffle(vectors)
         assert simulate(vectors) == expected(vectors).tolist()
+
+
+def test_without_multiplier_blocks():
+    rng = np.random.default_rng(SEED)
+    m = np.exp2(rng.uniform(-24, 3, 100)).astype(np.float32)
+    acc = np.concatenate([np.concatenate([near_ties(rng, x, 8), any_accumulators(rng, 2)]) for x in m])
+    for vectors in (vectors_of(acc, np.repeat(m, 10)), random_truncated(rng, 500)):
+        assert simulate(vectors, SimpleNamespace(family="iCE40")) == expected(vectors).tolist()
 
 
 def truncated(acc, mantissa, shift, *, bias=0, offset=0, zero_point=0, lo=-128, hi=127):
@@ -315,46 +329,6 @@ def test_three_million_truncations_through_verilator(bench, tmp_path):
     results = np.fromfile(tmp_path / "results", dtype=np.int8)
     assert results.size == vectors.size == 3 * 10**6
     assert np.count_nonzero(results != expected(vectors)) == 0
-
-
-@pytest.mark.parametrize(("width_a", "width_b", "width_c"), [(24, 24, 34), (24, 24, 0), (20, 27, 5), (36, 21, 4)])
-def test_multiplier(width_a, width_b, width_c):
-    rng = np.random.default_rng(SEED)
-    dut = PipelinedMultiplier(width_a=width_a, width_b=width_b, width_c=width_c)
-    stages = dut.LATENCY
-    most_a, most_b, most_c = 2**width_a - 1, 2**width_b - 1, 2**width_c - 1
-    pairs = [(0, 0, most_c), (most_a, most_b, 0), (0, most_b, 0), (most_a, 1, most_c), (1, most_b, 0)]
-    pairs += [tuple(int(rng.integers(0, most + 1)) for most in (most_a, most_b, most_c)) for _ in range(200)]
-    assert dut.offset_shift == width_a + width_b - 36
-    pairs = [(a, b, c) for a, b, c in pairs if a * b + (c << dut.offset_shift) < 2 ** (width_a + width_b)]
-
-    async def bench(ctx):
-        for n in range(len(pairs) + stages):
-            if n >= stages:
-                a, b, c = pairs[n - stages]
-                assert ctx.get(dut.o) == a * b + (c << dut.offset_shift)
-            if n < len(pairs):
-                ctx.set(dut.i_a, pairs[n][0])
-                ctx.set(dut.i_b, pairs[n][1])
-                ctx.set(dut.i_c, pairs[n][2])
-            await ctx.tick()
-
-    simulator = Simulator(Fragment.get(dut, None))
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
-
-
-@pytest.mark.parametrize("width", [18, 37, "24"])
-def test_multiplier_refuses_width(width):
-    with pytest.raises(ValueError, match=f"width_b must be an integer in 19 to 36, not {width!r}"):
-        PipelinedMultiplier(width_a=24, width_b=width)
-
-
-@pytest.mark.parametrize("width", [-1, "12"])
-def test_multiplier_refuses_third_width(width):
-    with pytest.raises(ValueError, match=f"width_c must be an integer of at least 0, not {width!r}"):
-        PipelinedMultiplier(width_a=24, width_b=24, width_c=width)
 
 
 @pytest.mark.parametrize(
