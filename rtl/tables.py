@@ -1,7 +1,8 @@
 """Tables: any function of a byte, in the output path."""
 
-from amaranth import Cat, Module, Mux
+from amaranth import Cat, Const, Module, Mux
 from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -9,15 +10,17 @@ from hwq import isa
 from hwq.config import ArrayConfig
 from rtl.layouts import descriptor_layout
 from rtl.pipeline import delayed
+from rtl.primitives import UNORDERED
 from rtl.window_ram import WindowRam
 
 
 class Tables(wiring.Component):
     """Map `lanes` bytes a cycle through one of `config.tables` tables.
 
-    ``o = tables[i_table - 1][i + 128]``; ``o = i`` where `i_table` is 0, and where the architecture has no tables. Each
-    lane has its own copy of all tables; a write through the window goes into every copy, a read comes from lane 0's.
-    Four entries share a memory word, as they share one of the bus.
+    ``o = tables[i_table - 1][i + 128]``; ``o = i`` where `i_table` is 0, and where the architecture has no tables. A
+    write through the window goes into every copy of the tables, a read comes from the first. Two lanes share a copy, in
+    a memory whose two ports both read and write; an odd number of lanes, and arrays with one port of activation memory,
+    whose FPGAs have no such memories, have a copy for each lane.
 
     Latency: 2 cycles (`LATENCY`): the memory's, then a multiplexer of the word's bytes. Throughput: one result a lane a
     cycle. Backpressure: none.
@@ -34,6 +37,7 @@ class Tables(wiring.Component):
 
     def __init__(self, config: ArrayConfig):
         self._lanes, self._tables = config.lanes, config.tables
+        self._two_ports = config.lanes % 2 == 0 and not config.one_port
         super().__init__(
             {
                 "i_table": In(descriptor_layout(config)["table"].shape),
@@ -51,28 +55,57 @@ class Tables(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        word_bytes = 4
-        low = ceil_log2(word_bytes)
-        words = isa.TABLE_ENTRIES // word_bytes
         table = (self.i_table - 1)[: ceil_log2(max(self._tables, 1))]
-        for lane in range(self._lanes):
+        # signed order: the first entry is that of -128
+        entries = [Cat(self.i[lane] ^ 0x80, table) for lane in range(self._lanes)]
+        mapped = self._paired if self._two_ports else self._single
+        bytes_ = mapped(m, entries) if self._tables else [None] * self._lanes
+        for lane, byte in enumerate(bytes_):
             plain = delayed(m, self.i[lane], 1)
-            result = plain
-            if self._tables:
-                memory = WindowRam(word_bytes=word_bytes, depth=self._tables * words)
-                m.submodules[f"memory_{lane}"] = memory
-                entry = self.i[lane] ^ 0x80  # signed order: the first entry is that of -128
-                m.d.comb += [
-                    memory.i_address.eq(Cat(entry[low:], table)),
-                    memory.i_window_address.eq(self.i_window_address),
-                    memory.i_window_read.eq(self.i_window_read),
-                    memory.i_window_write.eq(self.i_window_write),
-                    memory.i_window_mask.eq(self.i_window_mask),
-                    memory.i_window_data.eq(self.i_window_data),
-                ]
-                byte = memory.o_word.word_select(delayed(m, entry[:low], 1), 8)
-                result = Mux(self.i_table == 0, plain, byte)
-                if lane == 0:
-                    m.d.comb += self.o_window.eq(memory.o_window)
+            result = plain if byte is None else Mux(self.i_table == 0, plain, byte)
             m.d.comb += self.o[lane].eq(delayed(m, result, 1))
         return m
+
+    def _single(self, m, entries):
+        """Return the bytes at `entries`, a cycle later, of a memory each that is read a bus word at a time."""
+        out = []
+        for lane, entry in enumerate(entries):
+            memory = WindowRam(word_bytes=4, depth=self._tables * isa.TABLE_ENTRIES // 4)
+            m.submodules[f"memory_{lane}"] = memory
+            m.d.comb += [
+                memory.i_address.eq(entry[2:]),
+                memory.i_window_address.eq(self.i_window_address),
+                memory.i_window_read.eq(self.i_window_read),
+                memory.i_window_write.eq(self.i_window_write),
+                memory.i_window_mask.eq(self.i_window_mask),
+                memory.i_window_data.eq(self.i_window_data),
+            ]
+            if lane == 0:
+                m.d.comb += self.o_window.eq(memory.o_window)
+            out.append(memory.o_word.word_select(delayed(m, entry[:2], 1), 8))
+        return out
+
+    def _paired(self, m, entries):
+        """Return the bytes at `entries`, a cycle later, of a memory for two lanes, of whose ports each has one.
+
+        A port reads and writes half a bus word; the window has both at once.
+        """
+        out, depth = [], self._tables * isa.TABLE_ENTRIES // 2
+        word, windowed = self.i_window_address, self.i_window_read | self.i_window_write
+        inside = word < depth // 2
+        for first in range(0, self._lanes, 2):
+            m.submodules[f"memory_{first}"] = memory = Memory(shape=16, depth=depth, init=[], attrs=UNORDERED)
+            for half in range(2):
+                entry = entries[first + half]
+                read, write = memory.read_port(), memory.write_port(granularity=8)
+                address = Mux(windowed, Cat(Const(half, 1), word), entry[1:])[: ceil_log2(depth)]
+                m.d.comb += [
+                    read.addr.eq(address),
+                    write.addr.eq(address),
+                    write.data.eq(self.i_window_data.word_select(half, 16)),
+                    write.en.eq(self.i_window_mask.word_select(half, 2) & (self.i_window_write & inside).replicate(2)),
+                ]
+                out.append(read.data.word_select(delayed(m, entry[:1], 1), 8))
+                if first == 0:
+                    m.d.comb += self.o_window.word_select(half, 16).eq(read.data)
+        return out
