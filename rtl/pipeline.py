@@ -56,8 +56,6 @@ def recalled(m: Module, value: Value, cycles: int) -> Value:
     ValueError
         If `cycles` isn't an integer of at least 2.
     """
-    from rtl.primitives.unordered import UNORDERED  # the primitives need this module
-
     if not isinstance(cycles, int) or cycles < 2:
         raise ValueError(f"Delay in memory must be an integer of at least 2, not {cycles!r}")
     depth = 1 << (cycles - 1).bit_length()

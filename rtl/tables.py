@@ -10,7 +10,7 @@ from hwq import isa
 from hwq.config import ArrayConfig
 from rtl.layouts import descriptor_layout
 from rtl.pipeline import delayed
-from rtl.primitives import UNORDERED
+from rtl.unordered import UNORDERED
 from rtl.window_ram import WindowRam
 
 
