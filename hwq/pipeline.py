@@ -105,10 +105,11 @@ def overwrite_margin(config: ArrayConfig, paired: bool = False) -> int:
     """Cycles a tile's last group lags behind the column wave that overwrites it.
 
     Of a `paired` block (see `hwq.weights`) all columns are read twice, so each group lags by one round of them more.
-    With one port a column's first row holds all its sums in turn, until a cycle after the read of the last.
+    With one port all columns finish together, and a column's first row holds all its sums in turn, until a cycle after
+    the read of the last.
     """
     if config.one_port:
-        return (config.rows - 1) * config.groups + 1
+        return config.rows * config.groups
     return max(0, (config.groups - 1) * (config.rows - config.lanes)) + (config.rows * config.groups if paired else 0)
 
 

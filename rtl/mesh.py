@@ -117,6 +117,8 @@ class Mesh(wiring.Component):
     by step j - p's weight, which is a convolution along the steps. The control bits come with row 0's operands and
     run down a chain that the PEs of an anti-diagonal share. Bubbles (cycles without `i_valid`) are allowed anywhere.
 
+    Where columns are `aligned`, all of them meet a step's operands at once, and c counts as 0.
+
     Latency: ``EDGE_TO_SHADOW + p + c`` from the last step on the edge to PE (p, c)'s sum in `o_shadow`.
     Throughput: one step, rows * cols products, a cycle. Bare signals; the issuer knows when a shadow is free.
 
@@ -146,10 +148,11 @@ class Mesh(wiring.Component):
         int4: bool = False,
         act_int4: bool = False,
         shift: bool = False,
+        aligned: bool = False,
         sum_bits: int = 32,
     ):
         self._rows, self._cols, self._strips, self._int4, self._act_int4 = rows, cols, strips, int4, act_int4
-        self._shift, self._sum_bits = shift, sum_bits
+        self._shift, self._aligned, self._sum_bits = shift, aligned, sum_bits
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
@@ -194,19 +197,19 @@ class Mesh(wiring.Component):
         form = {"int4": self._int4, "act_int4": self._act_int4, "shift": self._shift, "sum_bits": self._sum_bits}
         pes = [[PE(**form) for _ in range(cols)] for _ in range(rows)]
         multiply(m, (pe for row in pes for pe in row), int4=self._int4, act_int4=self._act_int4)
+        skew = [0 if self._aligned else c for c in range(cols)]
         for c in range(cols):
-            m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], c))
-            column = delayed(m, self.i_column[c], c)
+            m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], skew[c]))
+            column = delayed(m, self.i_column[c], skew[c])
             for p in range(rows):
-                m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(broadcast[p + c])]
+                m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(broadcast[p + skew[c]])]
         for p in range(rows):
-            a = self.i_a[p]
-            m.d.comb += pes[p][0].i_a.eq(a if dots is None else paired.operand(a, dots[p]))
+            a = self.i_a[p] if dots is None else paired.operand(self.i_a[p], dots[p])
             for c in range(cols):
                 pe = pes[p][c]
                 m.submodules[f"pe_{p}_{c}"] = pe
                 # chain[k] holds the control of the step that was on the edge k + 1 cycles ago
-                position = operand_stages - 1 + p + c
+                position = operand_stages - 1 + p + skew[c]
 
                 def tap(index, at, late=lag[p]):
                     plain = chains[0][index][at]
@@ -226,10 +229,9 @@ class Mesh(wiring.Component):
                 if p:
                     above = pes[p - 1][c].o_w
                     if late := lag[p] - lag[p - 1]:
-                        above = Mux(strips[p + c], delayed(m, above, late), above)
+                        above = Mux(strips[p + skew[c]], delayed(m, above, late), above)
                     m.d.comb += pe.i_w.eq(above)
-                if c:
-                    m.d.comb += pe.i_a.eq(pes[p][c - 1].o_a)
+                m.d.comb += pe.i_a.eq(pes[p][c - 1].o_a if skew[c] else a)
         return m
 
 

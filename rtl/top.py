@@ -86,6 +86,7 @@ class Accelerator(wiring.Component):
             int4=config.int4,
             act_int4=config.act_int4,
             shift=config.one_port,
+            aligned=config.one_port,
             sum_bits=config.sum_bits,
         )
         m.submodules.drain = drain = Drain(config)
