@@ -91,7 +91,6 @@ class Depthwise(wiring.Component):
         tile_begin = Signal()
         cursor = Signal(address_shape(config))
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
-        neighbours = Signal(range(rows + 1))
         final, saved_final = Signal(), Signal()
         span = Signal.like(d.span)
         position, length = Signal(len(span) + 1), Signal(len(span) + 1)
@@ -99,9 +98,8 @@ class Depthwise(wiring.Component):
         run_end, tap_end, last_run = Signal(), Signal(), Signal()
         m.d.comb += [
             self.o_midway.eq(position != 0),
-            neighbours.eq(Mux(ifm.row_left < rows, ifm.row_left, rows)),
-            pixels.eq(Mux(tile_begin, Mux(ifm.left < neighbours, ifm.left, neighbours), saved_pixels)),
-            final.eq(Mux(tile_begin, ifm.left <= neighbours, saved_final)),
+            pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
+            final.eq(Mux(tile_begin, ~ifm.more & (ifm.near <= ifm.row_near), saved_final)),
             span.eq(d.span - ((d.short_from != 0) & (taps.inner >= d.short_from))),
             length.eq(pixels + span - 1),
             run_end.eq(position == length - 1),

@@ -107,9 +107,9 @@ class Drain(wiring.Component):
             return Mux(d.ofm_int4, channels >> 1, channels) if config.act_int4 else channels
 
         pixels, kept_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
-        in_row = Mux(depthwise & ~strips & (self.ofm.row_left < rows), self.ofm.row_left, rows)
+        in_row = Mux(depthwise & ~strips, self.ofm.row_near, rows)
         with m.If(self.o_row == 0):
-            m.d.comb += pixels.eq(Mux(self.ofm.left < in_row, self.ofm.left, in_row))
+            m.d.comb += pixels.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row))
             m.d.sync += kept_pixels.eq(pixels)
         with m.Else():
             m.d.comb += pixels.eq(kept_pixels)

@@ -129,8 +129,8 @@ class Fetch(wiring.Component):
             self.o_launch.eq(go & (row == 0) & ~residual_phase),
             self.o_part.count.eq(Mux(span_end, span_left, fetch)),
             self.o_part.tile_end.eq(tile_end),
-            self.o_part.pixels.eq(Mux(self.ifm.left < rows, self.ifm.left, rows)),
-            self.o_part.block_end.eq(self.ifm.left <= rows),
+            self.o_part.pixels.eq(self.ifm.near),
+            self.o_part.block_end.eq(~self.ifm.more),
             self.o_part.last_block.eq(last_block),
         ]
         if config.block_scales:

@@ -20,7 +20,9 @@ class WalkerControl(wiring.Signature):
     address : byte address of the current pixel
     valid : the current pixel exists
     final : no pixel follows the current one
-    left, row_left : pixels from the current one to the last, of all, of its row; both ends counted
+    left : pixels from the current one to the last, both ends counted
+    near, row_near : so many of all, of those of its row, but at most the mesh's rows
+    more : there are more than the mesh's rows
     """
 
     def __init__(self, config: ArrayConfig):
@@ -35,7 +37,9 @@ class WalkerControl(wiring.Signature):
                 "valid": In(1),
                 "final": In(1),
                 "left": In(field_width(config, "pixels")),
-                "row_left": In(field_width(config, "row_pixels")),
+                "near": In(range(config.rows + 1)),
+                "row_near": In(range(config.rows + 1)),
+                "more": In(1),
             }
         )
 
@@ -57,6 +61,7 @@ class PixelWalker(wiring.Component):
     """
 
     def __init__(self, config: ArrayConfig):
+        self._rows = config.rows
         super().__init__(
             {
                 "i_x_step": In(step_shape(config)),
@@ -71,13 +76,17 @@ class PixelWalker(wiring.Component):
         """Return the module."""
         m = Module()
         control = self.control
-        here = (control.address, control.row_left, control.left)
+        row_left = Signal.like(self.i_row_pixels)
+        here = (control.address, row_left, control.left)
         tile = tuple(Signal.like(value, name=f"tile_{value.name}") for value in here)
         row_end, fresh = Signal(), Signal()
         m.d.comb += [
             control.valid.eq(control.left != 0),
             control.final.eq(control.left[1:] == 0),
-            row_end.eq(control.row_left == 1),
+            row_end.eq(row_left == 1),
+            control.more.eq(self._exceeds(control.left)),
+            control.near.eq(Mux(control.more, self._rows, control.left)),
+            control.row_near.eq(Mux(self._exceeds(row_left), self._rows, row_left)),
         ]
         # the tile's first pixel is noted in its first cycle, from which nothing has stepped yet
         m.d.sync += fresh.eq(control.start | control.commit)
@@ -94,7 +103,12 @@ class PixelWalker(wiring.Component):
         with m.Elif(control.step):
             m.d.sync += [
                 control.address.eq(control.address + Mux(row_end, self.i_y_step, self.i_x_step)),
-                control.row_left.eq(Mux(row_end, self.i_row_pixels, control.row_left - 1)),
+                row_left.eq(Mux(row_end, self.i_row_pixels, row_left - 1)),
                 control.left.eq(control.left - 1),
             ]
         return m
+
+    def _exceeds(self, count):
+        """Return whether `count` is more than the mesh's rows, without a comparison of all its bits."""
+        low = self._rows.bit_length()
+        return count[low:].any() | (count[:low] > self._rows)
