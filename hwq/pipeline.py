@@ -22,6 +22,9 @@ memory when it is issued. A serializer takes its byte one cycle before the edge.
 STRIP_STEPS = 4
 """Steps of one input column of a strip: two output rows and a kernel of up to three rows."""
 
+STEP_LATENCY = 1
+"""From the first cycle of a depthwise layer to its first mesh step, where no book is read ahead of it."""
+
 WEIGHT_DELAY = ISSUE_TO_EDGE - 2
 """From the cycle a mesh step is issued to the read of its weight word."""
 

@@ -69,9 +69,10 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             if before is not None and d["early"] and config.overlaps:
                 early = max(before.next_step, before.launch, loaded, ended_before + 1)
                 if early < ended:
-                    go, start, first = early, early + 1, early + 2
+                    go, start = early, early + 1
                     walk.follow(before, start)
             walk.layer()
+            first = start + walk.begin
             walk.shift(start)
             issued, end, before = walk.next_step, walk.end, None if d["scaled"] else walk
         macs = pixels(d) * (weight_words(d) << d["ifm_int4"]) * channels(d, config) * (d["opcode"] != isa.Opcode.VECTOR)
@@ -280,6 +281,7 @@ class _Walk:
         self._paired = False  # the block has two channels on every column
         self.launch = 1  # earliest next pass
         self.taken = 1  # when the waiting half was last taken
+        self.begin = 1  # when the first step, or the first read of a book, may be
         self.next_step = 1  # earliest next step
         self.last_step = 0  # the last tile's last step
         self.hold = 0  # earliest next last step
@@ -301,6 +303,8 @@ class _Walk:
             self._paired = bool(d["int4"]) and not d["scaled"] and weights.is_paired(channels, self._config.cols)
             if weights.has_book(d["codebook"], block):
                 self.next_step += pipeline.BOOK_LOAD
+            elif d["opcode"] == isa.Opcode.DEPTHWISE and block == 0:
+                self.begin = self.next_step = self.next_step + pipeline.STEP_LATENCY
             if d["opcode"] == isa.Opcode.CONV:
                 self._conv_block(channels)
             elif d["strips"]:

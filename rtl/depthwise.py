@@ -11,11 +11,12 @@ from rtl.walker import WalkerControl
 
 
 class StepSource(wiring.Signature):
-    """Mesh steps offered one after another; one is always offered while the layer runs.
+    """Mesh steps offered one after another; a unit always offers one while its layer runs.
 
     Members
     -------
     step : the offered step is taken
+    valid : a step is offered
     last, pixels : it is its tile's last; pixels of the tile, counted over all rows of the mesh it takes
     block_end, last_block : its tile is its block's last; its block is the layer's last
     zero : its weights are zero
@@ -23,12 +24,15 @@ class StepSource(wiring.Signature):
     begin : it begins a run that mustn't be interrupted and that holds a tile's last step
     lead : steps from the begin to that last step
     end : it is its block's last
+    midway : it continues a run
+    read, address, count : it reads from this address; how many of the bytes matter
     """
 
     def __init__(self, config: ArrayConfig):
         super().__init__(
             {
                 "step": In(1),
+                "valid": Out(1),
                 "last": Out(1),
                 "pixels": Out(range(config.rows + 1)),
                 "block_end": Out(1),
@@ -38,6 +42,10 @@ class StepSource(wiring.Signature):
                 "begin": Out(1),
                 "lead": Out(field_width(config, "span") + 1),
                 "end": Out(1),
+                "midway": Out(1),
+                "read": Out(1),
+                "address": Out(address_shape(config)),
+                "count": Out(range(config.cols + 1)),
             }
         )
 
@@ -51,15 +59,14 @@ class Depthwise(wiring.Component):
     others bring zeros. A convolution with stride s has s inner taps, one for each phase of its input pixels; weights
     of more than 8 bits are the sum of several, for which an inner tap is repeated.
 
-    Latency: a step reads in the cycle in which it is taken. Throughput: one step a cycle. Backpressure: a run once
-    begun isn't interrupted, since weights move every cycle; the issuer holds a tile's last run until it can end.
+    Latency: none, a step is offered in the cycle after the one before was taken. Throughput: one step a cycle.
+    Backpressure: a run once begun isn't interrupted, since weights move every cycle; the issuer holds a tile's last run
+    until it can end.
 
     Members
     -------
     i_start : begin with `i_descriptor`
     steps : to the issue unit
-    o_read, o_address, o_count : the step's read, and how many of its bytes matter
-    o_midway : while the layer runs, a run has begun and has steps to come
     base : the descriptor's `ifm_base`
     taps : the tap walker
     ifm : the input's pixel walker
@@ -72,10 +79,6 @@ class Depthwise(wiring.Component):
                 "i_start": In(1),
                 "i_descriptor": In(descriptor_layout(config)),
                 "steps": Out(StepSource(config)),
-                "o_read": Out(1),
-                "o_address": Out(address_shape(config)),
-                "o_count": Out(range(config.cols + 1)),
-                "o_midway": Out(1),
                 "base": Out(BaseControl(address_shape(config))),
                 "taps": Out(TapControl(config)),
                 "ifm": Out(WalkerControl(config)),
@@ -93,26 +96,32 @@ class Depthwise(wiring.Component):
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         final, saved_final = Signal(), Signal()
         span = Signal.like(d.span)
-        position, length = Signal(len(span) + 1), Signal(len(span) + 1)
+        position, length, saved_length = (
+            Signal(len(span) + 1, name=name) for name in ("position", "length", "saved_length")
+        )
         blocks_left, repeat = Signal.like(d.blocks), Signal(2)
-        run_end, tap_end, last_run = Signal(), Signal(), Signal()
+        single, run_end, tap_end, last_run = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            self.o_midway.eq(position != 0),
+            steps.valid.eq(1),
+            steps.midway.eq(position != 0),
             pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
             final.eq(Mux(tile_begin, ~ifm.more & (ifm.near <= ifm.row_near), saved_final)),
             span.eq(d.span - ((d.short_from != 0) & (taps.inner >= d.short_from))),
             length.eq(pixels + span - 1),
-            run_end.eq(position == length - 1),
+            saved_length.eq(saved_pixels + span - 1),
+            # of a tile's first step all that must be known at once is whether it's its run's only one
+            single.eq((ifm.near == 1) | (ifm.row_near == 1)),
+            run_end.eq(Mux(tile_begin, single & (span == 1), position == saved_length - 1)),
             tap_end.eq(repeat == d.repeats),
             last_run.eq(tap_end & taps.end),
-            self.o_read.eq(steps.step),
-            self.o_address.eq(Mux(tile_begin, ifm.address, cursor)),
-            self.o_count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
+            steps.read.eq(1),
+            steps.address.eq(Mux(tile_begin, ifm.address, cursor)),
+            steps.count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
             steps.lead.eq(length - 1),
             steps.pixels.eq(pixels),
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final),
-            steps.zero.eq(position >= span),
+            steps.zero.eq(~tile_begin & (position >= span)),
             steps.begin.eq((position == 0) & last_run),
             steps.last.eq(run_end & last_run),
             steps.block_end.eq(final),
@@ -120,7 +129,7 @@ class Depthwise(wiring.Component):
             taps.step.eq(steps.step & run_end & tap_end),
             taps.start.eq(self.i_start | (steps.step & steps.last)),
             # the walker stays at the tile's first pixel until the last run has been there
-            ifm.step.eq(steps.step & last_run & (position < pixels)),
+            ifm.step.eq(steps.step & last_run & (tile_begin | (position < saved_pixels))),
             ifm.start.eq(self.i_start | (steps.step & steps.last & final)),
             ifm.base.eq(d.ifm_base + Mux(self.i_start, 0, cols)),
             self.base.move.eq(ifm.start),
@@ -132,7 +141,7 @@ class Depthwise(wiring.Component):
                 saved_pixels.eq(pixels),
                 saved_final.eq(final),
                 position.eq(position + 1),
-                cursor.eq(self.o_address + d.ifm_x_step),
+                cursor.eq(steps.address + d.ifm_x_step),
             ]
             with m.If(run_end):
                 m.d.sync += [

@@ -106,13 +106,16 @@ class Drain(wiring.Component):
         def in_bytes(channels: Value) -> Value:
             return Mux(d.ofm_int4, channels >> 1, channels) if config.act_int4 else channels
 
-        pixels, kept_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
-        in_row = Mux(depthwise & ~strips, self.ofm.row_near, rows)
-        with m.If(self.o_row == 0):
-            m.d.comb += pixels.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row))
-            m.d.sync += kept_pixels.eq(pixels)
-        with m.Else():
-            m.d.comb += pixels.eq(kept_pixels)
+        # a tile's pixels are counted in its first row; all that must be known at once is whether it's the only one
+        pixels, single, row_begin = Signal(range(rows + 1)), Signal(), Signal()
+        stops = depthwise & ~strips  # at the end of a row of the map
+        in_row = Mux(stops, self.ofm.row_near, rows)
+        m.d.comb += [
+            row_begin.eq(self.o_row == 0),
+            single.eq(self.ofm.final | (stops & (self.ofm.row_near == 1)) | (rows == 1)),
+        ]
+        with m.If(row_begin):
+            m.d.sync += pixels.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row))
         m.d.comb += [
             depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
             last_block.eq(blocks_left == 1),
@@ -121,11 +124,17 @@ class Drain(wiring.Component):
             group_end.eq(channels_left <= lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
             self.o_pairs.eq(wide & ~depthwise & (~last_block | (d.last_channels > cols))),
-            row_end.eq(self.o_row == Mux(group_end | config.one_port, pixels - 1, rows - 1)),
+            row_end.eq(
+                Mux(
+                    row_begin,
+                    Mux(group_end | config.one_port, single, rows == 1),
+                    self.o_row == Mux(group_end | config.one_port, pixels - 1, rows - 1),
+                )
+            ),
             self.o_sum_end.eq(self.o_read & row_end & group_end),
             tile_end.eq(self.o_sum_end & self.o_last),
             self.o_row_end.eq(group_end),
-            exists.eq(self.o_row < pixels),
+            exists.eq(row_begin | (self.o_row < pixels)),
             map_end.eq(tile_end & self.ofm.final),
             last_strip.eq((strips_left <= 1) if config.strip_columns else 1),
             hidden.eq(d.short_strip & last_strip & self.o_row[:1].any()),

@@ -101,7 +101,7 @@ class Issue(wiring.Component):
         ]
         with m.If(depthwise):
             m.d.comb += [
-                available.eq(~self.i_blocked),
+                available.eq(steps.valid & ~self.i_blocked),
                 head_last.eq(steps.last),
                 head_tile_end.eq(steps.last),
                 head_first.eq(steps.first),

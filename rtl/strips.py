@@ -18,15 +18,14 @@ class Strips(wiring.Component):
     at the top every w columns, the kernel's columns one after another with zeros between and behind, meets every pair
     when its own window begins. A tile is w columns; its last outputs finish while the next tile's first ones begin.
 
-    Latency: a step reads in the cycle in which it is taken. Throughput: one step a cycle, two outputs of every
-    channel a column. Backpressure: a strip once begun isn't interrupted; the issuer begins one when the output path
-    can take all of it.
+    Latency: none, a step is offered in the cycle after the one before was taken. Throughput: one step a cycle, two
+    outputs of every channel a column. Backpressure: a strip once begun is not interrupted; the issuer begins one when
+    the output path can take all of it.
 
     Members
     -------
     i_start : begin with `i_descriptor`
     steps : to the issue unit
-    o_read, o_address, o_count : the step's read, and how many of its bytes matter
     """
 
     def __init__(self, config: ArrayConfig):
@@ -36,9 +35,6 @@ class Strips(wiring.Component):
                 "i_start": In(1),
                 "i_descriptor": In(descriptor_layout(config)),
                 "steps": Out(StepSource(config)),
-                "o_read": Out(1),
-                "o_address": Out(address_shape(config)),
-                "o_count": Out(range(config.cols + 1)),
             }
         )
 
@@ -66,9 +62,11 @@ class Strips(wiring.Component):
             strip_end.eq(column_end & strip_last),
             steps.end.eq(strip_end & last_strip),
             tile_last.eq(column_end & (column == d.span - 1) & ~flushing),
-            self.o_address.eq(cursor),
-            self.o_read.eq(steps.step & (y < d.taps_y + Mux(single, 0, 1))),
-            self.o_count.eq(Mux(blocks_left == 1, d.last_channels, config.depthwise_cols)),
+            steps.valid.eq(1),
+            steps.midway.eq(~begin),
+            steps.address.eq(cursor),
+            steps.read.eq(y < d.taps_y + Mux(single, 0, 1)),
+            steps.count.eq(Mux(blocks_left == 1, d.last_channels, config.depthwise_cols)),
             steps.begin.eq(begin),
             steps.lead.eq(height * (d.span - 1) + height - 1),
             steps.zero.eq(flushing | (column >= d.span) | (y >= d.taps_y)),

@@ -20,6 +20,7 @@ from rtl.fetch import Fetch
 from rtl.host_port import HostPort
 from rtl.issue import Issue
 from rtl.layouts import address_shape, param_address_shape
+from rtl.lookahead import Lookahead
 from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
 from rtl.pipeline import delayed
@@ -152,15 +153,18 @@ class Accelerator(wiring.Component):
             behind = unit is drain or unit in vectors
             m.d.comb += [unit.i_descriptor.eq(descriptor if behind else front), unit.i_clear.eq(abort)]
         m.d.comb += post.i_descriptor.eq(descriptor)
+        m.submodules.lookahead = lookahead = Lookahead(config)
+        m.d.comb += [lookahead.i_start.eq(sequencer.o_depthwise), lookahead.i_clear.eq(abort)]
+        wiring.connect(m, lookahead.steps, issue.depthwise)
         for unit, chosen in sources.items():
             m.d.comb += [
                 unit.i_descriptor.eq(front),
                 unit.i_start.eq(sequencer.o_depthwise),
-                unit.steps.step.eq(issue.depthwise.step & (use_strips == (unit is not depthwise))),
+                unit.steps.step.eq(lookahead.source.step & (use_strips == (unit is not depthwise))),
             ]
             with m.If(chosen):
                 offered = [name for name, member in StepSource(config).members.items() if member.flow is Out]
-                m.d.comb += [getattr(issue.depthwise, name).eq(getattr(unit.steps, name)) for name in offered]
+                m.d.comb += [getattr(lookahead.source, name).eq(getattr(unit.steps, name)) for name in offered]
         use_vector = (descriptor.opcode == isa.Opcode.VECTOR) & config.vector
         use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
@@ -197,7 +201,7 @@ class Accelerator(wiring.Component):
         if config.one_port:
             m.submodules.queue = queue = WriteQueue(config)
             odd = Signal()
-            midway = fetch.o_midway | (issue.o_running & use_depthwise & depthwise.o_midway)
+            midway = fetch.o_midway | (issue.o_running & use_depthwise & lookahead.steps.valid & lookahead.steps.midway)
             midway |= _any(unit.o_midway for unit in vectors)
             m.d.sync += odd.eq(queue.i_take & queue.o_odd)
             m.d.comb += [
@@ -227,9 +231,11 @@ class Accelerator(wiring.Component):
                 act_range.eq(act.o_range),
             ]
 
-        for unit in (fetch, *vectors, *sources):
-            with m.If(unit.o_read):
-                m.d.comb += [act.i_read.eq(1), act.i_address.eq(unit.o_address), act.i_count.eq(unit.o_count)]
+        requests = [(unit.o_read, unit.o_address, unit.o_count) for unit in (fetch, *vectors)]
+        ahead = lookahead.steps
+        for read_now, address, count in (*requests, (ahead.step & ahead.read, ahead.address, ahead.count)):
+            with m.If(read_now):
+                m.d.comb += [act.i_read.eq(1), act.i_address.eq(address), act.i_count.eq(count)]
 
         # fetched bytes: to a row's serializer or to the buffer of second operands
         part = data.StructLayout(
