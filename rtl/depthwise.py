@@ -96,22 +96,20 @@ class Depthwise(wiring.Component):
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         final, saved_final = Signal(), Signal()
         span = Signal.like(d.span)
-        position, length, saved_length = (
-            Signal(len(span) + 1, name=name) for name in ("position", "length", "saved_length")
-        )
+        position, length = Signal(len(span) + 1), Signal(len(span) + 1)
         blocks_left, repeat = Signal.like(d.blocks), Signal(2)
-        single, run_end, tap_end, last_run = Signal(), Signal(), Signal(), Signal()
+        single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
+        run_end, tap_end, last_run = Signal(), Signal(), Signal()
         m.d.comb += [
             steps.valid.eq(1),
-            steps.midway.eq(position != 0),
+            steps.midway.eq(~run_begin),
             pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
             final.eq(Mux(tile_begin, ~ifm.more & (ifm.near <= ifm.row_near), saved_final)),
-            span.eq(d.span - ((d.short_from != 0) & (taps.inner >= d.short_from))),
+            span.eq(d.span - short),
             length.eq(pixels + span - 1),
-            saved_length.eq(saved_pixels + span - 1),
-            # of a tile's first step all that must be known at once is whether it's its run's only one
-            single.eq((ifm.near == 1) | (ifm.row_near == 1)),
-            run_end.eq(Mux(tile_begin, single & (span == 1), position == saved_length - 1)),
+            # whether a step ends its run is known a step ahead, but for a run's first
+            single.eq(Mux(tile_begin, (ifm.near == 1) | (ifm.row_near == 1), saved_pixels == 1)),
+            run_end.eq(Mux(run_begin, single & Mux(short, d.span == 2, d.span == 1), ending)),
             tap_end.eq(repeat == d.repeats),
             last_run.eq(tap_end & taps.end),
             steps.read.eq(1),
@@ -122,7 +120,7 @@ class Depthwise(wiring.Component):
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final),
             steps.zero.eq(~tile_begin & (position >= span)),
-            steps.begin.eq((position == 0) & last_run),
+            steps.begin.eq(run_begin & last_run),
             steps.last.eq(run_end & last_run),
             steps.block_end.eq(final),
             steps.last_block.eq(blocks_left == 1),
@@ -141,6 +139,8 @@ class Depthwise(wiring.Component):
                 saved_pixels.eq(pixels),
                 saved_final.eq(final),
                 position.eq(position + 1),
+                ending.eq(position + 2 == length),
+                run_begin.eq(run_end),
                 cursor.eq(steps.address + d.ifm_x_step),
             ]
             with m.If(run_end):
@@ -151,6 +151,10 @@ class Depthwise(wiring.Component):
                 ]
             with m.If(steps.last):
                 m.d.sync += [tile_begin.eq(1), blocks_left.eq(blocks_left - final)]
+        with m.If(taps.start):
+            m.d.sync += short.eq(0)
+        with m.Elif(taps.step):
+            m.d.sync += short.eq(~taps.row_end & (d.short_from != 0) & (taps.inner + 1 >= d.short_from))
         with m.If(self.i_start):
-            m.d.sync += [tile_begin.eq(1), position.eq(0), repeat.eq(0), blocks_left.eq(d.blocks)]
+            m.d.sync += [tile_begin.eq(1), run_begin.eq(1), position.eq(0), repeat.eq(0), blocks_left.eq(d.blocks)]
         return m

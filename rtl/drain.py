@@ -118,7 +118,6 @@ class Drain(wiring.Component):
             m.d.sync += pixels.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row))
         m.d.comb += [
             depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
-            last_block.eq(blocks_left == 1),
             offset.eq(self.o_group * lanes),
             channels_left.eq(Mux(last_block, d.last_channels, block_channels) - offset),
             group_end.eq(channels_left <= lanes),
@@ -197,13 +196,14 @@ class Drain(wiring.Component):
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
         with m.If(block_end):
-            m.d.sync += blocks_left.eq(blocks_left - 1)
+            m.d.sync += [blocks_left.eq(blocks_left - 1), last_block.eq(blocks_left == 2)]
 
         with m.If(self.i_clear):
             m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 blocks_left.eq(d.blocks),
+                last_block.eq(d.blocks == 1),
                 self.o_row.eq(0),
                 self.o_group.eq(0),
                 self.o_columns.eq(0),
