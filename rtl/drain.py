@@ -117,7 +117,7 @@ class Drain(wiring.Component):
         with m.If(row_begin):
             m.d.sync += pixels.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row))
         m.d.comb += [
-            depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
+            depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE),  # others have been refused
             offset.eq(self.o_group * lanes),
             channels_left.eq(Mux(last_block, d.last_channels, block_channels) - offset),
             group_end.eq(channels_left <= lanes),

@@ -10,6 +10,7 @@ from rtl.depthwise import StepSource
 from rtl.fetch import part_layout
 from rtl.layouts import BaseControl, descriptor_layout, weight_address_shape
 from rtl.paired import wide_blocks
+from rtl.pipeline import delayed
 
 
 class Issue(wiring.Component):
@@ -95,8 +96,9 @@ class Issue(wiring.Component):
         head_first, head_end, head_tile_end = Signal(), Signal(), Signal()  # the second: of its block
         head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
+        strips = delayed(m, d.strips != 0, 1)  # no step comes with the start
         m.d.comb += [
-            depthwise.eq(d.opcode == isa.Opcode.DEPTHWISE),
+            depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE),  # others have been refused
             fresh.eq(active.count == 0),
         ]
         with m.If(depthwise):
@@ -137,7 +139,7 @@ class Issue(wiring.Component):
         # output path: cycles until a last step may come again, until the drain is free
         longest = range(pipeline.longest_output(config) + 1)
         hold, busy = Signal(longest), Signal(longest)
-        first_read = pipeline.first_read(config) + Mux(d.strips != 0, pipeline.strip_skew(config), 0)
+        first_read = pipeline.first_read(config) + Mux(strips, pipeline.strip_skew(config), 0)
         full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << wide)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
         head_groups = Mux(head_last_block, last_groups, full_groups)
@@ -148,7 +150,7 @@ class Issue(wiring.Component):
                 head_pixels * head_groups if config.one_port else config.rows * (head_groups - 1) + head_pixels
             ),
             may_end.eq((hold == 0) & (~d.residual | ~head_tile_end | (residuals != 0))),
-            may_begin.eq((hold <= steps.lead) & ((d.strips == 0) | (busy <= first_read + steps.lead))),
+            may_begin.eq((hold <= steps.lead) & (~strips | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
             self.o_first.eq(head_first),
             steps.step.eq(self.o_step & depthwise),

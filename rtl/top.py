@@ -72,7 +72,7 @@ class Accelerator(wiring.Component):
         )
         m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
         descriptor, front = sequencer.o_descriptor, sequencer.o_front
-        use_strips = front.strips != 0
+        use_strips = delayed(m, front.strips != 0, 1)  # no step comes with the start
         m.submodules.fetch = fetch = Fetch(config)
         m.submodules.depthwise = depthwise = Depthwise(config)
         sources = {depthwise: 1}
@@ -166,7 +166,7 @@ class Accelerator(wiring.Component):
                 offered = [name for name, member in StepSource(config).members.items() if member.flow is Out]
                 m.d.comb += [getattr(lookahead.source, name).eq(getattr(unit.steps, name)) for name in offered]
         use_vector = (descriptor.opcode == isa.Opcode.VECTOR) & config.vector
-        use_depthwise = front.opcode == isa.Opcode.DEPTHWISE
+        use_depthwise = front.opcode[:2] == isa.Opcode.DEPTHWISE  # the sequencer has refused others
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         wiring.connect(m, depthwise.base, sequencer.ifm_base)
         wiring.connect(m, issue.base, sequencer.weight_base)
