@@ -69,8 +69,9 @@ def test_every_byte_through_every_table(lanes, tables):
     simulate(dut, bench)
 
 
-def test_byte_enables_write_only_their_bytes():
-    dut = Tables(config_of(1, 1))
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_byte_enables_write_only_their_bytes(lanes):
+    dut = Tables(config_of(lanes, 1))
 
     async def bench(ctx):
         for mask in range(16):
