@@ -228,7 +228,7 @@ def test_least_accuracy_gives_the_cheapest_that_reaches_it():
     [
         ({"limits": Limits(max_cycles=9)}, r"within the limits; the nearest one has [\d,]+ cycles, [\d,]+ bytes$"),
         ({"limits": Limits(min_accuracy=0.5)}, "a least accuracy needs labels"),
-        ({"kinds": ["int8", "int3"]}, "can't be chosen from int8, int3: name int8, int4, codebook, each at most once"),
+        ({"kinds": ["int8", "int3"]}, "from int8, int3: name int8, int4, codebook, nf4, each at most once"),
         ({"kinds": ["int8", "int8"]}, "each at most once"),
         ({"labels": np.zeros(3)}, r"labels have shape \(3,\)"),
     ],
