@@ -54,6 +54,7 @@ def test_calibration_by_hand():
     chances = np.array([[0.8, 0.2]] * 4 + [[0.6, 0.4]])
     bins = scores.reliability(chances, np.array([0, 0, 0, 1, 1]))
     assert scores.calibration_error(bins) == pytest.approx(0.16, abs=1e-12)
+    assert [entry.samples for entry in bins] == [0] * 8 + [1] + [0] * 2 + [4] + [0] * 3  # 0.6 and 0.8 are upper ends
     assert scores.reliability(np.array([[1.0, 0.0]]), np.array([0]))[-1] == scores.Bin(1, 1.0, 1.0)
 
 
