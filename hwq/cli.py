@@ -13,7 +13,22 @@ from typing import Annotated, Any
 
 import typer
 
-from hwq.commands import arch, build, check, compile, demo, estimate, flash, profile, quantize, rtl, run, search, verify
+from hwq.commands import (
+    arch,
+    build,
+    check,
+    compile,
+    demo,
+    estimate,
+    evaluate,
+    flash,
+    profile,
+    quantize,
+    rtl,
+    run,
+    search,
+    verify,
+)
 from hwq.errors import HwqError
 
 app = typer.Typer(
@@ -52,6 +67,7 @@ app.command()(check.check)
 app.command()(quantize.quantize)
 app.command()(quantize.sensitivity)
 app.command()(search.search)
+app.command()(evaluate.evaluate)
 app.command("compile")(compile.compile_)
 app.command()(run.run)
 app.command()(verify.verify)

@@ -285,7 +285,12 @@ REGISTERS: tuple[Register, ...] = (
         "control", "w", "bit 0 starts at `pc`; bit 1 aborts and clears every unit, the memories keep their contents"
     ),
     Register("status", "r", "bit 0 busy, bit 1 done, bits 15..8 `ErrorCode`"),
-    Register("pc", "rw", "slot of the next start; while busy and after a stop the slot being executed"),
+    Register(
+        "pc",
+        "rw",
+        "slot of the next start, modulo a power of two beyond the slots; while busy and after a stop the slot being "
+        "executed",
+    ),
     Register("watchdog", "rw", "cycles without progress until `ErrorCode.WATCHDOG`; 0 switches it off"),
     Register("cycles", "r", "cycles from start to done"),
     Register("cycles_mesh", "r", "cycles in which the mesh took a step"),

@@ -1,6 +1,6 @@
 """Fetch unit: which activation bytes each mesh row needs next, `rows` addresses a pass."""
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -97,7 +97,7 @@ class Fetch(wiring.Component):
         rows, fetch = config.rows, config.fetch_bytes
         width = config.cols << wide_blocks(d, config)
 
-        running, residual_phase = self.o_running, Signal()
+        running, residual_phase = self.o_running, Signal() if config.adder else Const(0)
         row = Signal(range(rows))
         slices = Signal(range(config.residual_passes))
         blocks_left = Signal.like(d.blocks)
@@ -174,15 +174,21 @@ class Fetch(wiring.Component):
         with m.If(res_pass & row_end):
             m.d.sync += slices.eq(Mux(slices_end, 0, slices + 1))
             with m.If(slices_end):
-                m.d.sync += [residual_phase.eq(0), buffer.eq(buffer + 1)]
+                m.d.sync += buffer.eq(buffer + 1)
         with m.If(ifm_pass & row_end):
             m.d.sync += [span_left.eq(span_left - fetch), offset.eq(offset + fetch)]
             with m.If(span_end):
                 m.d.sync += [span_left.eq(d.span), offset.eq(self.taps.following)]
             with m.If(tile_end):
-                m.d.sync += [offset.eq(0), residual_phase.eq(d.residual)]
+                m.d.sync += offset.eq(0)
             with m.If(ifm_reload):
                 m.d.sync += [blocks_left.eq(blocks_left - 1), running.eq(~last_block)]
+
+        if config.adder:
+            with m.If(res_pass & row_end & slices_end):
+                m.d.sync += residual_phase.eq(0)
+            with m.If(self.i_start | (ifm_pass & row_end & tile_end)):
+                m.d.sync += residual_phase.eq(d.residual)
 
         used = res_pass & row_end & slices_end
         with m.If(used & ~self.i_residual_done):
@@ -195,7 +201,6 @@ class Fetch(wiring.Component):
         with m.Elif(self.i_start):
             m.d.sync += [
                 running.eq(1),
-                residual_phase.eq(d.residual),
                 row.eq(0),
                 slices.eq(0),
                 blocks_left.eq(d.blocks),

@@ -1,6 +1,6 @@
 """Amaranth layouts of what `hwq.isa` declares; no bit position is written here."""
 
-from amaranth import Shape, Value
+from amaranth import Module, Shape, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
@@ -24,6 +24,13 @@ def descriptor_layout(config: ArrayConfig) -> data.StructLayout:
     return data.StructLayout(
         {field.name: Shape(config.kept_bits(field) or field.width, field.signed) for field in isa.DESCRIPTOR}
     )
+
+
+def kept_fields(m: Module, config: ArrayConfig, descriptor: data.View) -> data.View:
+    """Return `descriptor` with fields that the array hasn't tied to 0, which synthesis doesn't see of registers."""
+    kept = Signal(descriptor_layout(config))
+    m.d.comb += [kept[f.name].eq(descriptor[f.name]) for f in isa.DESCRIPTOR if config.kept_bits(f)]
+    return kept
 
 
 def field_width(config: ArrayConfig, name: str) -> int:

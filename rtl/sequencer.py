@@ -11,6 +11,7 @@ from rtl.layouts import (
     address_shape,
     descriptor_layout,
     field_slice,
+    kept_fields,
     param_address_shape,
     weight_address_shape,
 )
@@ -99,7 +100,7 @@ class Sequencer(wiring.Component):
         config = self._config
         upcoming = Signal(descriptor_layout(config)) if config.overlaps else self.o_front
         loading, loaded = Signal(), Signal()
-        next_pc = Signal(16)
+        next_pc = Signal(range(2 * config.slots))
         word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
         stray = Signal()
         error = Signal(isa.ErrorCode)
@@ -133,35 +134,36 @@ class Sequencer(wiring.Component):
                 m.d.sync += layer[name].eq(control.base)
 
         # check: the opcode, then the counts
+        read = kept_fields(m, config, upcoming)
         starts = {
-            isa.Opcode.CONV: (self.o_conv, config.cols << wide_blocks(upcoming, config)),
+            isa.Opcode.CONV: (self.o_conv, config.cols << wide_blocks(read, config)),
             isa.Opcode.DEPTHWISE: (self.o_depthwise, config.depthwise_cols),
         }
         if config.vector:
             starts[isa.Opcode.VECTOR] = self.o_vector, config.lanes
         known, too_many = Signal(), Signal()
-        with m.Switch(upcoming.opcode):
+        with m.Switch(read.opcode):
             for opcode, (_, most) in starts.items():
                 with m.Case(opcode):
-                    m.d.comb += [known.eq(1), too_many.eq(upcoming.last_channels > most)]
-        zero = [upcoming[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero]
+                    m.d.comb += [known.eq(1), too_many.eq(read.last_channels > most)]
+        zero = [read[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero]
         # an inner tap must keep at least one pixel, a depthwise layer has no second operand, a strip's kernel is small,
         # a product is of two bytes
-        is_depthwise, striped = upcoming.opcode == isa.Opcode.DEPTHWISE, upcoming.strips != 0
-        unfit = (upcoming.span > config.strip_columns) | (upcoming.taps_y > pipeline.STRIP_STEPS - 1)
-        uneven = upcoming.pixels[0] | (upcoming.taps_x != 1) | (upcoming.repeats != 0) | (upcoming.short_from != 0)
-        unary = (upcoming.opcode != isa.Opcode.VECTOR) | ~upcoming.residual | (upcoming.reduce != isa.Reduce.MAX)
-        lost = is_depthwise & (((upcoming.short_from != 0) & (upcoming.span == 1)) | upcoming.residual)
-        shapeless = lost | (striped & (unfit | uneven | ~is_depthwise)) | (upcoming.product & unary)
-        narrow = upcoming.int4 & (not config.int4 or upcoming.opcode == isa.Opcode.VECTOR)
-        bookless = not config.codebooks or (upcoming.opcode == isa.Opcode.VECTOR) | upcoming.int4
-        known_book = upcoming.codebook.matches(*isa.Codebook)
-        misread = ~known_book | ((upcoming.codebook != isa.Codebook.NONE) & bookless)
-        scaled = upcoming.scaled & (not config.block_scales or upcoming.opcode != isa.Opcode.CONV)
-        packed = upcoming.ifm_int4 | upcoming.ofm_int4
-        halves = upcoming.int4 | (upcoming.codebook != isa.Codebook.NONE) | upcoming.scaled
-        alone = (upcoming.opcode != isa.Opcode.CONV) | int(not config.act_int4) | (upcoming.ifm_int4 & halves)
-        past = upcoming.table > config.tables
+        is_depthwise, striped = read.opcode == isa.Opcode.DEPTHWISE, read.strips != 0
+        unfit = (read.span > config.strip_columns) | (read.taps_y > pipeline.STRIP_STEPS - 1)
+        uneven = read.pixels[0] | (read.taps_x != 1) | (read.repeats != 0) | (read.short_from != 0)
+        unary = (read.opcode != isa.Opcode.VECTOR) | ~read.residual | (read.reduce != isa.Reduce.MAX)
+        lost = is_depthwise & (((read.short_from != 0) & (read.span == 1)) | read.residual)
+        shapeless = lost | (striped & (unfit | uneven | ~is_depthwise)) | (read.product & unary)
+        narrow = read.int4 & (not config.int4 or read.opcode == isa.Opcode.VECTOR)
+        bookless = not config.codebooks or (read.opcode == isa.Opcode.VECTOR) | read.int4
+        known_book = read.codebook.matches(*isa.Codebook)
+        misread = ~known_book | ((read.codebook != isa.Codebook.NONE) & bookless)
+        scaled = read.scaled & (not config.block_scales or read.opcode != isa.Opcode.CONV)
+        packed = read.ifm_int4 | read.ofm_int4
+        halves = read.int4 | (read.codebook != isa.Codebook.NONE) | read.scaled
+        alone = (read.opcode != isa.Opcode.CONV) | int(not config.act_int4) | (read.ifm_int4 & halves)
+        past = read.table > config.tables
         wrong = (stray, too_many, shapeless, narrow, misread, scaled, packed & alone, past)
         bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
         early, inside = Signal(), Signal()

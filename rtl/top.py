@@ -19,7 +19,7 @@ from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import HostPort
 from rtl.issue import Issue
-from rtl.layouts import address_shape, param_address_shape
+from rtl.layouts import address_shape, kept_fields, param_address_shape
 from rtl.lookahead import Lookahead
 from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
@@ -71,7 +71,7 @@ class Accelerator(wiring.Component):
             word_bytes=config.cols, depth=config.weight_words, one_port=config.one_port
         )
         m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
-        descriptor, front = sequencer.o_descriptor, sequencer.o_front
+        descriptor, front = (kept_fields(m, config, layer) for layer in (sequencer.o_descriptor, sequencer.o_front))
         use_strips = delayed(m, front.strips != 0, 1)  # no step comes with the start
         m.submodules.fetch = fetch = Fetch(config)
         m.submodules.depthwise = depthwise = Depthwise(config)

@@ -51,14 +51,17 @@ def test_file_without_act_bits_has_8(tmp_path):
 def test_digest_changes_with_every_size():
     narrow = dataclasses.replace(GOOD, lanes=2, act_bits=4)
     digests = {GOOD.digest(), narrow.digest()}
+    small = ({"adder": 0}, {"adder": 0, "vector": 0}, {"count_bits": 10}, {"monitor": 0})
+    small += (ONE_PORT, ONE_PORT | {"sum_bits": 24})
+    named = {name for changes in small for name in changes} - {"weight_bits", "codebooks", "block_scales"}
     for field in dataclasses.fields(GOOD):
-        if field.name in ("name", "lanes", "act_bits", "act_ports", "adder"):
+        if field.name in {"name", "lanes", "act_bits"} | named:
             continue
         value = getattr(GOOD, field.name)
         other = 1 - value if field.name in ("codebooks", "block_scales") else value * 2
         digests.add(dataclasses.replace(GOOD, **{field.name: other}).digest())
     digests.add(dataclasses.replace(narrow, act_bits=8).digest())
-    digests |= {dataclasses.replace(GOOD, **changes).digest() for changes in ({"adder": 0}, ONE_PORT)}
+    digests |= {dataclasses.replace(GOOD, **changes).digest() for changes in small}
     assert len(digests) == len(dataclasses.fields(GOOD))
 
 
@@ -87,6 +90,12 @@ def test_digest_changes_with_every_size():
         ("act_bits", 5, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 5"),
         ("act_bits", 4, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 4"),
         ("adder", 2, "adder must be 0 or 1, not 2"),
+        ("vector", 0, "vector must be 1, or 0 without an adder, not 0"),
+        ("sum_bits", 23, "sum_bits must be 32, or in 24..31 with weight_bits 8 and no block_scales, not 23"),
+        ("sum_bits", 24, "sum_bits must be 32, or in 24..31 with weight_bits 8 and no block_scales, not 24"),
+        ("count_bits", 7, "count_bits must be in 8..16, not 7"),
+        ("count_bits", 17, "count_bits must be in 8..16, not 17"),
+        ("monitor", 2, "monitor must be 0 or 1, not 2"),
         ("act_ports", 3, "act_ports must be 2, or 1 with fetch_bytes 4, .* and no block_scales, not 3"),
         ("act_ports", 1, "act_ports must be 2, or 1 with .* and no block_scales, not 1"),
         ("name", 3, "name must be a string, not 3"),

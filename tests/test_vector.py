@@ -12,6 +12,7 @@ from hwq.compiler import load
 from hwq.config import PRESETS
 from hwq.layout import Nest
 from hwq.mesh_copy import mesh_parts
+from tests.onnx_models import Builder
 from tests.random_networks import RandomNetwork
 
 ARCHES = [PRESETS["ice40-4x4"], replace(PRESETS["ecp5-8x16"], name="no-vector", adder=0, vector=0)]
@@ -36,6 +37,17 @@ def test_random_networks_without_vector_layers(arch):
         assert isa.Opcode.VECTOR not in {d["opcode"] for d in layers}
         copies += sum(d["opcode"] == isa.Opcode.DEPTHWISE and d["taps_y"] * d["span"] == 1 for d in layers)
     assert copies >= 5
+
+
+def test_sums_of_more_bits_than_the_array_has_run_on_the_host():
+    arch = replace(ARCHES[0], count_bits=16)
+    for weight, fits in ((63, True), (127, False)):
+        b = Builder()
+        x = b.dequantize(b.quantize(b.input("x", (1, 600)), 0.01, 0), 0.01, 0)
+        y = b.node("MatMul", [x, b.weight(np.full((600, 8), weight, np.int8), 0.01)])
+        program = hwq.compile(b.model(b.dequantize(b.quantize(y, 1.0, 0), 1.0, 0)), arch)
+        reasons = [node.reason for node in program.host_nodes if node.reason.startswith("Sums may need")]
+        assert bool(reasons) != fits
 
 
 def descriptors(program):

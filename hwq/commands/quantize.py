@@ -29,6 +29,7 @@ class Weights(enum.StrEnum):
     int8 = "int8"
     int4 = "int4"
     codebook = "codebook"
+    nf4 = "nf4"
     mixed = "mixed"
 
 

@@ -35,6 +35,7 @@ class Kind(enum.StrEnum):
     int8 = "int8"
     int4 = "int4"
     codebook = "codebook"
+    nf4 = "nf4"
 
 
 def search(

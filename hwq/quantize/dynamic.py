@@ -21,6 +21,7 @@ from hwq.quantize.codebook import kmeans
 from hwq.quantize.network import Layer, analyse
 from hwq.quantize.prepare import prepare
 from hwq.quantize.recipe import BITS, Recipe
+from hwq.weights import NF4
 
 _INTEGER = {"Conv": "ConvInteger", "Gemm": "MatMulInteger", "MatMul": "MatMulInteger"}
 
@@ -115,6 +116,8 @@ def _integers(layer: Layer, kind: str) -> tuple[Array, Array]:
     kernels, bits = layer.kernels.astype(np.float64), BITS[kind]
     scale = np.maximum(rounding.plain_scales(kernels, bits), np.finfo(np.float32).tiny).astype(np.float32)
     wanted, allowed = kernels / scale[:, np.newaxis], rounding.levels(bits)
-    if kind == "codebook":
+    if kind == "nf4":
+        allowed = NF4
+    elif kind == "codebook":
         allowed = kmeans(wanted, bounds=(int(allowed[0]), int(allowed[-1])))
     return layer.from_kernels(rounding.rounded(wanted, allowed).astype(np.int8)), scale

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwq.errors import ModelError
 from hwq.ir import Array
 from hwq.quantize.network import Layer, Network, clamp_bounds
+from hwq.quantize.nf4 import BLOCK
 from hwq.quantize.prepare import constants
 
 _INT32 = np.iinfo(np.int32)
@@ -30,17 +31,15 @@ class Weights:
         8, or at most 4.
     bias : float32 (O,)
         Of the layer's sums, not yet rounded.
+    factors : uint8 (O, blocks) or None
+        Of each `BLOCK` inputs, times `scale`.
     """
 
     values: Array
     scale: Array
     bits: int
     bias: Array
-
-    @property
-    def kernels(self) -> Array:
-        """What the integers stand for, float32 (O, K)."""
-        return self.values.astype(np.float32) * self.scale[:, np.newaxis]
+    factors: Array | None = None
 
 
 @dataclass(eq=False)
@@ -148,6 +147,8 @@ class _Writer:
             return self.constant(f"{layer.name}_weight", layer.weight)
         kind = TensorProto.INT4 if weights.bits <= 4 else TensorProto.INT8
         values = layer.from_kernels(weights.values)
+        if weights.factors is not None:
+            return self.blocked_weight(f"{layer.name}_weight", values, weights.factors * weights.scale[:, None], layer)
         return self.constant_weight(f"{layer.name}_weight", values, kind, weights.scale, layer.axis)
 
     def bias(self, layer: Layer, weights: Weights | None) -> str:
@@ -171,6 +172,17 @@ class _Writer:
 
     def integers(self, name: str, values: Array, kind: int) -> str:
         return self.constant(name, np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(kind)))
+
+    def blocked_weight(self, name: str, values: Array, scale: Array, layer: Layer) -> str:
+        """Add a weight behind DequantizeLinear, with a scale (O, blocks) for each block of an output's inputs."""
+        shape = (*scale.shape, *layer.weight.shape[2:]) if layer.axis == 0 else scale.shape
+        wide = np.broadcast_to(scale.reshape(*scale.shape, *(1,) * (len(shape) - 2)), shape).astype(np.float32)
+        scales = self.constant(f"{name}_scale", np.moveaxis(wide, 0, layer.axis))
+        output, stored = f"{name}_dequantized", self.constant(f"{name}_quantized", values)
+        inputs, axis = [stored, scales], 1 - layer.axis
+        node = helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis, block_size=BLOCK)
+        self.nodes.append(node)
+        return output
 
     def quantize(self, name: str, source: str) -> None:
         scale, zero_point = self.grid.tensors[name]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq.quantize.codebook import encode
+from hwq.quantize.network import Layer
 from hwq.second_level import second_level
 from hwq.weights import NF4
 
@@ -28,6 +29,9 @@ BLOCKS = 256
 """Scales that share a float32 in QLoRA."""
 
 _UNIT = int(NF4.max())
+
+_TOP_BITS = 7
+"""Of an output's greatest factor."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +114,37 @@ def quantize(weight: Array, size: int = BLOCK, blocks: int | None = None) -> Nf4
     step = (scale * level.astype(np.float64))[:, np.newaxis]
     position = np.divide(tiles, step, out=np.zeros_like(tiles), where=step > 0)
     return Nf4(encode(position, NF4).reshape(inputs, outputs), scale, level, len(levels), size)
+
+
+def block_factors(layer: Layer, kernels: Array) -> npt.NDArray[np.uint8] | None:
+    """Return integers, (O, blocks), that the scales of blocks of `BLOCK` inputs are multiples by; None: one block.
+
+    An output's greatest one is a power of two, so that its scale, found again by who reads the model, is the same
+    float32; the sums of uint8 activations stay within 30 bits. Groups and kernels of several rows and columns have one
+    scale an output: the array takes no blocks of those.
+
+    Parameters
+    ----------
+    layer : Layer
+    kernels : float (O, K)
+        Its weights, a row an output.
+    """
+    inputs = kernels.shape[1] // _taps(layer)
+    if inputs <= BLOCK or layer.groups > 1 or min(layer.weight.shape[2:], default=1) > 1:
+        return None
+    tiles = np.abs(kernels).reshape(len(kernels), inputs, -1).max(axis=2)
+    largest = np.maximum.reduceat(tiles, range(0, inputs, BLOCK), axis=1)
+    top = 1 << min(max((1 << 30) // (kernels.shape[1] * _UNIT * 255), 1).bit_length() - 1, _TOP_BITS)
+    whole = np.maximum(largest.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return np.ceil(largest / whole * top).clip(1).astype(np.uint8)
+
+
+def spread_factors(layer: Layer, factors: npt.NDArray[np.uint8]) -> Array:
+    """Return the factor of every weight, (O, K)."""
+    taps = _taps(layer)
+    inputs = layer.kernels.shape[1] // taps
+    return factors.repeat(BLOCK, axis=1)[:, :inputs].repeat(taps, axis=1).astype(np.float64)
+
+
+def _taps(layer: Layer) -> int:
+    return int(np.prod(layer.weight.shape[2:])) if layer.node.op_type == "Conv" else 1

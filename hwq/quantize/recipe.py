@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hwq.errors import HwqError
 
-BITS = {"int8": 8, "int4": 4, "codebook": 8}
+BITS = {"int8": 8, "int4": 4, "codebook": 8, "nf4": 8}
 """What a layer's weights can be, and the bits that its scale is for."""
 
 ACTIVATION_BITS = {"uint8": 8, "uint4": 4}
@@ -34,8 +34,9 @@ class Recipe:
     Members
     -------
     weights : str or mapping of layer to str
-        ``int8``; ``int4``; ``codebook``, int8 of which a layer has sixteen different ones; or ``mixed``, which leaves
-        int8 to the layers that need it most and gives int4 to the rest. Layers that a mapping doesn't have are int8.
+        ``int8``; ``int4``; ``codebook``, int8 of which a layer has sixteen different ones; ``nf4``, the levels of
+        `hwq.weights.NF4` with a scale for each 64 inputs; or ``mixed``, which leaves int8 to the layers that need it
+        most and gives int4 to the rest. Layers that a mapping doesn't have are int8.
     activations : str
         ``uint8`` or ``uint4``, of the tensors between layers; the network's inputs and outputs are uint8.
     method : Method

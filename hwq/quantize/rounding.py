@@ -40,9 +40,15 @@ def nearest(weight: Array, scale: Array, allowed: Array) -> Array:
     Parameters
     ----------
     weight : float array (..., K)
-    scale : float array (...)
+    scale : float array (...) or (..., K)
+        Of rows, or of single weights.
     """
-    return rounded(weight / scale[..., np.newaxis], allowed)
+    return rounded(weight / spread(scale, weight), allowed)
+
+
+def spread(scale: Array, weight: Array) -> Array:
+    """Return scales of rows, (...), or of weights, (..., K), as those of weights."""
+    return np.broadcast_to(scale if scale.ndim == weight.ndim else scale[..., np.newaxis], weight.shape)
 
 
 def plain_scales(weight: Array, bits: int) -> Array:
@@ -90,26 +96,28 @@ def refit(weight: Array, moments: Moments) -> Array:
 def fitted(weight: Array, scale: Array, allowed: Array, covariance: Array) -> Array:
     """Return integers, (G, R, K), of those `allowed`, whose products with `scale` change the sums of `weight` little.
 
+    Scales are those of rows, (G, R), or of single weights, (G, R, K).
+
     GPTQ: weight after weight is rounded, and the error it makes is taken up by those still to come. Then weights change
     one at a time, as long as each change alone lowers the error.
     """
-    covariance = damped(covariance)
+    covariance, scale = damped(covariance), spread(scale, weight)
     factor = np.linalg.cholesky(np.linalg.inv(covariance)).swapaxes(1, 2)
     rest, values = weight.copy(), np.zeros_like(weight)
     for k in range(weight.shape[-1]):
-        values[..., k] = rounded(rest[..., k] / scale, allowed)
-        error = (rest[..., k] - values[..., k] * scale) / factor[:, k, k, np.newaxis]
+        values[..., k] = rounded(rest[..., k] / scale[..., k], allowed)
+        error = (rest[..., k] - values[..., k] * scale[..., k]) / factor[:, k, k, np.newaxis]
         rest[..., k:] -= error[..., np.newaxis] * factor[:, np.newaxis, k, k:]
-    slope = (values * scale[..., np.newaxis] - weight) @ covariance
+    slope = (values * scale - weight) @ covariance
     for _ in range(_SWEEPS):
         moved = False
         for k in range(weight.shape[-1]):
-            wanted = values[..., k] - slope[..., k] / (covariance[:, k, k, np.newaxis] * scale)
+            wanted = values[..., k] - slope[..., k] / (covariance[:, k, k, np.newaxis] * scale[..., k])
             step = rounded(wanted, allowed) - values[..., k]
             if step.any():
                 moved = True
                 values[..., k] += step
-                slope += (step * scale)[..., np.newaxis] * covariance[:, np.newaxis, k]
+                slope += (step * scale[..., k])[..., np.newaxis] * covariance[:, np.newaxis, k]
         if not moved:
             break
     return values

@@ -16,13 +16,15 @@ from hwq.quantize.emit import Grid, Weights, dequantized, emit
 from hwq.quantize.equalize import equalize
 from hwq.quantize.lattice import weight_scales
 from hwq.quantize.network import Layer, Network, analyse
+from hwq.quantize.nf4 import block_factors, spread_factors
 from hwq.quantize.prepare import prepare
 from hwq.quantize.recipe import BITS, Progress, Recipe
 from hwq.quantize.samples import Data, Feeds, Replay, feeds_of
 from hwq.quantize.scales import activations, widths
 from hwq.quantize.statistics import Moments, measurable, moments
+from hwq.weights import NF4
 
-_REFITTED = ("int4", "codebook")
+_REFITTED = ("int4", "codebook", "nf4")
 """Whose weights are moved before they are rounded; with more levels, there is nothing to make up for."""
 
 
@@ -125,22 +127,30 @@ def _solve_layer(
     kernels = layer.kernels.astype(np.float64)
     weight = kernels.reshape(layer.groups, -1, kernels.shape[-1])
     fit, bits = (known if recipe.fit else None), BITS[kind]
-    if fit is None:
+    if fit is not None and kind in _REFITTED:
+        weight = rounding.refit(weight, fit)
+    factors = block_factors(layer, weight.reshape(kernels.shape)) if kind == "nf4" else None
+    if factors is not None:
+        least = np.abs(weight).max(axis=-1) / (NF4.max() * factors.max(axis=1).reshape(weight.shape[:2]))
+    elif fit is None or kind == "nf4":  # whose levels reach from end to end
         least = rounding.plain_scales(weight, bits)
     else:
-        weight = rounding.refit(weight, fit) if kind in _REFITTED else weight
         least = rounding.best_scales(weight, bits, fit.xx)
     stored = weight_scales(x_scale, y_scale, least.reshape(-1))
-    scale = stored.astype(np.float64).reshape(weight.shape[:2])
+    scale = rounding.spread(stored.astype(np.float64).reshape(weight.shape[:2]), weight)
+    if factors is not None:
+        scale = scale * spread_factors(layer, factors).reshape(weight.shape)
     allowed = rounding.levels(bits)
-    if kind == "codebook":
-        allowed = kmeans(weight / scale[..., np.newaxis], bounds=(int(allowed[0]), int(allowed[-1])))
+    if kind == "nf4":
+        allowed = NF4
+    elif kind == "codebook":
+        allowed = kmeans(weight / scale, bounds=(int(allowed[0]), int(allowed[-1])))
     if fit is None:
         values = rounding.nearest(weight, scale, allowed)
     else:
         values = rounding.fitted(weight, scale, allowed, fit.xx)
     bias = layer.bias
     if known is not None and recipe.correct_bias:
-        made = (values * scale[..., np.newaxis] * known.x[:, np.newaxis]).sum(axis=-1)
+        made = (values * scale * known.x[:, np.newaxis]).sum(axis=-1)
         bias = (known.y - made.reshape(-1)).astype(np.float32)
-    return Weights(values.reshape(kernels.shape).astype(np.int8), stored, bits, bias)
+    return Weights(values.reshape(kernels.shape).astype(np.int8), stored, bits, bias, factors)

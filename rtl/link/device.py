@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from hwq import frames
+from hwq import frames, isa
 from hwq.frames import Kind
 from rtl.bus import BusSignature
 from rtl.link.frames import FrameReceiver, FrameSender
@@ -49,7 +49,10 @@ class LinkDevice(wiring.Component):
             receiver.i_address.eq(place),
             behind.eq(expected - sequence),
             last.eq(index == words - 1),
-            bus.adr.eq(address[2:] + index),
+            # a frame stays in its window
+            bus.adr.eq(
+                Cat((address[2 : isa.REGION_SHIFT] + index)[: isa.REGION_SHIFT - 2], address[isa.REGION_SHIFT :])
+            ),
             bus.dat_w.eq(word),
             bus.sel.eq(0xF),
         ]

@@ -59,7 +59,7 @@ def test_a_network_of_every_kind_of_layer():
     assert made.ir_version <= 10
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("weights", ["int8", "int4", "nf4"])
 def test_every_rung_is_equal(weights):
     made = quantize_dynamic(convnet(), Recipe(weights=weights))
     checked = hwq.verify(made, "sim-4x4", inputs={"x": samples(3)}, targets=["reference", "machine"])

@@ -274,7 +274,7 @@ def test_chosen_layers_have_chosen_weights():
 
 
 def test_bad_recipes_are_refused():
-    with pytest.raises(HwqError, match="weights can't be 'int2': choose from int8, int4, codebook, mixed"):
+    with pytest.raises(HwqError, match="weights can't be 'int2': choose from int8, int4, codebook, nf4, mixed"):
         Recipe(weights="int2")
     with pytest.raises(HwqError, match="weights can't be 'mixed': choose from int8, int4, codebook"):
         Recipe(weights={"conv": "mixed"})

@@ -38,6 +38,19 @@ def test_the_smallest_core(accelerator):
         rng = np.random.default_rng(seed)
         compare(driver, programs.random_machine(config, rng, int(rng.integers(1, 9))))
     machine = programs.random_machine(config, np.random.default_rng(0), 1)
+    machine.act[:2048], machine.weights[:] = -128, -128  # sums beyond 24 bits
+    layer = {"opcode": isa.Opcode.CONV, "row_pixels": 4, "pixels": 4, "taps_y": 1, "taps_x": 1, "span": 1000}
+    layer |= {
+        "lo": -128,
+        "hi": 127,
+        "blocks": 1,
+        "last_channels": 4,
+        "ifm_x_step": 2,
+        "ofm_base": 3000,
+        "ofm_x_step": 4,
+    }
+    programs.set_program(machine, [layer])
+    compare(driver, machine)
     programs.set_program(machine, [{"opcode": isa.Opcode.VECTOR}])
     load(driver, machine)
     assert machine.run().error is isa.ErrorCode.ILLEGAL_OPCODE

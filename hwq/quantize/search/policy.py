@@ -40,7 +40,8 @@ def search(problem: Problem, limits: Limits, evaluations: int, seed: int) -> Non
             problem.progress("Training a policy", number * steps + step, len(targets) * steps)
             draws = np.stack([draw(softmax(logits), rng) for _ in range(BATCH)])
             points = [problem.measure(tuple(problem.kinds[kind] for kind in row)) for row in draws]
-            logits += RATE * gradient(logits, draws, [reward(problem, limits, point, target) for point in points])
+            earned = [reward(problem, limits, point, target) for point in points]
+            logits += RATE * gradient(draws, len(problem.kinds), earned)
         problem.measure(tuple(problem.kinds[kind] for kind in logits.argmax(axis=1)))
 
 
@@ -50,18 +51,19 @@ def reward(problem: Problem, limits: Limits, point: Point, target: float) -> flo
     return -math.log(max(problem.loss(point), 1e-12)) - PENALTY * over
 
 
-def gradient(logits: Array, draws: Array, rewards: list[float]) -> Array:
-    """Return the policy gradient, (layers, kinds): of the mean reward, its own mean and deviation for a baseline.
+def gradient(draws: Array, kinds: int, rewards: list[float]) -> Array:
+    """Return the policy gradient, (layers, kinds), of the mean reward, its own mean and deviation for a baseline.
+
+    Rewards less their mean add up to 0, so what the policy expects of a draw drops out.
 
     Parameters
     ----------
-    logits : float64 (layers, kinds)
     draws : int (n, layers)
+    kinds : int
     rewards : list of n floats
     """
     advantage = (np.array(rewards) - np.mean(rewards)) / max(float(np.std(rewards)), 1e-9)
-    chosen = np.eye(logits.shape[1])[draws]
-    return (advantage[:, np.newaxis, np.newaxis] * (chosen - softmax(logits))).mean(axis=0)
+    return (advantage[:, np.newaxis, np.newaxis] * np.eye(kinds)[draws]).mean(axis=0)
 
 
 def draw(probabilities: Array, rng: np.random.Generator) -> Array:

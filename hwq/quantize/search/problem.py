@@ -159,7 +159,7 @@ class Problem:
 
 def storage(weights: Iterable[str]) -> str:
     """Return how `hwq.compile` should store the weights of an assignment."""
-    return "codebook" if "codebook" in weights else "auto"
+    return "codebook" if {"codebook", "nf4"} & set(weights) else "auto"
 
 
 def front(points: Iterable[Point], problem: Problem, axis: str) -> list[Point]:

@@ -1,0 +1,1 @@
+"""What a classifier's quantization changes: accuracy by class, confidence, robustness, and telling the unknown."""
