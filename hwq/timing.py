@@ -72,7 +72,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
                     go, start = early, early + 1
                     walk.follow(before, start)
             walk.layer()
-            first = start + walk.begin
+            first = start + 1
             walk.shift(start)
             issued, end, before = walk.next_step, walk.end, None if d["scaled"] else walk
         macs = pixels(d) * (weight_words(d) << d["ifm_int4"]) * channels(d, config) * (d["opcode"] != isa.Opcode.VECTOR)
@@ -281,7 +281,6 @@ class _Walk:
         self._paired = False  # the block has two channels on every column
         self.launch = 1  # earliest next pass
         self.taken = 1  # when the waiting half was last taken
-        self.begin = 1  # when the first step, or the first read of a book, may be
         self.next_step = 1  # earliest next step
         self.last_step = 0  # the last tile's last step
         self.hold = 0  # earliest next last step
@@ -304,7 +303,7 @@ class _Walk:
             if weights.has_book(d["codebook"], block):
                 self.next_step += pipeline.BOOK_LOAD
             elif d["opcode"] == isa.Opcode.DEPTHWISE and block == 0:
-                self.begin = self.next_step = self.next_step + pipeline.STEP_LATENCY
+                self.next_step += pipeline.STEP_LATENCY
             if d["opcode"] == isa.Opcode.CONV:
                 self._conv_block(channels)
             elif d["strips"]:
