@@ -47,6 +47,7 @@ def table() -> str:
         if "clock_mhz" in row:
             counts = [_count(row["resources"], kind) for kind in ("LUT", "FF", "DSP", "RAM")]
             reached = ", ".join(f"{mhz:.1f}" for mhz in row["seeds"].values()) or "too large"
+            reached += ": missed" * bool(row["seeds"] and row["problem"])
             cells = [row["device"], f"`{row['config']['name']}`", *counts, f"{row['lut_per_pe']:g}"]
             compared = row.get("netlist")
             cells += [f"{row['clock_mhz']:g} MHz", reached]
