@@ -154,7 +154,9 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(bool(stale))
     for board in boards:
         row = known.get((BOARDS.index(board), find(board).arch))
-        if row is None or 0 < len(row["seeds"]) < arguments.seeds or is_stale(row):
+        routed = row["seeds"] if row else {}
+        more = 0 < len(routed) < arguments.seeds or (routed and arguments.workloads and "cycles" not in row)
+        if row is None or more or is_stale(row):
             keep(measure(board, arguments.seeds, arguments.workloads))
         for config in PROBES.get(board, ()) if arguments.probes else ():
             row = known.get((BOARDS.index(board), config.name))
