@@ -4,6 +4,7 @@
 #   make test        make check, then every test
 #   make campaign    the long form of what the tests try a little of
 #   make boards      what boards/results.json holds of another gateware, built again; hours
+#   make netlist     the bundled model on netlists in two FPGAs' cells; minutes
 #   make check       formatting, lint, types, import contracts, generated tables
 #   make train-demo  train and quantize the bundled model again
 #   make clean       remove .venv, caches and build products
@@ -19,7 +20,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 TRAIN_STAMP := $(VENV)/.installed-train
 PAGES := $(wildcard README.md */README.md)
 
-.PHONY: demo test campaign boards check train-demo clean
+.PHONY: demo test campaign boards netlist check train-demo clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -31,10 +32,15 @@ test: check
 campaign: $(DEV_STAMP)
 	HWQ_LINK_FRAMES=100000 HWQ_LINK_RTL_FRAMES=1000 \
 	    $(RUN) pytest -n auto tests/link/test_faults.py tests/link/test_rtl_device.py --durations=0 -vv
+	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
 
 boards: $(DEV_STAMP)
 	$(RUN) boards.measure --probes $(if $(HWQ_WORKLOADS),--workloads $(HWQ_WORKLOADS))
 	$(RUN) cogapp -r -I . $(PAGES)
+
+netlist: $(DEV_STAMP)
+	$(BIN)/hwq verify hwq/demo/digits.onnx --arch ecp5-4x4 --targets machine,netlist:colorlight-i5
+	$(BIN)/hwq verify hwq/demo/digits.onnx --arch ice40-4x4 --targets machine,netlist:icebreaker
 
 check: $(DEV_STAMP)
 	$(RUN) ruff check

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from boards.clocks import Ecp5Pll, Ice40Pll
+from amaranth.vendor import GowinPlatform, LatticeECP5Platform, SiliconBluePlatform
+
+from boards.clocks import Ecp5Pll, GowinPll, Ice40Pll
 from hwq.errors import HwqError
 
 Path = tuple[Any, ...]
 """Of a pin: resource, number and, inside it, the names of its parts."""
 
-PLLS: Mapping[str, type[Ice40Pll] | type[Ecp5Pll]] = {"iCE40": Ice40Pll, "ecp5": Ecp5Pll}
-"""The PLL of each family, as Amaranth names them."""
+PLLS: Mapping[type, type[Ice40Pll] | type[Ecp5Pll] | type[GowinPll]] = {
+    SiliconBluePlatform: Ice40Pll,
+    LatticeECP5Platform: Ecp5Pll,
+    GowinPlatform: GowinPll,
+}
+"""The PLL of each family's platforms."""
 
 MAX_BAUD_ERROR = 0.02
 """Share of a bit by which the device's may be longer or shorter."""
@@ -80,7 +86,7 @@ class Board:
         """
         platform = self.open_platform()
         input_hz, wanted = platform.lookup(*self.input).clock.frequency, wanted_hz or self.clock_hz
-        pll = None if wanted == input_hz else PLLS[platform.family].near(input_hz, wanted)
+        pll = None if wanted == input_hz else self._pll().near(input_hz, wanted)
         hz = input_hz if pll is None else pll.hz
         divisor = round(hz / self.baud)
         if divisor < 4 or abs(hz / divisor / self.baud - 1) > MAX_BAUD_ERROR:
@@ -89,6 +95,9 @@ class Board:
                 f"{self.baud:,} baud can't be divided from {hz / 1e6:g} MHz; choose a clock near {near:g} MHz (--clock)"
             )
         return Clock(hz, divisor, pll)
+
+    def _pll(self) -> type[Ice40Pll] | type[Ecp5Pll] | type[GowinPll]:
+        return next(pll for platform, pll in PLLS.items() if issubclass(self.platform, platform))
 
 
 @dataclass(frozen=True)
@@ -100,10 +109,10 @@ class Clock:
     hz : float
     divisor : int
         Cycles a bit of the serial line.
-    pll : Ice40Pll, Ecp5Pll or None
+    pll : Ice40Pll, Ecp5Pll, GowinPll or None
         None where the oscillator itself is the clock.
     """
 
     hz: float
     divisor: int
-    pll: Ice40Pll | Ecp5Pll | None
+    pll: Ice40Pll | Ecp5Pll | GowinPll | None

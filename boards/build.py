@@ -123,7 +123,7 @@ def accelerator(config: ArrayConfig) -> Core:
 
 def plan_core(board: Board, core: Core, clock: Clock) -> flow.Plan:
     """Return the plan of a core on `board`."""
-    return flow.Plan.of(board.open_platform(), BoardTop(board, core(clock.divisor), clock))
+    return flow.Plan.of(board.open_platform(), BoardTop(board, core(clock.divisor), clock), clock.hz)
 
 
 def build_core(

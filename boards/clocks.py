@@ -1,7 +1,7 @@
 """Clocks from a board's oscillator: the arithmetic of each family's PLL, and the cell with its parameters.
 
 Sources: iCE40 sysCLOCK PLL Design and Usage Guide (FPGA-TN-02052), ECP5 sysClock PLL/DLL Design and Usage Guide
-(FPGA-TN-02200), and the families' data sheets for the limits.
+(FPGA-TN-02200), Gowin Clock User Guide (UG286), and the families' data sheets for the limits.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Ice40Pll:
                         for divq in range(1, 7):
                             yield cls(oscillator / 2**divq, divr, divf, divq, filter_range)
 
-    def cell(self, source: dict[str, Any], clock: Any, locked: Any) -> Instance:
-        """Return the cell; `source` names the input, a pad (io_PACKAGEPIN) or a net (i_REFERENCECLK)."""
+    def cell(self, source: Any, clock: Any, locked: Any, *, pad: bool = False) -> Instance:
+        """Return the cell; `source` is the input, with `pad` the pad itself."""
         return Instance(
-            "SB_PLL40_PAD" if "io_PACKAGEPIN" in source else "SB_PLL40_CORE",
+            "SB_PLL40_PAD" if pad else "SB_PLL40_CORE",
             p_FEEDBACK_PATH="SIMPLE",
             p_DIVR=Const(self.divr, 4),
             p_DIVF=Const(self.divf, 7),
@@ -73,7 +73,7 @@ class Ice40Pll:
             i_BYPASS=Const(0),
             o_PLLOUTGLOBAL=clock,
             o_LOCK=locked,
-            **source,
+            **{"io_PACKAGEPIN" if pad else "i_REFERENCECLK": source},
         )
 
 
@@ -120,8 +120,8 @@ class Ecp5Pll:
                     if 400e6 <= hz * clkop_div <= 800e6:
                         yield cls(hz, clki_div, clkfb_div, clkop_div)
 
-    def cell(self, source: dict[str, Any], clock: Any, locked: Any) -> Instance:
-        """Return the cell; `source` names the input (i_CLKI)."""
+    def cell(self, source: Any, clock: Any, locked: Any) -> Instance:
+        """Return the cell; `source` is the input."""
         return Instance(
             "EHXPLLL",
             a_ICP_CURRENT="12",
@@ -145,10 +145,79 @@ class Ecp5Pll:
             i_PHASELOADREG=Const(1),
             i_PLLWAKESYNC=Const(0),
             i_ENCLKOP=Const(0),
+            i_CLKI=source,
             i_CLKFB=clock,
             o_CLKOP=clock,
             o_LOCK=locked,
-            **source,
+        )
+
+
+@dataclass(frozen=True)
+class GowinPll:
+    """rPLL with internal feedback: ``hz = input * fbdiv / idiv``, ``oscillator = hz * odiv``.
+
+    Members
+    -------
+    hz : float
+        Output [Hz].
+    input_hz : float
+        Input [Hz].
+    idiv, fbdiv : int
+        1..64.
+    odiv : int
+        2, 4, 8, 16, 32, 48, 64, 80, 96, 112 or 128.
+    """
+
+    hz: float
+    input_hz: float
+    idiv: int
+    fbdiv: int
+    odiv: int
+
+    @classmethod
+    def near(cls, input_hz: float, wanted_hz: float) -> GowinPll:
+        """Return the PLL whose output is nearest to `wanted_hz`, the one with the fastest phase detector among equals.
+
+        The oscillator, 500..1250 MHz, runs as slowly as it can.
+
+        Raises
+        ------
+        HwqError
+            Where `wanted_hz` is outside 4..600 MHz.
+        """
+        _require(4e6 <= wanted_hz <= 600e6, wanted_hz, "4 to 600")
+        return min(cls._all(input_hz), key=lambda pll: (abs(pll.hz - wanted_hz), pll.idiv, pll.odiv))
+
+    @classmethod
+    def _all(cls, input_hz: float) -> Iterator[GowinPll]:
+        for idiv in range(1, 65):
+            if 3e6 <= input_hz / idiv <= 500e6:
+                for fbdiv in range(1, 65):
+                    hz = input_hz * fbdiv / idiv
+                    for odiv in (2, 4, 8, *range(16, 129, 16)):
+                        if 500e6 <= hz * odiv <= 1250e6:
+                            yield cls(hz, input_hz, idiv, fbdiv, odiv)
+
+    def cell(self, source: Any, clock: Any, locked: Any) -> Instance:
+        """Return the cell; `source` is the input."""
+        unused = {"RESET": 1, "RESET_P": 1, "CLKFB": 1, "FBDSEL": 6, "IDSEL": 6, "ODSEL": 6, "PSDA": 4, "DUTYDA": 4}
+        return Instance(
+            "rPLL",
+            p_FCLKIN=f"{self.input_hz / 1e6:g}",
+            p_IDIV_SEL=self.idiv - 1,
+            p_FBDIV_SEL=self.fbdiv - 1,
+            p_ODIV_SEL=self.odiv,
+            p_DYN_IDIV_SEL="false",
+            p_DYN_FBDIV_SEL="false",
+            p_DYN_ODIV_SEL="false",
+            p_DYN_DA_EN="true",
+            p_CLKFB_SEL="internal",
+            p_CLKOUT_BYPASS="false",
+            i_CLKIN=source,
+            i_FDLY=Const(0, 4),
+            o_CLKOUT=clock,
+            o_LOCK=locked,
+            **{f"i_{name}": Const(0, width) for name, width in unused.items()},
         )
 
 

@@ -27,8 +27,11 @@ FEATURES = {
 }
 """What each resource is linear in."""
 
+_18_KBIT = ((1, 16384), (2, 8192), (4, 4096), (9, 2048), (18, 1024), (36, 512))
+
 BLOCKS = {
-    "ecp5": ((1, 16384), (2, 8192), (4, 4096), (9, 2048), (18, 1024), (36, 512)),
+    "ecp5": _18_KBIT,
+    "GW2AR-18C": _18_KBIT,
     "iCE40": ((2, 2048), (4, 1024), (8, 512), (16, 256)),
 }
 """Shapes of each family's block RAM: bits of a word, words."""

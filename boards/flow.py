@@ -26,6 +26,10 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, and the steps done and to do."""
 
 
+LIMITS = (".lpf", ".pcf", ".cst")
+"""How names of files of constraints end."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A design's source and the three commands that make a bitstream of it.
@@ -44,15 +48,19 @@ class Plan:
     packing: tuple[str, ...]
 
     @classmethod
-    def of(cls, platform: Any, design: Elaboratable) -> Plan:
-        """Return the plan of `design` on a fresh Amaranth platform; the same sources give the same bytes."""
-        plan = platform.prepare(design, "top", emit_src=False, synth_opts=options(platform))
+    def of(cls, platform: Any, design: Elaboratable, hz: float) -> Plan:
+        """Return the plan of `design` on a fresh Amaranth platform; the same sources give the same bytes.
+
+        `hz` is what clocks are placed for that no constraint on a pin leads to.
+        """
+        overrides = {"synth_opts": options(platform), "nextpnr_opts": f"--freq {hz / 1e6:g}"}
+        plan = platform.prepare(design, "top", emit_src=False, **overrides)
         files = {name: text.encode() if isinstance(text, str) else text for name, text in plan.files.items()}
         files["top.il"] = unordered(plan.files["top.il"]).encode()
         synthesis, routing, packing, *_ = json.loads(files["build_top.json"])[
             "commands"
         ]  # what follows prepares a boot loader
-        kept = {name: data for name, data in files.items() if name.endswith((".il", ".ys", ".lpf", ".pcf", ".v"))}
+        kept = {name: data for name, data in files.items() if name.endswith((".il", ".ys", ".v", *LIMITS))}
         return cls(kept, tuple(synthesis), tuple(routing), tuple(packing))
 
     @property
@@ -75,12 +83,12 @@ class Plan:
     @property
     def routed(self) -> str:
         """Name of the routed design."""
-        return self.output(self.routing, "--textcfg", "--asc")
+        return self.output(self.routing, "--textcfg", "--asc", "--write")
 
     @property
     def bitstream(self) -> str:
         """Name of the bitstream."""
-        return self.output(self.packing, "--bit")
+        return self.output(self.packing, "--bit", "-o")
 
 
 def synthesize(plan: Plan) -> Path:
@@ -153,7 +161,7 @@ def pack(plan: Plan, routed: Path) -> Path:
 
 
 def _inputs(plan: Plan, netlist: Path) -> dict[str, bytes]:
-    limits = {name: data for name, data in plan.files.items() if name.endswith((".lpf", ".pcf"))}
+    limits = {name: data for name, data in plan.files.items() if name.endswith(LIMITS)}
     return {"top.json": (netlist / "top.json").read_bytes(), **limits}
 
 

@@ -62,9 +62,27 @@ def measure(board: str, seeds: int = DEFAULT_SEEDS, workloads: Path | None = Non
     found = report.to_dict()
     kept = ("board", "device", "inputs", "clock_mhz", "resources", "lut_per_pe", "seeds", "timing", "problem", "tools")
     row = {name: found[name] for name in kept} | {"config": config.to_dict()}
-    if workloads is not None and report.seeds:
-        row["cycles"] = cycles(config, workloads)
+    if report.seeds:
+        row["netlist"] = netlist(board, config)
+        if workloads is not None:
+            row["cycles"] = cycles(config, workloads)
     return row
+
+
+def netlist(board: str, config: ArrayConfig) -> dict[str, int] | None:
+    """Return the elements compared and the mismatches of the bundled network on the netlist in the board's cells.
+
+    None where there are no models of these cells.
+    """
+    import hwq
+    from hwq import demo
+    from sim.cells import READ
+
+    if find(board).open_platform().family.lower() not in READ:
+        return None
+    _tell(f"Running the demo on the netlist of {config.name}", 0, 0)
+    (_, rung) = hwq.verify(demo.model_path(), config, samples=1, targets=("machine", f"netlist:{board}")).rungs
+    return {"elements": rung.elements, "mismatches": rung.mismatches}
 
 
 def cycles(config: ArrayConfig, workloads: Path) -> dict[str, int]:
@@ -136,7 +154,9 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(bool(stale))
     for board in boards:
         row = known.get((BOARDS.index(board), find(board).arch))
-        if row is None or 0 < len(row["seeds"]) < arguments.seeds or is_stale(row):
+        routed = row["seeds"] if row else {}
+        more = 0 < len(routed) < arguments.seeds or (routed and arguments.workloads and "cycles" not in row)
+        if row is None or more or is_stale(row):
             keep(measure(board, arguments.seeds, arguments.workloads))
         for config in PROBES.get(board, ()) if arguments.probes else ():
             row = known.get((BOARDS.index(board), config.name))

@@ -10,6 +10,7 @@ from hwq.errors import HwqError
 
 BOARDS = (
     "icebreaker", "upduino", "ice40-hx8k", "ulx3s", "ecpix5", "orangecrab", "colorlight-i5", "colorlight-i9",
+    "tang-nano-20k",
 )  # fmt: skip
 
 

@@ -17,8 +17,13 @@ KINDS = {
     "ICESTORM_DSP": "DSP",
     "ICESTORM_RAM": "RAM",
     "ICESTORM_SPRAM": "SPRAM",
+    "LUT4": "LUT",
+    "DFF": "FF",
+    "MULT18X18": "DSP",
+    "BSRAM": "RAM",
 }
-"""nextpnr's names, and ours: an iCE40's logic cell is a LUT4 and a flip-flop, so ``LUT`` counts cells there."""
+"""nextpnr's names, and ours: an iCE40's logic cell is a LUT4 and a flip-flop, so ``LUT`` counts cells there; ``DSP``
+leaves out a Gowin's multipliers of 9 bits, of which two take the place of one."""
 
 REMEDIES = {
     "LUT": "choose a smaller array (rows, cols, lanes), weight_bits = 8, or a larger board",

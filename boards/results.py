@@ -40,15 +40,18 @@ def place(row: Row) -> tuple[int, str]:
 def table() -> str:
     """Return the boards' resources and clocks as a README's table."""
     lines = [
-        "| board | array | LUT | FF | DSP | RAM | LUT a PE | clock | fmax of each seed |",
-        "|---|---|--:|--:|--:|--:|--:|--:|---|",
+        "| board | array | LUT | FF | DSP | RAM | LUT a PE | clock | fmax of each seed | netlist |",
+        "|---|---|--:|--:|--:|--:|--:|--:|---|--:|",
     ]
     for row in rows():
         if "clock_mhz" in row:
             counts = [_count(row["resources"], kind) for kind in ("LUT", "FF", "DSP", "RAM")]
             reached = ", ".join(f"{mhz:.1f}" for mhz in row["seeds"].values()) or "too large"
+            reached += ": missed" * bool(row["seeds"] and row["problem"])
             cells = [row["device"], f"`{row['config']['name']}`", *counts, f"{row['lut_per_pe']:g}"]
+            compared = row.get("netlist")
             cells += [f"{row['clock_mhz']:g} MHz", reached]
+            cells.append(f"{compared['mismatches']} of {compared['elements']:,}" if compared else "-")
             lines.append(f"| {row['board']}, " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

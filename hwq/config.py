@@ -308,6 +308,10 @@ PRESETS: dict[str, ArrayConfig] = {
             weight_bits=4,
         ),
         ArrayConfig(
+            name="gowin-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
+            act_bytes=32 * KIB, weight_words=15 * KIB // 2, param_words=1024, slots=32, tables=4,
+        ),
+        ArrayConfig(
             name="ecp5-8x8", rows=8, cols=8, fetch_bytes=8, lanes=2,
             act_bytes=96 * KIB, weight_words=10 * KIB, param_words=512, slots=64, tables=4,
             weight_bits=4,

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from boards.board import Board
-from boards.flow import Plan, step
+from boards.build import accelerator, plan_core
+from boards.flow import step
 from boards.registry import find
-from boards.top import RESET_SECONDS, BoardTop
+from boards.top import RESET_SECONDS
 from hwq.config import ArrayConfig
 from sim.build import build
 from sim.cells import READ, models
+from sim.cells import family as family_of
 from sim.pins_bus import PRODUCT, PinsTransport
 
 _TO_VERILOG = "read_rtlil top.il\n{cells}\nproc -nomux -norom\nmemory_collect\nwrite_verilog -noattr -norename top.v\n"
@@ -28,11 +30,9 @@ def board_verilog(board: Board, config: ArrayConfig) -> str:
 
     The reset of the harness presses the board's button.
     """
-    from rtl.link.serial_core import SerialCore
-
-    platform, clock = board.open_platform(), board.clock()
-    source = Plan.of(platform, BoardTop(board, SerialCore(config, clock.divisor), clock)).files["top.il"]
-    family = platform.family.lower()
+    platform = board.open_platform()
+    family = family_of(platform)
+    source = plan_core(board, accelerator(config), board.clock()).files["top.il"]
     script = _TO_VERILOG.format(cells=_CELLS[family]).encode()
     folder = step("verilog", ("yosys", "-q", "top.ys"), {"top.il": source, "top.ys": script}, ["top.v"])
     pads = Path(__file__).with_name(f"pads_{family}.v").read_text(encoding="utf-8")

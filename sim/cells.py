@@ -5,12 +5,29 @@ from __future__ import annotations
 import importlib.resources
 import re
 from pathlib import Path
+from typing import Any
+
+from hwq.errors import HwqError
 
 READ = {
     "ecp5": "read_verilog -overwrite +/ecp5/cells_sim.v",
     "ice40": "read_verilog -overwrite -defer +/ice40/cells_sim.v\ndelete *SB_SPRAM256KA",
 }
 """Yosys commands that bring its models, by family; it would take an iCE40's SPRAM for 262,144 registers."""
+
+
+def family(platform: Any) -> str:
+    """Return the family of an Amaranth platform, as Yosys calls it.
+
+    Raises
+    ------
+    HwqError
+        Where there are no models of its cells.
+    """
+    name = str(platform.family).lower()
+    if name not in READ:
+        raise HwqError(f"There are no models of the cells of {platform.device}; choose a board of {' or '.join(READ)}")
+    return name
 
 
 def models(family: str) -> str:

@@ -16,6 +16,7 @@ from boards.synthesis import options, unordered
 from hwq.config import ArrayConfig
 from sim.build import LIBRARY
 from sim.cells import READ, models
+from sim.cells import family as family_of
 from sim.verilator_bus import VerilatorBus, open_library
 
 BOARD = "ulx3s"
@@ -47,7 +48,7 @@ def netlist(config: ArrayConfig, board: str) -> str:
     from rtl.top import Accelerator
 
     platform = find(board).open_platform()
-    family = platform.family.lower()
+    family = family_of(platform)
     source = unordered(rtlil.convert(Accelerator(config), name="top", platform=platform, emit_src=False))
     script = _SYNTHESIS.format(family=family, options=options(platform))
     inputs = {"top.il": source.encode(), "top.ys": script.encode()}

@@ -1,10 +1,10 @@
-"""PLLs: the arithmetic beside icepll's and ecppll's, and the limits of the data sheets."""
+"""PLLs: the arithmetic beside icepll's, ecppll's and gowin_pll's, and the limits of the data sheets."""
 
 import itertools
 
 import pytest
 
-from boards.clocks import Ecp5Pll, Ice40Pll
+from boards.clocks import Ecp5Pll, GowinPll, Ice40Pll
 from boards.registry import BOARDS, find
 from hwq.errors import HwqError
 
@@ -30,6 +30,16 @@ def test_ice40_divides_as_icepll_does(i, o, divr, divf, divq, filter_range):
 
 def test_ecp5_divides_as_ecppll_does():
     assert Ecp5Pll.near(25 * MHZ, 100 * MHZ) == Ecp5Pll(100 * MHZ, 1, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("o", "idiv_sel", "fbdiv_sel", "odiv_sel"),
+    [(54, 0, 1, 16), (60, 8, 19, 16), (33, 8, 10, 16), (100, 6, 25, 8), (61, 3, 8, 16)],
+)
+def test_gowin_divides_as_gowin_pll_does(o, idiv_sel, fbdiv_sel, odiv_sel):
+    pll = GowinPll.near(27 * MHZ, o * MHZ)
+    assert (pll.idiv, pll.fbdiv, pll.odiv) == (idiv_sel + 1, fbdiv_sel + 1, odiv_sel)
+    assert pll.hz == pytest.approx(27 * MHZ * (fbdiv_sel + 1) / (idiv_sel + 1))
 
 
 @pytest.mark.parametrize("input_mhz", [12, 16, 25, 48, 100])
@@ -60,7 +70,9 @@ def test_ecp5_keeps_its_limits_and_is_nearest(input_mhz):
         assert abs(pll.hz / MHZ - wanted) == pytest.approx(min(abs(out - wanted) for out in legal), abs=1e-6)
 
 
-@pytest.mark.parametrize(("pll", "wanted"), [(Ice40Pll, 15), (Ice40Pll, 300), (Ecp5Pll, 9), (Ecp5Pll, 401)])
+@pytest.mark.parametrize(
+    ("pll", "wanted"), [(Ice40Pll, 15), (Ice40Pll, 300), (Ecp5Pll, 9), (Ecp5Pll, 401), (GowinPll, 3)]
+)
 def test_a_clock_out_of_reach_is_refused(pll, wanted):
     with pytest.raises(HwqError, match=rf"^The PLL makes .* MHz, not {wanted}; choose another clock \(--clock\)$"):
         pll.near(25 * MHZ, wanted * MHZ)

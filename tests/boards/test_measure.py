@@ -26,7 +26,8 @@ def builds(tmp_path, monkeypatch):
     def measured(board, seeds, workloads):
         made.append((board, seeds))
         timed = {str(seed): 50.0 for seed in range(1, seeds + 1)}
-        return row(board, PRESETS[find(board).arch], clock_mhz=30.0, seeds=timed)
+        counted = {"cycles": {}} if workloads else {}
+        return row(board, PRESETS[find(board).arch], clock_mhz=30.0, seeds=timed, **counted)
 
     def probed(board, config):
         made.append(config.name)
@@ -49,9 +50,12 @@ def test_only_what_is_stale_is_built(builds):
     assert len(made) == 2
     measure.main(["ulx3s", "--seeds", "3"])
     assert made[2:] == [("ulx3s", 3)]
+    for _ in range(2):
+        measure.main(["ulx3s", "--seeds", "3", "--workloads", "."])
+    assert made[3:] == [("ulx3s", 3)]
     state.gateware = 2
     measure.main(["icebreaker", "--seeds", "1"])
-    assert made[3:] == [("icebreaker", 1)]
+    assert made[4:] == [("icebreaker", 1)]
     assert len(results.rows()) == 2
 
 

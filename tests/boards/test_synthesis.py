@@ -9,10 +9,10 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from boards.flow import Plan, step
+from boards.build import plan_core
+from boards.flow import step
 from boards.registry import BOARDS, find
 from boards.synthesis import options, unordered
-from boards.top import BoardTop
 from rtl.unordered import UNORDERED
 from tests.boards.link_memory import LinkMemory
 
@@ -70,10 +70,9 @@ def test_a_read_that_sees_the_write_keeps_seeing_it():
 @pytest.mark.parametrize("name", BOARDS)
 def test_a_device_has_its_family_s_options(name):
     board = find(name)
-    platform, clock = board.open_platform(), board.clock()
-    plan = Plan.of(platform, BoardTop(board, LinkMemory(clock.divisor), clock))
+    platform, plan = board.open_platform(), plan_core(board, LinkMemory, board.clock())
     lines = [line.split() for line in plan.files["top.ys"].decode().splitlines()]
     (synthesis,) = [words for words in lines if words and words[0].startswith("synth_")]
-    wanted = [] if platform.family == "iCE40" else ["-nowidelut"]
-    assert synthesis[1:] == [*wanted, "-top", "top"]
+    wanted = ["-nowidelut"] if platform.family == "ecp5" else []
+    assert synthesis[1 : len(wanted) + 3] == [*wanted, "-top", "top"]
     assert options(platform).split() == wanted

@@ -5,6 +5,7 @@ import pytest
 
 from hwq import isa, timing
 from hwq.driver import Driver
+from hwq.errors import HwqError
 from sim.netlist_bus import open_bus
 from tests import programs
 
@@ -26,3 +27,10 @@ def test_the_cells_leave_what_the_machine_leaves(board):
             predicted = timing.predict(programs.decoded(machine), CONFIG)
             assert counters["cycles"] == predicted.total
             assert driver.profile(len(predicted.layers)) == [layer.cycles for layer in predicted.layers]
+
+
+def test_cells_without_models_are_refused():
+    with pytest.raises(
+        HwqError, match=r"^There are no models of the cells of GW2AR-18C; choose a board of ecp5 or ice40$"
+    ):
+        open_bus(CONFIG, "tang-nano-20k")
