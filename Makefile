@@ -63,7 +63,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	@$(PIP) -e '.[boards,dev]' || \
+	@$(PIP) -e '.[boards,dev,train]' || \
 	    { echo "pip could not install what the boards and tests need: its message above says why" >&2; exit 1; }
 	@touch $@
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwq.commands import arch, build, check, compile, demo, estimate, flash, profile, quantize, rtl, run, verify
+from hwq.commands import arch, build, check, compile, demo, estimate, flash, profile, qat, quantize, rtl, run, verify
 from hwq.errors import HwqError
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ def _main(
 app.command()(demo.demo)
 app.command()(check.check)
 app.command()(quantize.quantize)
+app.command()(qat.qat)
 app.command()(quantize.sensitivity)
 app.command("compile")(compile.compile_)
 app.command()(run.run)
