@@ -10,12 +10,14 @@ from hwq import reference
 from hwq.compiler import load
 from hwq.config import load_arch
 from hwq.errors import ModelError
+from hwq.host import run_once
 from hwq.onnx_writer import write
 from hwq.quantize import Recipe
 from hwq.quantize.emit import dequantized
 from hwq.quantize.qat import QuantizedNetwork
 from hwq.quantize.qat.module import arrays_of
 from hwq.quantize.qat.norms import find_norms
+from hwq.quantize.qat.operators import Form, Pair
 from hwq.quantize.report import report
 from hwq.quantize.scales import activations, widths
 from hwq.quantize.solve import calibrate
@@ -160,3 +162,39 @@ def test_dequantized_names_are_the_emitter_s():
     module = build(convnet(), samples(4))
     names = {output for node in module.export().graph.node for output in node.output}
     assert all(dequantized(name) in names for name in module.forms)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bounds_of_a_clip_round_as_values_do(seed):
+    builder = Builder()
+    x = layered(builder, builder.input("x", (1, 3, 8, 8)))
+    ends = [builder.constant(value, np.float32) for value in (-0.3, 0.4)]
+    module = perturbed(build(builder.model(builder.node("Clip", [x, *ends])), samples(8), 4, "uint8"), seed)
+    with torch.no_grad():
+        module.scales[-1].mul_(1.5)  # so that saturation isn't what clips
+    assert differing(module, samples(16, seed=3)) == 0
+
+
+@pytest.mark.parametrize("kind", ["Add", "Mul", "Sub"])
+def test_pairs_of_all_operands_are_onnx_runtime_s(kind):
+    rng, codes = np.random.default_rng(0), np.arange(256, dtype=np.uint8)
+    for _ in range(12):
+        steps = rng.uniform(0.5, 1, 3).astype(np.float32)
+        steps[2] *= 100 if kind == "Mul" else 1
+        zeros = 2 * rng.integers(0, 128, 3)
+        builder = Builder()
+        a, b = builder.input("a", (256, 1), "uint8"), builder.input("b", (1, 256), "uint8")
+        ends = [builder.params(step, zero, "uint8") for step, zero in zip(steps, zeros, strict=True)]
+        if kind == "Sub":
+            made = [builder.node("DequantizeLinear", [x, *end]) for x, end in zip((a, b), ends, strict=False)]
+            builder.node("QuantizeLinear", [builder.node("Sub", made), *ends[2]], "y")
+        else:
+            builder.node(f"QLinear{kind}", [a, *ends[0], b, *ends[1], *ends[2]], "y", domain="com.microsoft")
+        model = builder.model("y", types={"y": ("uint8", (256, 256))})
+        wanted = run_once(model, {"a": codes[:, np.newaxis], "b": codes[np.newaxis]})["y"]
+        forms = [Form("", int(zero), 255, (256, 256)) for zero in zeros]
+        operands = np.broadcast_arrays(codes[:, np.newaxis] - zeros[0], codes[np.newaxis] - zeros[1])
+        values = [torch.from_numpy(operand.astype(np.float64))[np.newaxis] for operand in operands]
+        run = Pair(kind, *forms)
+        got = run(values, [torch.tensor(step) for step in steps], forms[2].low, forms[2].high, exact=True)
+        np.testing.assert_array_equal(got[0].numpy() + zeros[2], wanted)
