@@ -105,8 +105,11 @@ class Average:
             size = network.shapes[node.input[0]][2:]
             node = helper.make_node("AveragePool", node.input, node.output, node.name, kernel_shape=size)
         self.window = _window(network, node)
-        if any(self.window.pads) and not attribute(node, "count_include_pad", 0):
-            raise ModelError(f"node {node.name!r} (AveragePool) doesn't count its padding: set count_include_pad")
+        uncounted = any(self.window.pads) and not attribute(node, "count_include_pad", 0)
+        if uncounted or any(self.window.overhang):
+            raise ModelError(
+                f"node {node.name!r} (AveragePool) divides by less at its edges: set count_include_pad, not ceil_mode"
+            )
         self.count = float(np.prod(self.window.kernel))
 
     def __call__(self, inputs: Sequence[Any], x_step: Any, y_step: Any, low: float, high: float) -> Any:

@@ -158,6 +158,15 @@ def test_floats_before_the_logits_are_refused():
         build(builder.model(layered(builder, hidden, 4)), samples(4))
 
 
+@pytest.mark.parametrize("edges", [{"pads": [1, 1, 1, 1]}, {"ceil_mode": 1}])
+def test_averages_of_fewer_values_at_the_edges_are_refused(edges):
+    builder = Builder()
+    x = layered(builder, builder.input("x", (1, 3, 8, 8)))
+    model = builder.model(builder.node("AveragePool", [x], kernel_shape=[3, 3], strides=[2, 2], **edges), opset=19)
+    with pytest.raises(ModelError, match=r"\(AveragePool\) divides by less at its edges: set count_include_pad"):
+        build(model, samples(4))
+
+
 def test_dequantized_names_are_the_emitter_s():
     module = build(convnet(), samples(4))
     names = {output for node in module.export().graph.node for output in node.output}
