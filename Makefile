@@ -69,7 +69,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	@$(PIP) -e '.[boards,search,report,dev]' || \
+	@$(PIP) -e '.[boards,search,report,train,dev]' || \
 	    { echo "pip could not install what the boards and tests need: its message above says why" >&2; exit 1; }
 	@touch $@
 

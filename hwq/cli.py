@@ -23,6 +23,7 @@ from hwq.commands import (
     evaluate,
     flash,
     profile,
+    qat,
     quantize,
     rtl,
     run,
@@ -65,6 +66,7 @@ def _main(
 app.command()(demo.demo)
 app.command()(check.check)
 app.command()(quantize.quantize)
+app.command()(qat.qat)
 app.command()(quantize.sensitivity)
 app.command()(search.search)
 app.command()(evaluate.evaluate)

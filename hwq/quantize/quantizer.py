@@ -12,6 +12,7 @@ from hwq.host import first_line
 from hwq.onnx_load import load_model
 from hwq.quantize.emit import emit
 from hwq.quantize.journal import Journal
+from hwq.quantize.network import Network
 from hwq.quantize.recipe import Progress, Recipe
 from hwq.quantize.samples import Data
 from hwq.quantize.sensitivities import Sensitivity, measure_layers
@@ -54,18 +55,28 @@ def quantize(
     loaded = model if isinstance(model, onnx.ModelProto) else load_model(model)
     calibrated = calibrate(loaded, name, data, recipe, progress)
     network = calibrated.network()
-    if not network.layers:
-        raise ModelError(f"{name}: holds no layer with constant weights, so there is nothing to quantize")
+    require_layers(network, recipe.weights, name)
     if isinstance(recipe.weights, Mapping):
-        unknown = next((layer for layer in recipe.weights if layer not in network.layers), None)
-        if unknown is not None:
-            raise ModelError(f"{name}: there is no layer {unknown!r} whose weights could be chosen")
         weights = dict(recipe.weights)
     elif recipe.weights == "mixed":
         weights = mixed(measure_layers(calibrated, ["int4"], None, progress, Journal(None, "")))
     else:
         weights = dict.fromkeys(network.layers, recipe.weights)
-    quantized = emit(network, solve(calibrated, network, weights, progress))
+    return checked(emit(network, solve(calibrated, network, weights, progress)), name)
+
+
+def require_layers(network: Network, weights: str | Mapping[str, str], name: str) -> None:
+    """Raise ModelError where a network has no layers, or not those whose `weights` are chosen."""
+    if not network.layers:
+        raise ModelError(f"{name}: holds no layer with constant weights, so there is nothing to quantize")
+    chosen = [] if isinstance(weights, str) else list(weights)
+    unknown = next((layer for layer in chosen if layer not in network.layers), None)
+    if unknown is not None:
+        raise ModelError(f"{name}: there is no layer {unknown!r} whose weights could be chosen")
+
+
+def checked(quantized: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return a model that was made of the float model `name`, once ONNX's checker has passed it."""
     try:
         onnx.checker.check_model(quantized, full_check=True)
     except Exception as error:  # onnx raises ValidationError, InferenceError and C++ exceptions
