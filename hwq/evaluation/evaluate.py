@@ -152,14 +152,13 @@ def evaluate(
     found, answers = dict[str, Evaluation](), dict[str, Array]()
     curves: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     for number, (network, runner) in enumerate(networks.items()):
+        clean = runner.run(samples)
+        if labels.min() < 0 or labels.max() >= clean.shape[1]:
+            raise InputError(f"labels are {labels.min()} to {labels.max()}: the output has {clean.shape[1]} classes")
         chances = {}
         for index, (key, make) in enumerate(sets.items()):
             progress(f"Running {len(sets)} sets of samples", number * len(sets) + index, len(networks) * len(sets))
             chances[key] = runner.run(make())
-        clean = chances["samples", "", 0]
-        classes = clean.shape[1]
-        if labels.min() < 0 or labels.max() >= classes:
-            raise InputError(f"labels are {labels.min()} to {labels.max()}: the output has {classes} classes")
         answers[network] = clean.argmax(axis=1)
         confidence = {what: values.max(axis=1) for (kind, what, _), values in chances.items() if kind == "unknown"}
         curves |= {(network, what): scores.roc(clean.max(axis=1), values) for what, values in confidence.items()}
@@ -186,8 +185,8 @@ def evaluate(
 
 
 def _sets(samples: Samples, unknown: Samples | None, robustness: bool, seed: int) -> dict[Key, Callable[[], Samples]]:
-    """Return what to run: by kind, name and severity, a function that makes it."""
-    found: dict[Key, Callable[[], Samples]] = {("samples", "", 0): lambda: samples}
+    """Return what else to run: by kind, name and severity, a function that makes it."""
+    found: dict[Key, Callable[[], Samples]] = {}
     if unknown is not None:
         found["unknown", "given samples", 0] = lambda: unknown
     if robustness:
