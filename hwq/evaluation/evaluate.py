@@ -144,9 +144,9 @@ def evaluate(
     for runner in networks.values():
         for given in (samples, *([unknown] if unknown is not None else [])):
             runner.check(given)
-    samples = {entry: samples[entry] for entry in networks["quantized"].inputs}
+    samples = {entry: samples[entry] for runner in networks.values() for entry in runner.inputs}
     counts = {len(value) for value in samples.values()}
-    if counts != {len(labels)} or labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or counts != {len(labels)} or not len(labels):
         raise InputError(f"labels have shape {labels.shape} and type {labels.dtype}: give one whole number a sample")
     sets = _sets(samples, unknown, robustness, seed)
     found, answers = dict[str, Evaluation](), dict[str, Array]()
@@ -159,29 +159,37 @@ def evaluate(
         for index, (key, make) in enumerate(sets.items()):
             progress(f"Running {len(sets)} sets of samples", number * len(sets) + index, len(networks) * len(sets))
             chances[key] = runner.run(make())
-        answers[network] = clean.argmax(axis=1)
-        confidence = {what: values.max(axis=1) for (kind, what, _), values in chances.items() if kind == "unknown"}
-        curves |= {(network, what): scores.roc(clean.max(axis=1), values) for what, values in confidence.items()}
-        bins = scores.reliability(clean, labels)
-        corrupted: dict[str, list[float]] = {}
+        answers[network], found[network] = clean.argmax(axis=1), _evaluation(clean, chances, labels)
         for (kind, what, _), values in chances.items():
-            if kind == "corrupted":
-                corrupted.setdefault(what, []).append(scores.accuracy(values, labels))
-        found[network] = Evaluation(
-            accuracy=scores.accuracy(clean, labels),
-            calibration_error=scores.calibration_error(bins),
-            brier=scores.brier(clean, labels),
-            classes=_classes(clean, labels),
-            reliability=bins,
-            corrupted=corrupted,
-            unknown={what: scores.auroc(clean.max(axis=1), values) for what, values in confidence.items()},
-        )
+            if kind == "unknown":
+                curves[network, what] = scores.roc(clean.max(axis=1), values.max(axis=1))
     if floats is None:
         return Comparison(name, len(labels), found, curves=curves)
     right = {network: values == labels for network, values in answers.items()}
     agreement = float(np.mean(answers["float"] == answers["quantized"]))
     lost, gained = (right["float"] & ~right["quantized"]).sum(), (right["quantized"] & ~right["float"]).sum()
     return Comparison(name, len(labels), found, agreement, int(lost), int(gained), curves)
+
+
+def _evaluation(clean: Array, chances: Mapping[Key, Array], labels: Array) -> Evaluation:
+    """Return what the probabilities of the samples, and those of the other sets, say of a network."""
+    bins = scores.reliability(clean, labels)
+    corrupted: dict[str, list[float]] = {}
+    unknown: dict[str, float] = {}
+    for (kind, what, _), values in chances.items():
+        if kind == "corrupted":
+            corrupted.setdefault(what, []).append(scores.accuracy(values, labels))
+        else:
+            unknown[what] = scores.auroc(clean.max(axis=1), values.max(axis=1))
+    return Evaluation(
+        accuracy=scores.accuracy(clean, labels),
+        calibration_error=scores.calibration_error(bins),
+        brier=scores.brier(clean, labels),
+        classes=_classes(clean, labels),
+        reliability=bins,
+        corrupted=corrupted,
+        unknown=unknown,
+    )
 
 
 def _sets(samples: Samples, unknown: Samples | None, robustness: bool, seed: int) -> dict[Key, Callable[[], Samples]]:

@@ -117,6 +117,8 @@ def test_command_writes_a_page_that_fetches_nothing(command, folder):
         (["q.onnx", "--samples", "short.npz"], "input 'x' has shape (3, 3, 8): the quantized network takes samples of"),
         (["q.onnx", "--samples", "high.npz"], "labels are 0 to 9: the output has 5 classes"),
         (["q.onnx", "--samples", "few.npz"], "give one whole number a sample"),
+        (["q.onnx", "--samples", "single.npz"], "give one whole number a sample"),
+        (["q.onnx", "--samples", "none.npz"], "give one whole number a sample"),
     ],
 )
 def test_refusals(command, folder, arguments, sentence):
@@ -124,6 +126,8 @@ def test_refusals(command, folder, arguments, sentence):
     np.savez(folder / "short.npz", x=np.zeros((3, 3, 8), np.float32), y=np.zeros(3, int))
     np.savez(folder / "high.npz", x=np.zeros((2, 3, 8, 8), np.float32), y=np.array([0, 9]))
     np.savez(folder / "few.npz", x=np.zeros((2, 3, 8, 8), np.float32), y=np.array([0]))
+    np.savez(folder / "single.npz", x=np.zeros((1, 3, 8, 8), np.float32), y=np.array(0))
+    np.savez(folder / "none.npz", x=np.zeros((0, 3, 8, 8), np.float32), y=np.zeros(0, int))
     status, out, err = command("evaluate", *arguments)
     assert (status, out) == (2, "")
     assert sentence in err
