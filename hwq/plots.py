@@ -83,6 +83,8 @@ def svg(plot: Plot) -> str:
         return math.log10(max(value, least)) if plot.log_y else value
 
     y_low, y_high = _span([height(value) for value in y_values])
+    if plot.log_y and bars:
+        y_low -= (y_high - y_low) / 10  # the least bar is seen as well
     if plot.categories:
         x_low, x_high = -0.5, len(plot.categories) - 0.5
         x_ticks = [(float(index), name) for index, name in enumerate(plot.categories)]
@@ -103,7 +105,7 @@ def svg(plot: Plot) -> str:
         colour = _COLOURS[index % len(_COLOURS)]
         if series.mark == "bars":
             width = round(0.8 * (x_at(1) - x_at(0)) / len(bars), 2)
-            base = min(max(y_at(0 if not plot.log_y else least), _TOP), bottom)
+            base = bottom if plot.log_y else y_at(0)
             for x, y in places:
                 begin = round(x + (bars.index(series) - len(bars) / 2) * width, 2)
                 shape = {"x": begin, "y": min(y, base), "width": width, "height": round(abs(base - y), 2)}

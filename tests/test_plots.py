@@ -45,6 +45,15 @@ def test_bars_are_as_high_as_their_values_and_side_by_side():
     assert all(b - a >= width - 0.02 for a, b in itertools.pairwise(begins))
 
 
+def test_bars_on_a_logarithmic_axis_differ_by_ratios():
+    series = [Series("a", [0, 1, 2], [1.0, 10.0, 100.0], "bars")]
+    bars = shapes(svg(Plot("t", "x", "y", series, ["a", "b", "c"], log_y=True)), "rect")[2:]
+    heights = [float(bar.get("height")) for bar in bars]
+    assert heights[0] > 0
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.02)
+    assert {float(bar.get("y")) + float(bar.get("height")) for bar in bars} == {336.0}
+
+
 def test_lines_join_their_points_in_order():
     (line,) = [
         entry for entry in shapes(svg(Plot("t", "x", "y", [Series("", [0, 1], [0, 1], dashed=True)])), "path")
