@@ -112,7 +112,7 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
 
 
 @pytest.mark.xdist_group("verilator")
-@pytest.mark.parametrize("change", [{}, {"table": 1}, {"ofm_int4": 1}, {"add_lo": 5, "add_hi": 6}], ids=str)
+@pytest.mark.parametrize("change", [{}, {"table": 1}, {"ofm_int4": 1}, {"lo": 5, "hi": 6}], ids=str)
 def test_short_layer_keeps_its_constants_with_an_early_one_behind(accelerator, change):
     widths = {"weight_bits": 4, "codebooks": 1, "act_bits": 4, "block_scales": 1}
     config = programs.tiny(*SHAPES[4], tables=TABLES[SHAPES[4]], **widths)
