@@ -420,7 +420,7 @@ class _Walk:
             for pixel in reversed(range(pixels)):
                 self._port.write(self.free - 1 - pixel * (drain // pixels) + delay)
         if final:
-            self.drained = [*self.drained[1:], self.free]
+            self.drained = [*self.drained[1:], self.free + 1 - self._interval]
 
     def _relative(self) -> tuple[int, ...]:
         """Return all that later tiles depend on, relative to the last step."""
