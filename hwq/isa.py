@@ -186,13 +186,13 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("zero_point", 19, 0, 8, signed=True, doc="added after requantizing"),
     Field("lo", 19, 8, 8, signed=True, doc="smallest requantized value"),
     Field("hi", 19, 16, 8, signed=True, doc="largest requantized value"),
-    Field("factor_a", 20, 0, 26, signed=True, doc="add: factor of the requantized value"),
-    Field("factor_b", 21, 0, 26, signed=True, doc="add: factor of the second operand, or of the product"),
-    Field("offset_low", 22, 0, 32, doc="add: offset, bits 31..0"),
-    Field("offset_high", 23, 0, 8, signed=True, doc="add: offset, bits 39..32"),
-    Field("add_shift", 23, 8, 5, doc="add: right shift, round half to even"),
-    Field("add_lo", 23, 16, 8, signed=True, doc="smallest output"),
-    Field("add_hi", 23, 24, 8, signed=True, doc="largest output"),
+    Field("factor_a", 20, 0, 26, signed=True, doc="`residual`: factor of the requantized value"),
+    Field("factor_b", 21, 0, 26, signed=True, doc="`residual`: factor of the second operand, or of the product"),
+    Field("offset_low", 22, 0, 32, doc="`residual`: offset, bits 31..0"),
+    Field("offset_high", 23, 0, 8, signed=True, doc="`residual`: offset, bits 39..32"),
+    Field("add_shift", 23, 8, 5, doc="`residual`: right shift, round half to even"),
+    Field("add_lo", 23, 16, 8, signed=True, doc="`residual`: smallest sum"),
+    Field("add_hi", 23, 24, 8, signed=True, doc="`residual`: largest sum"),
 )
 
 ADDER = frozenset(

@@ -95,7 +95,7 @@ class Machine:
         chosen = parameters[words, lanes]
         value = _requantized(d, sums, chosen)
         channels = np.arange(len(words), dtype=np.int64)
-        if self.config.adder:
+        if d["residual"]:
             value = self._added(d, sums, value, channels)
         if d["table"]:
             value = self.tables[d["table"] - 1][value.astype(np.int64) + 128]
@@ -110,11 +110,9 @@ class Machine:
         self, d: dict[str, int], sums: npt.NDArray[np.int32], value: npt.NDArray[np.int64], channels: Indices
     ) -> npt.NDArray[np.int64]:
         """Return requantized values (pixels, channels) with the second operand, or its product with the sums, added."""
-        second: npt.NDArray[np.int32] | int = 0
-        if d["residual"]:
-            addresses = pixel_addresses(d, "res")
-            self._check_even(d, addresses, len(channels))
-            second = self.act[self._checked(addresses, channels)].astype(np.int32)
+        addresses = pixel_addresses(d, "res")
+        self._check_even(d, addresses, len(channels))
+        second = self.act[self._checked(addresses, channels)].astype(np.int32)
         if d["product"]:
             second = (sums - d["ifm_zero_point"]) * (second - d["res_zero_point"])
         offset = (d["offset_high"] << 32) | d["offset_low"]

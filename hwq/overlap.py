@@ -51,17 +51,17 @@ def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[in
     prompt = pipeline.first_read(config) + (pipeline.strip_skew(config) if d["strips"] else 0)
     late = 0 if d["strips"] else max(0, pipeline.latest_read(config) - prompt)  # a strip begins when nothing waits
     steps = 0 if d["strips"] else timing.weight_words(d)  # between the last steps of two tiles, at least
-    gain = max(0, steps - timing.drain_cycles(config.rows, width, config))
+    gain = max(0, steps - timing.drain_cycles(config.rows, width, config, d["residual"]))
     begun, age = prompt, 0  # the read of the tile `age` before the last begins, at the latest
     for block in reversed(range(d["blocks"])):
         count = d["last_channels"] if block == d["blocks"] - 1 else width
         first, end = (-(-channel >> d["ofm_int4"]) for channel in (block * width, block * width + count))
         for tile, pixels in reversed(tiles):
-            drain = timing.drain_cycles(pixels, count, config)
+            drain = timing.drain_cycles(pixels, count, config, d["residual"])
             ahead = len(tiles) * d["blocks"] - 1 - age
             bound = prompt + max(0, late - ahead * gain) - age * steps
             begun, age = min(bound, begun - drain) if age else bound, age + 1
-            when = begun + drain - 1 + pipeline.READ_OUT + pipeline.write_back(config)
+            when = begun + drain - 1 + pipeline.READ_OUT + pipeline.write_back(d["residual"])
             if when <= 0:
                 return
             yield when, (addresses[tile][:, None] + np.arange(first, end)).reshape(-1)

@@ -47,20 +47,20 @@ VECTOR_OUT = READ_LATENCY + 1
 REQUANTIZE_LATENCY = 14
 """From an accumulator to its requantized byte."""
 
-ADD_LATENCY = 12
-"""From a requantized byte and its second operand to their sum."""
+ADD_LATENCY = 13
+"""From a requantized byte and its second operand to their sum, of two lanes that share an adder."""
 
 TABLE_LATENCY = 2
 """From a sum to its entry in the table, or to itself where the layer has none."""
 
 POST_LATENCY = REQUANTIZE_LATENCY + ADD_LATENCY + TABLE_LATENCY
-"""From an accumulator to its byte on the write port, with an adder."""
+"""From an accumulator to its byte on the write port, of a layer with a second operand."""
 
 SCALE_LATENCY = 3
 """From a tap's sum to the total it is part of, times its scale."""
 
 WRITE_BACK = POST_LATENCY + WRITE_LATENCY
-"""From a sum on the output path to memory holding its result, with an adder."""
+"""From a sum on the output path to memory holding its result, of a layer with a second operand."""
 
 QUEUE_LATENCY = 2
 """With one port, from the last byte of a word on the write port to the word being ready to be written."""
@@ -104,21 +104,27 @@ def strip_skew(config: ArrayConfig) -> int:
     return max(0, config.strip_columns - 1) * (STRIP_STEPS - 2)
 
 
-def overwrite_margin(config: ArrayConfig, paired: bool = False) -> int:
-    """Cycles a tile's last group lags behind the column wave that overwrites it.
+def read_interval(config: ArrayConfig, residual: bool | int) -> int:
+    """Cycles from one read of a tile's results to the next: with a second operand, two lanes take turns at an adder."""
+    return 2 if residual and config.lanes > 1 else 1
 
-    Of a `paired` block (see `hwq.weights`) all columns are read twice, so each group lags by one round of them more.
-    With one port all columns finish together, and a column's first row holds all its sums in turn, until a cycle after
-    the read of the last.
+
+def overwrite_margin(config: ArrayConfig, paired: bool = False, interval: int = 1) -> int:
+    """Cycles a tile's last read lags behind the wave that overwrites it, with `interval` cycles from read to read.
+
+    The wave reaches a row and a column a cycle. Of a `paired` block (see `hwq.weights`) all columns are read twice, so
+    each group lags by one round of them more. With one port all columns finish together, and a column's first row holds
+    all its sums in turn, until a cycle after the read of the last.
     """
     if config.one_port:
         return config.rows * config.groups
-    return max(0, (config.groups - 1) * (config.rows - config.lanes)) + (config.rows * config.groups if paired else 0)
+    groups = max(0, (config.groups - 1) * (interval * config.rows - config.lanes))
+    return groups + (interval - 1) * (config.rows - 1) + (interval * config.rows * config.groups if paired else 0)
 
 
-def overwrite_slack(config: ArrayConfig, paired: bool = False) -> int:
+def overwrite_slack(config: ArrayConfig, paired: bool = False, interval: int = 1) -> int:
     """Cycles from the first read of a tile's results to the earliest last step that may overwrite them."""
-    return overwrite_margin(config, paired) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1
+    return overwrite_margin(config, paired, interval) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1
 
 
 def first_read(config: ArrayConfig) -> int:
@@ -126,14 +132,14 @@ def first_read(config: ArrayConfig) -> int:
     return ISSUE_TO_EDGE + EDGE_TO_SHADOW + drain_skew(config)
 
 
-def post_latency(config: ArrayConfig) -> int:
-    """`POST_LATENCY`, without the adder's share where there is none."""
-    return POST_LATENCY if config.adder else POST_LATENCY - ADD_LATENCY
+def post_latency(residual: bool | int) -> int:
+    """`POST_LATENCY`, without the adder's share where there is no second operand."""
+    return POST_LATENCY if residual else POST_LATENCY - ADD_LATENCY
 
 
-def write_back(config: ArrayConfig) -> int:
-    """`WRITE_BACK`, without the adder's share where there is none."""
-    return post_latency(config) + WRITE_LATENCY
+def write_back(residual: bool | int) -> int:
+    """`WRITE_BACK`, without the adder's share where there is no second operand."""
+    return post_latency(residual) + WRITE_LATENCY
 
 
 def queue_words(config: ArrayConfig) -> int:
@@ -146,7 +152,7 @@ def longest_output(config: ArrayConfig) -> int:
 
     The step waits until at most one tile is ahead of it, and that one is being read.
     """
-    reads = config.rows * config.groups << config.int4
+    reads = (config.rows * config.groups << config.int4) * read_interval(config, config.adder)
     return first_read(config) + strip_skew(config) + 2 * reads + ISSUE_TO_EDGE + EDGE_TO_SHADOW + BACK_CHANGE
 
 
@@ -156,5 +162,7 @@ def latest_read(config: ArrayConfig) -> int:
     A last step is issued once the tile before is being read, `overwrite_slack` cycles from that tile's first read. A
     paired block's tiles take one round of the columns longer and have as much more slack.
     """
-    wait = config.rows * config.groups - overwrite_slack(config) + BACK_CHANGE
+    reads = config.rows * config.groups
+    intervals = {read_interval(config, residual and config.adder) for residual in (0, 1)}
+    wait = max(interval * reads - overwrite_slack(config, interval=interval) for interval in intervals) + BACK_CHANGE
     return max(first_read(config), wait)

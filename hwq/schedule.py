@@ -84,7 +84,7 @@ def _part(plan: Plan, images: Images) -> Schedule:
     for index, step in enumerate(plan.steps):
         first = len(images.descriptors)
         for fields in _step_descriptors(plan, step, index, images):
-            images.add_descriptor(fields if images.config.adder else without_adder(fields), step.name)
+            images.add_descriptor(fields if fields.get("residual") else without_adder(fields), step.name)
         kind = "+".join(op.kind for op in step.ops)
         view = plan.view(step.writes)
         macs = _macs(step.op, plan.tensors[step.writes].size)
@@ -95,7 +95,7 @@ def _part(plan: Plan, images: Images) -> Schedule:
 
 
 def without_adder(fields: Fields) -> Fields:
-    """Return the fields for an output path without adder, whose clamp joins the requantizer's."""
+    """Return the fields of a layer that doesn't pass the adder, whose clamp joins the requantizer's."""
     bounds = {name: min(max(fields[name], fields["add_lo"]), fields["add_hi"]) for name in ("lo", "hi")}
     dropped = isa.ADDER - {"res_x_step"} if fields.get("strips") else isa.ADDER
     return {name: value for name, value in fields.items() if name not in dropped} | bounds

@@ -149,18 +149,20 @@ def vector_reads(d: Mapping[str, int]) -> int:
     return d["pixels"] * d["blocks"] * (d["taps_y"] * d["taps_x"] + d["residual"])
 
 
-def drain_cycles(pixels: int, channels: int, config: ArrayConfig) -> int:
+def drain_cycles(pixels: int, channels: int, config: ArrayConfig, residual: int = 0) -> int:
     """Return the cycles the output path takes to read a tile out of the mesh."""
     if config.one_port:
         return pixels * -(-channels // config.lanes)
-    return config.rows * (-(-channels // config.lanes) - 1) + pixels
+    reads = config.rows * (-(-channels // config.lanes) - 1) + pixels
+    return reads * pipeline.read_interval(config, residual)
 
 
 def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     """Return the lower bounds of a tile's period by cause; the largest one rules."""
     width, paired = config.block_channels(d), has_pairs(d, config)
-    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config, paired) + 1
-    output = max(config.rows * config.groups << paired, wave)
+    interval = pipeline.read_interval(config, d["residual"])
+    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config, paired, interval) + 1
+    output = max(interval * config.rows * config.groups << paired, wave)
     writes = config.rows if config.one_port else 0  # words that take turns with the reads
     if d["opcode"] == isa.Opcode.DEPTHWISE:
         if d["strips"]:
@@ -199,9 +201,9 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     last_tap = vector_reads(d) - d["residual"]
     if not config.one_port:
-        return pipeline.BACK_START + last_tap + pipeline.VECTOR_OUT + pipeline.write_back(config)
+        return pipeline.BACK_START + last_tap + pipeline.VECTOR_OUT + pipeline.write_back(d["residual"])
     taps = d["taps_y"] * d["taps_x"]
-    delay = pipeline.VECTOR_OUT + pipeline.post_latency(config)
+    delay = pipeline.VECTOR_OUT + pipeline.post_latency(d["residual"])
     port, now = _Port(), pipeline.BACK_START + 1
     for _ in range(d["pixels"] * d["blocks"]):
         if d["residual"]:  # its read follows the last tap's
@@ -277,6 +279,7 @@ class _Walk:
     def __init__(self, config: ArrayConfig, d: Mapping[str, int]):
         self._config, self._d = config, d
         self._parts = _parts(d, config) if d["opcode"] == isa.Opcode.CONV else []
+        self._interval = pipeline.read_interval(config, d["residual"])
         self._first_read = pipeline.first_read(config) + (pipeline.strip_skew(config) if d["strips"] else 0)
         self._paired = False  # the block has two channels on every column
         self.launch = 1  # earliest next pass
@@ -314,13 +317,15 @@ class _Walk:
             self.end = self._port.finish()
         else:
             scales = pipeline.SCALE_LATENCY if d["scaled"] else 0
-            self.end = self.free - 1 + pipeline.READ_OUT + pipeline.write_back(self._config) + scales
+            read_out = pipeline.READ_OUT + pipeline.write_back(d["residual"])
+            self.end = self.free - self._interval + read_out + scales
 
     def _conv_block(self, channels: int) -> None:
         slices = -(-channels // self._config.fetch_bytes) if self._d["residual"] else 0
         previous: tuple[int, ...] | None = None
         left, rest = divmod(self._d["pixels"], self._config.rows)
-        drain = drain_cycles(self._config.rows, channels, self._config)
+        residual = self._d["residual"]
+        drain = drain_cycles(self._config.rows, channels, self._config, residual)
         while left:
             before = self.last_step
             self._tile(slices, drain, self._config.rows)
@@ -331,7 +336,7 @@ class _Walk:
                 left = 0
             previous = state
         if rest:
-            self._tile(slices, drain_cycles(rest, channels, self._config), rest)
+            self._tile(slices, drain_cycles(rest, channels, self._config, residual), rest)
 
     def _strips_block(self, channels: int) -> None:
         columns, span = self._d["pixels"] // 2, self._d["span"]
@@ -408,14 +413,14 @@ class _Walk:
         """Let the last step of a sum of a tile of `pixels` pixels be at `step`; it is its tile's `final` one."""
         self.last_step = step
         start_in = max(self._first_read, self.free - step)
-        self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired)
+        self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired, self._interval)
         self.free = step + start_in + drain
         if self._config.one_port:
-            delay = pipeline.READ_OUT + pipeline.post_latency(self._config) + pipeline.QUEUE_LATENCY
+            delay = pipeline.READ_OUT + pipeline.post_latency(self._d["residual"]) + pipeline.QUEUE_LATENCY
             for pixel in reversed(range(pixels)):
                 self._port.write(self.free - 1 - pixel * (drain // pixels) + delay)
         if final:
-            self.drained = [*self.drained[1:], self.free]
+            self.drained = [*self.drained[1:], self.free + 1 - self._interval]
 
     def _relative(self) -> tuple[int, ...]:
         """Return all that later tiles depend on, relative to the last step."""

@@ -25,8 +25,9 @@ class Drain(wiring.Component):
 
     Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the
     previous tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle,
-    ``rows * groups`` cycles a tile of `rows` pixels; the last group ends with the last pixel, and with one port every
-    group does. Backpressure: none; the issuer keeps the distance.
+    ``rows * groups`` cycles a tile of `rows` pixels, and with a second operand one every
+    `hwq.pipeline.read_interval` cycles; the last group ends with the last pixel, and with one port every group does.
+    Backpressure: none; the issuer keeps the distance.
 
     Members
     -------
@@ -90,8 +91,10 @@ class Drain(wiring.Component):
         chain = Signal(pipeline.first_read(config) + skew)
         entry = Mux(self.i_strips, self.i_last, self.i_last << skew)
         m.d.sync += chain.eq((chain << 1) | entry)
-        due, waiting, running = Signal(), Signal(), Signal()
-        m.d.comb += [due.eq(chain[-1]), self.o_read.eq(running | ((due | waiting) & ~self.i_start))]
+        due, waiting, running, pause = Signal(), Signal(), Signal(), Signal()
+        if config.adder and pipeline.read_interval(config, residual=True) == 2:
+            m.d.sync += pause.eq(self.o_read & d.residual)
+        m.d.comb += [due.eq(chain[-1]), self.o_read.eq((running | ((due | waiting) & ~self.i_start)) & ~pause)]
 
         blocks_left = Signal.like(d.blocks)
         channels_left = Signal(range(config.widest_block + 1))
@@ -189,9 +192,9 @@ class Drain(wiring.Component):
                     m.d.sync += taps_y_left.eq(d.taps_y)
             with m.If(self.i_start):
                 m.d.sync += [self.o_first.eq(1), taps_x_left.eq(d.taps_x), taps_y_left.eq(d.taps_y)]
-        with m.If(due & (running | waiting | self.i_start)):
+        with m.If(due & (running | waiting | self.i_start | pause)):
             m.d.sync += waiting.eq(1)
-        with m.Elif(waiting & ~running & ~self.i_start):
+        with m.Elif(waiting & ~running & ~self.i_start & ~pause):
             m.d.sync += waiting.eq(0)
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)

@@ -144,11 +144,11 @@ class Issue(wiring.Component):
         last_groups = (d.last_channels + (lanes - 1)) // lanes
         head_groups = Mux(head_last_block, last_groups, full_groups)
         start_in, drain_cycles, may_begin, may_end = Signal(longest), Signal(longest), Signal(), Signal()
+        reads = head_pixels * head_groups if config.one_port else config.rows * (head_groups - 1) + head_pixels
+        intervals = [pipeline.read_interval(config, residual and config.adder) for residual in (0, 1)]
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
-            drain_cycles.eq(
-                head_pixels * head_groups if config.one_port else config.rows * (head_groups - 1) + head_pixels
-            ),
+            drain_cycles.eq(Mux(d.residual, reads * intervals[1], reads)),
             may_end.eq((hold == 0) & (~d.residual | ~head_tile_end | (residuals != 0))),
             may_begin.eq((hold <= steps.lead) & (~strips | (busy <= first_read + steps.lead))),
             ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
@@ -165,7 +165,10 @@ class Issue(wiring.Component):
             busy.eq(Mux(busy == 0, 0, busy - 1)),
         ]
         layer_last = head_tile_end & head_block_end & head_last_block
-        slack, paired_slack = (pipeline.overwrite_slack(config, paired) for paired in (False, True))
+        slack, paired_slack = (
+            Mux(d.residual, *(pipeline.overwrite_slack(config, paired, interval) for interval in reversed(intervals)))
+            for paired in (False, True)
+        )
         with m.If(self.o_last):
             # this tile's read starts in start_in cycles
             m.d.sync += [

@@ -1,6 +1,6 @@
 """Output path: from 32-bit sums to bytes on activation memory's write port."""
 
-from amaranth import Cat, Module, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,12 +18,14 @@ class Post(wiring.Component):
     """`lanes` requantizers, each followed by an adder for a second operand and a table.
 
     ``o = clamp(RNE((a * factor_a + b * factor_b + offset) / 2**add_shift))`` with ``a`` the requantized sum and ``b``
-    the second operand, or its product with the unrequantized sum (`rtl.product`); without a second operand the
-    descriptor holds factors 1 and 0, offset 0 and shift 0, so there is no bypass. Without an adder ``o`` is ``a``.
+    the second operand, or its product with the unrequantized sum (`rtl.product`); without a second operand, and on an
+    architecture without an adder, ``o`` is ``a``. Two lanes share an adder, so sums come every second cycle, as do the
+    results of a layer with second operands: an odd lane's is added a cycle after the even one's, which waits for it.
     `rtl.tables.Tables` then maps ``o``. Results of 4 bits are written two a byte, the even lane's in the low half; the
     half of a lane that isn't written is 0.
 
-    Latency: `hwq.pipeline.post_latency`. Throughput: `lanes` results a cycle. Nothing pushes back.
+    Latency: `hwq.pipeline.post_latency`. Throughput: `lanes` results a cycle, with second operands every
+    `hwq.pipeline.read_interval` cycles. Nothing pushes back.
 
     Members
     -------
@@ -73,7 +75,8 @@ class Post(wiring.Component):
         """Return the module."""
         m = Module()
         lanes, config = self._lanes, self._config
-        latency = pipeline.post_latency(config)
+        requantized = pipeline.REQUANTIZE_LATENCY
+        latency = pipeline.post_latency(config.adder)
         m.submodules.tables = tables = Tables(config)
         table = Signal.like(tables.i_table)
         assert tables.LATENCY == pipeline.TABLE_LATENCY, tables.LATENCY
@@ -101,10 +104,9 @@ class Post(wiring.Component):
                 m.d.sync += held.eq(field)
             return held
 
-        requantized = pipeline.REQUANTIZE_LATENCY
         truncate = constant(d.truncate, 0)
         zero_point, lo, hi = (constant(field, requantized - 3) for field in (d.zero_point, d.lo, d.hi))
-        m.d.comb += table.eq(constant(d.table, latency - pipeline.TABLE_LATENCY))
+        m.d.comb += table.eq(constant(d.table, requantized))
         results = []
         for lane in range(lanes):
             m.submodules[f"requantizer_{lane}"] = requantizer = Requantizer()
@@ -122,30 +124,43 @@ class Post(wiring.Component):
                 self.o_data[lane].eq(tables.o[lane]),
             ]
             results.append(requantizer.o)
-        if config.adder:
-            results = self._added(m, constant, results)
-        m.d.comb += [tables.i[lane].eq(result) for lane, result in enumerate(results)]
-
         tag = data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1})
+
+        def later(result, cycles: int):
+            """Return `result`, its valid and final bits and its place, as it was `cycles` ago."""
+            for _ in range(cycles):
+                flags, place = Signal(2, name="flags"), Signal(tag, name="place", reset_less=True)
+                m.d.sync += [flags.eq(result[0]), place.eq(result[1])]
+                with m.If(self.i_clear):
+                    m.d.sync += flags.eq(0)
+                result = flags, place
+            return result
+
         place = Signal(tag)
         m.d.comb += [place.address.eq(self.i_address), place.count.eq(self.i_count), place.end.eq(self.i_end)]
-        stages = latency
-        valid, final = Signal(stages), Signal(stages)
-        m.d.sync += [valid.eq((valid << 1) | self.i_valid), final.eq((final << 1) | self.i_final)]
-        # on the array with block RAM to spare and one result a cycle, registers are dearer
-        far = recalled if config.one_port else delayed
-        place = tag(far(m, place.as_value(), stages))
-        with m.If(self.i_clear):
-            m.d.sync += [valid.eq(0), final.eq(0)]
+        flags = Cat(self.i_valid, self.i_final)
+        if config.adder:
+            flags, place = later((flags, place), requantized)
+            adds, chosen = constant(d.residual, requantized - 1), Signal(tag)
+            sums = self._added(m, constant, results, flags[0])
+            added_flags, added_place = later((flags & adds.replicate(2), place), pipeline.ADD_LATENCY)
+            m.d.comb += chosen.eq(Mux(adds, added_place, place))
+            flags, place = later((Mux(adds, added_flags, flags), chosen), pipeline.TABLE_LATENCY)
+            results = [Mux(adds, *pair) for pair in zip(sums, results, strict=True)]
+        else:
+            far = place
+            flags, place = later((flags, place), latency)
+            if config.one_port:  # with block RAM to spare and one result a cycle, registers are dearer
+                place = tag(recalled(m, far.as_value(), latency))
+        m.d.comb += [tables.i[lane].eq(result) for lane, result in enumerate(results)]
         m.d.comb += [
-            self.o_write.eq(valid[-1]),
-            self.o_final.eq(final[-1]),
+            Cat(self.o_write, self.o_final).eq(flags),
             self.o_address.eq(place.address),
             self.o_count.eq(place.count),
             self.o_end.eq(place.end),
         ]
         if self._config.act_int4:
-            with m.If(constant(d.ofm_int4, stages - 1)):
+            with m.If(constant(d.ofm_int4, requantized + pipeline.TABLE_LATENCY - 1)):
                 m.d.comb += self.o_count.eq((place.count + 1) >> 1)
                 for byte in range(lanes // 2):
                     low, high = (tables.o[2 * byte + half][:4] for half in (0, 1))
@@ -153,25 +168,34 @@ class Post(wiring.Component):
                     m.d.comb += self.o_data[byte].eq(Cat(low, high & exists.replicate(4)))
         return m
 
-    def _added(self, m, constant, results):
-        """Return the sums of `results`, one a lane, and the second operands; `constant` is that of `elaborate`."""
+    def _added(self, m, constant, results, valid):
+        """Return the sums of `results`, one a lane, and the second operands; `constant` is that of `elaborate`.
+
+        `valid` comes with the results.
+        """
         d, sums = self.i_descriptor, []
         requantized = pipeline.REQUANTIZE_LATENCY
-        added = requantized + pipeline.ADD_LATENCY
+        added = requantized + pipeline.ADD_LATENCY - 1
         factor_a, factor_b = (constant(field, requantized) for field in (d.factor_a, d.factor_b))
         offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 4)
         add_shift = constant(d.add_shift, requantized + 7)
         add_lo, add_hi = (constant(field, added - 1) for field in (d.add_lo, d.add_hi))
         product_constants = tuple(constant(field, 0) for field in (d.product, d.ifm_zero_point, d.res_zero_point))
-        for lane, result in enumerate(results):
+
+        def in_turn(values, first):
+            """Return the first value in the cycle of `first`, the second one in the next."""
+            return values[0] if len(values) == 1 else Mux(first, values[0], delayed(m, values[1], 1))
+
+        for lane in range(0, self._lanes, 2):
+            lanes = range(self._lanes)[lane : lane + 2]
             m.submodules[f"product_{lane}"] = product = Product()
             m.submodules[f"adder_{lane}"] = adder = ResidualAdd()
-            assert adder.LATENCY == pipeline.ADD_LATENCY, adder.LATENCY
+            assert 1 + adder.LATENCY == pipeline.ADD_LATENCY, adder.LATENCY
             m.d.comb += [
                 Cat(product.i_product, product.i_a_zero, product.i_b_zero).eq(Cat(product_constants)),
-                product.i_a.eq(self.i_acc[lane]),
-                product.i_b.eq(self.i_residual[lane]),
-                adder.i_a.eq(result),
+                product.i_a.eq(in_turn([self.i_acc[n][:8] for n in lanes], self.i_valid)),
+                product.i_b.eq(in_turn([self.i_residual[n] for n in lanes], self.i_valid)),
+                adder.i_a.eq(in_turn([results[n] for n in lanes], valid)),
                 adder.i_b.eq(delayed(m, product.o, requantized - product.LATENCY)),
                 adder.i_factor_a.eq(factor_a),
                 adder.i_factor_b.eq(factor_b),
@@ -180,5 +204,6 @@ class Post(wiring.Component):
                 adder.i_lo.eq(add_lo),
                 adder.i_hi.eq(add_hi),
             ]
-            sums.append(adder.o)
+            first = delayed(m, adder.o, 1)
+            sums += [first, adder.o][: len(lanes)]
         return sums

@@ -12,7 +12,7 @@ __all__ = ["Product"]
 
 
 class Product(wiring.Component):
-    """Multiply two bytes less their zero points, or pass the second on; one lane.
+    """Multiply two bytes less their zero points, or pass the second on; for two lanes in turn.
 
     ``o = (i_a - i_a_zero) * (i_b - i_b_zero)`` with `i_product`, else ``o = i_b``: one factor is then 1, and nothing
     follows the multiplier. Stages: the differences, the multiplication in three.

@@ -72,12 +72,16 @@ class ResidualAdd(wiring.Component):
         m = Module()
         m.submodules.rounder = rounder = Rounder(width=_MAGNITUDE_BITS, shift_min=0, shift_max=_SHIFT_MAX)
 
-        # The upper 18 bits of a factor, signed, fit one DSP block; the lower ones, unsigned, are added up by rows.
+        # The upper 18 bits of a factor, signed, fit one DSP block. The lower ones, unsigned, take another one where the
+        # operand is wide, and are added up by rows where it is a byte.
         high, low = [], []
-        for name, operand, factor in (("a", self.i_a, self.i_factor_a), ("b", self.i_b, self.i_factor_b)):
+        for name, operand, factor, lower_by in (
+            ("a", self.i_a, self.i_factor_a, RowMultiplier),
+            ("b", self.i_b, self.i_factor_b, Multiplier),
+        ):
             upper = factor[_LOW_BITS:].as_signed()
             m.submodules[f"high_{name}"] = by_upper = Multiplier(operand.shape(), upper.shape())
-            m.submodules[f"low_{name}"] = by_lower = RowMultiplier(operand.shape(), unsigned(_LOW_BITS))
+            m.submodules[f"low_{name}"] = by_lower = lower_by(operand.shape(), unsigned(_LOW_BITS))
             m.d.comb += [
                 by_upper.i_a.eq(operand),
                 by_upper.i_b.eq(upper),

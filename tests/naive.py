@@ -83,14 +83,15 @@ def run(machine: Machine) -> None:
                     word += block * d["param_step"]
                 lane = column % config.lanes
                 p = isa.decode(isa.PARAM, machine.params[word, 2 * lane : 2 * lane + 2].tolist())
-                a = _scaled(total, p, d)
-                b = int(act[walks["res"].address + channel]) if d["residual"] else 0
-                if d["product"]:
-                    b = (total - d["ifm_zero_point"]) * (b - d["res_zero_point"])
-                offset = (d["offset_high"] << 32) + d["offset_low"]
-                total = a * d["factor_a"] + b * d["factor_b"] + offset
-                rounded = Fraction(float(np.float32(total / 2.0 ** d["add_shift"])))
-                value = max(d["add_lo"], min(d["add_hi"], _round_half_even(rounded)))
+                value = _scaled(total, p, d)
+                if d["residual"]:
+                    b = int(act[walks["res"].address + channel])
+                    if d["product"]:
+                        b = (total - d["ifm_zero_point"]) * (b - d["res_zero_point"])
+                    offset = (d["offset_high"] << 32) + d["offset_low"]
+                    total = value * d["factor_a"] + b * d["factor_b"] + offset
+                    rounded = Fraction(float(np.float32(total / 2.0 ** d["add_shift"])))
+                    value = max(d["add_lo"], min(d["add_hi"], _round_half_even(rounded)))
                 value, address = _mapped(machine, d, value), walks["ofm"].address + channel
                 if d["ofm_int4"]:
                     address = walks["ofm"].address + channel // 2

@@ -82,7 +82,27 @@ def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span
 
 
 @pytest.mark.xdist_group("verilator")
-@pytest.mark.parametrize("change", [{}, {"table": 1}, {"ofm_int4": 1}, {"add_lo": 5, "add_hi": 6}], ids=str)
+@pytest.mark.parametrize("span", [29, 30, 31, 32, 33])
+def test_tiles_with_second_operands_end_next_to_the_read_of_the_one_before(accelerator, span):
+    config = programs.tiny(*SHAPES[3], tables=TABLES[SHAPES[3]], weight_bits=8, codebooks=0, act_bits=8, block_scales=0)
+    assert 2 * config.rows * config.groups == 32, "cycles of a tile's read"
+    driver = accelerator(config)
+    machine = programs.random_memories(config, np.random.default_rng(span))
+    layer = {"opcode": isa.Opcode.CONV, "row_pixels": 20, "pixels": 20, "taps_y": 1, "taps_x": 1, "span": span}
+    layer |= {"ifm_x_step": 2, "res_base": 1024, "res_x_step": 16, "ofm_base": 2048, "ofm_x_step": 16, "blocks": 1}
+    layer |= {"last_channels": 16, "lo": -128, "hi": 127, "residual": 1, "add_lo": -128, "add_hi": 127}
+    layer |= {"factor_a": 3 << 20, "factor_b": -5 << 19, "offset_low": 1 << 20, "add_shift": 22}
+    programs.set_program(machine, [layer])
+    load(driver, machine)
+    predicted = timing.predict(programs.decoded(machine), config)
+    machine.run()
+    driver.start(0)
+    assert driver.read_act(2048, 320).tolist() == machine.act[2048:2368].tolist()
+    assert driver.profile(1) == [layer.cycles for layer in predicted.layers]
+
+
+@pytest.mark.xdist_group("verilator")
+@pytest.mark.parametrize("change", [{}, {"table": 1}, {"ofm_int4": 1}, {"lo": 5, "hi": 6}], ids=str)
 def test_short_layer_keeps_its_constants_with_an_early_one_behind(accelerator, change):
     widths = {"weight_bits": 4, "codebooks": 1, "act_bits": 4, "block_scales": 1}
     config = programs.tiny(*SHAPES[4], tables=TABLES[SHAPES[4]], **widths)
