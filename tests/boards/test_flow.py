@@ -250,7 +250,7 @@ def test_what_is_too_large_or_too_slow_is_said(tmp_path):
     board = find("ice40-hx8k")
     large = build_core(board, lambda divisor: LinkMemory(divisor, words=8192), tmp_path, seeds=1)
     assert large.problem == (
-        "iCE40HX8K is overfull: 67 of 32 RAM (35 too many); "
+        "iCE40HX8K is overfull: 66 of 32 RAM (34 too many); "
         "choose smaller memories (act_bytes, weight_words, param_words, slots)"
     )
     assert not large.seeds
