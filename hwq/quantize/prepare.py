@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
+from hwq import onnx_guard
 from hwq.errors import ModelError
 from hwq.host import first_line, session_options
 from hwq.ir import Array
@@ -89,10 +90,10 @@ def _info(name: str, kind: tuple[tuple[int, ...], str]) -> onnx.ValueInfoProto:
 
 def _converted(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     try:
-        converted = version_converter.convert_version(model, OPSET)
-    except Exception as error:  # C++ exceptions without a common class
+        converted = onnx_guard.convert(model, OPSET)
+    except onnx_guard.GuardError as error:
         raise ModelError(
-            f"{name}: can't be converted to operator set {OPSET}: export it with that one ({first_line(error)})"
+            f"{name}: can't be converted to operator set {OPSET}: export it with that one ({error})"
         ) from error
     converted.ir_version = IR_VERSION
     return converted
