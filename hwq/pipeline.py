@@ -68,7 +68,7 @@ QUEUE_LATENCY = 2
 RESIDUAL_BUFFERS = 2
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
 
-BACK_CHANGE = 1
+BACK_CHANGE = 2
 """Cycles without a read of the mesh between the last result of a layer and the first of one that began early."""
 
 BACK_START = 1
@@ -77,8 +77,8 @@ BACK_START = 1
 EARLY_LAUNCH = 3
 """From a layer's last step to the first read of one that begins early."""
 
-DESCRIPTOR_LOAD = 26
-"""From one descriptor's start to the next one being ready: a word a cycle, the memory's latency, the decode."""
+DESCRIPTOR_LOAD = 27
+"""From one descriptor's start to the next one being ready: a word a cycle, the memory's latency, the decode, the check."""
 
 BUS_WRITE = 2
 """From one word written over the bus to the next."""

@@ -283,7 +283,7 @@ class _Walk:
         self._first_read = pipeline.first_read(config) + (pipeline.strip_skew(config) if d["strips"] else 0)
         self._paired = False  # the block has two channels on every column
         self.launch = 1  # earliest next pass
-        self.taken = 1  # when the waiting half was last taken
+        self.vacant = 1  # when the waiting half was last free again
         self.next_step = 1  # earliest next step
         self.last_step = 0  # the last tile's last step
         self.hold = 0  # earliest next last step
@@ -377,17 +377,17 @@ class _Walk:
         for index, parts in enumerate(self._parts):
             self.next_step += self._d["scaled"]
             for count in parts[:-1]:
-                self.taken = self._take()
-                self.next_step = self.taken + count
+                take = self._take()
+                self.vacant, self.next_step = take + 1, take + count
             take, final = self._take(), index == len(self._parts) - 1
             step = max(take + parts[-1] - 1, self.hold, ready if final else 0)
-            self.taken = step if parts[-1] == 1 else take
+            self.vacant = (step if parts[-1] == 1 else take) + 1
             self.next_step = step + 1
             self._end_sum(step, drain, pixels, final)
 
     def _take(self) -> int:
         """Launch a part; return when it is taken."""
-        launch = self._port.begin(max(self.launch, self.taken), self._config.rows)
+        launch = self._port.begin(max(self.launch, self.vacant), self._config.rows)
         self.launch = launch + self._config.rows
         return max(launch + pipeline.PART_LATENCY, self.next_step)
 
@@ -424,13 +424,13 @@ class _Walk:
 
     def _relative(self) -> tuple[int, ...]:
         """Return all that later tiles depend on, relative to the last step."""
-        events = (self.launch, self.taken, self.next_step, self.hold, self.free, *self.drained)
+        events = (self.launch, self.vacant, self.next_step, self.hold, self.free, *self.drained)
         return (*(event - self.last_step for event in events), *self._port.events(self.last_step))
 
     def shift(self, cycles: int) -> None:
         """Move every event by `cycles`."""
         self.launch += cycles
-        self.taken += cycles
+        self.vacant += cycles
         self.next_step += cycles
         self.last_step += cycles
         self.hold += cycles

@@ -40,6 +40,7 @@ class Drain(wiring.Component):
     o_valid : the row holds a pixel
     o_first, o_last, o_sum_end : the tile's first tap with scales is being read, its last; the tap's last read
     o_final : the layer's last read
+    o_ended : the one before was
     o_param : parameter word of the group
     o_address, o_count : where the group's results go, and how many of them exist
     o_row_end : it is the last group of the block
@@ -68,6 +69,7 @@ class Drain(wiring.Component):
                 "o_last": Out(1),
                 "o_sum_end": Out(1),
                 "o_final": Out(1),
+                "o_ended": Out(1),
                 "o_param": Out(param_address_shape(config)),
                 "o_address": Out(address_shape(config)),
                 "o_count": Out(range(config.lanes + 1)),
@@ -92,9 +94,13 @@ class Drain(wiring.Component):
         entry = Mux(self.i_strips, self.i_last, self.i_last << skew)
         m.d.sync += chain.eq((chain << 1) | entry)
         due, waiting, running, pause = Signal(), Signal(), Signal(), Signal()
+        changing = Signal()  # the layer has ended, or the next one only begins
         if config.adder and pipeline.read_interval(config, residual=True) == 2:
             m.d.sync += pause.eq(self.o_read & d.residual)
-        m.d.comb += [due.eq(chain[-1]), self.o_read.eq((running | ((due | waiting) & ~self.i_start)) & ~pause)]
+        m.d.comb += [due.eq(chain[-1]), changing.eq(self.o_ended | self.i_start)]
+        m.d.comb += self.o_read.eq((running | ((due | waiting) & ~changing)) & ~pause)
+        assert pipeline.BACK_CHANGE == 2  # a cycle for `o_ended`, one for `i_start`
+        m.d.sync += self.o_ended.eq(self.o_read & self.o_final)
 
         blocks_left = Signal.like(d.blocks)
         channels_left = Signal(range(config.widest_block + 1))
@@ -192,9 +198,9 @@ class Drain(wiring.Component):
                     m.d.sync += taps_y_left.eq(d.taps_y)
             with m.If(self.i_start):
                 m.d.sync += [self.o_first.eq(1), taps_x_left.eq(d.taps_x), taps_y_left.eq(d.taps_y)]
-        with m.If(due & (running | waiting | self.i_start | pause)):
+        with m.If(due & (running | waiting | changing | pause)):
             m.d.sync += waiting.eq(1)
-        with m.Elif(waiting & ~running & ~self.i_start & ~pause):
+        with m.Elif(waiting & ~running & ~changing & ~pause):
             m.d.sync += waiting.eq(0)
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
@@ -202,7 +208,7 @@ class Drain(wiring.Component):
             m.d.sync += [blocks_left.eq(blocks_left - 1), last_block.eq(blocks_left == 2)]
 
         with m.If(self.i_clear):
-            m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0)]
+            m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0), self.o_ended.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 blocks_left.eq(d.blocks),

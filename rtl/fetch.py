@@ -46,7 +46,7 @@ class Fetch(wiring.Component):
     -------
     i_start : begin with `i_descriptor`
     i_clear : stop
-    i_free : the serializers' waiting half is free, or is being taken in this cycle
+    i_free : the serializers' waiting half is free
     i_residual_done : a buffer of second operands has been used up
     i_blocked : no pass may begin, since activation memory's port is taken
     o_running : passes remain

@@ -36,7 +36,7 @@ class Issue(wiring.Component):
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
     i_blocked : no run of a DEPTHWISE layer may begin, since activation memory's port is taken
-    o_free : the serializers' waiting half is free, or is being taken in this cycle
+    o_free : the serializers' waiting half is free
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its sum's first, last
     o_scale : instead of a step, the scales of a tap are read
     o_weight, o_zero : address of the step's, scales' or entry's weight word; the weights are zero instead
@@ -157,7 +157,7 @@ class Issue(wiring.Component):
             self.o_step.eq(self.o_running & available & ready & ~self.o_book),
             self.o_take.eq(self.o_step & fresh & ~depthwise),
             self.o_last.eq(self.o_step & head_last),
-            self.o_free.eq(~full | self.o_take),
+            self.o_free.eq(~full),
             self.o_wait_output.eq(self.o_running & available & ~ready & ~self.o_book),
         ]
         m.d.sync += [

@@ -39,7 +39,7 @@ class Sequencer(wiring.Component):
     i_clear : abort; busy, done and error fall
     i_watchdog, i_progress : cycles without `i_progress` until `ErrorCode.WATCHDOG`; 0 switches it off
     i_act_range, i_weight_range, i_param_range : a unit's address has left its memory
-    i_drained : the last result of the drain unit's layer is being read out of the mesh
+    i_drained : the last result of the drain unit's layer has been read out of the mesh
     i_layer_done : the running layer's last result has been written
     o_address, i_word : program memory's read port, one cycle of latency
     i_fetching : passes or mesh steps of the last started layer remain
@@ -99,7 +99,7 @@ class Sequencer(wiring.Component):
         m = Module()
         config = self._config
         upcoming = Signal(descriptor_layout(config)) if config.overlaps else self.o_front
-        loading, loaded = Signal(), Signal()
+        loading, whole, loaded = Signal(), Signal(), Signal()  # its words are being read, are there, are checked
         next_pc = Signal(range(2 * config.slots))
         word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
         stray = Signal()
@@ -124,8 +124,9 @@ class Sequencer(wiring.Component):
                     with m.Case(index):
                         fields = [field for field in isa.DESCRIPTOR if field.word == index and config.kept_bits(field)]
                         m.d.sync += [upcoming[f.name].eq(field_slice(f, self.i_word)) for f in fields]
-            with m.If(arrived == isa.DESCRIPTOR_WORDS - 1):
-                m.d.sync += [loading.eq(0), loaded.eq(1)]
+        m.d.sync += whole.eq(loading & valid & (arrived == isa.DESCRIPTOR_WORDS - 1) & ~self.o_abort)
+        with m.If(whole):
+            m.d.sync += [loading.eq(0), loaded.eq(1)]
 
         for name in ("ifm_base", "weight_base", "ofm_base", "param_base"):
             ahead_of_drain = name in ("ifm_base", "weight_base") or not config.overlaps
@@ -165,16 +166,19 @@ class Sequencer(wiring.Component):
         alone = (read.opcode != isa.Opcode.CONV) | int(not config.act_int4) | (read.ifm_int4 & halves)
         past = read.table > config.tables
         wrong = (stray, too_many, shapeless, narrow, misread, scaled, packed & alone, past)
-        bad_field, bad_opcode, halt, go = Signal(), Signal(), Signal(), Signal()
-        early, inside = Signal(), Signal()
+        bad_field, bad_opcode, halt, may_overlap = Signal(), Signal(), Signal(), Signal()
+        go, early, inside = Signal(), Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
         ahead, drained, both = Signal(), Signal(), Signal()
         change = Signal()
         on_mesh = (isa.Opcode.CONV, isa.Opcode.DEPTHWISE)
-        m.d.comb += [
+        m.d.sync += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
-            bad_opcode.eq(~halt & ~known),
+            bad_opcode.eq((upcoming.opcode != isa.Opcode.HALT) & ~known),
             bad_field.eq(known & _any([*zero, *wrong])),
+            may_overlap.eq(upcoming.early & upcoming.opcode.matches(*on_mesh) & int(config.overlaps)),
+        ]
+        m.d.comb += [
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
             early.eq(
@@ -184,11 +188,9 @@ class Sequencer(wiring.Component):
                 & ~both
                 & ~self.i_fetching
                 & ~self.i_layer_done
-                & upcoming.early
+                & may_overlap
                 & ~(self.o_descriptor.scaled & config.block_scales)
-                & int(config.overlaps)
                 & self.o_descriptor.opcode.matches(*on_mesh)
-                & upcoming.opcode.matches(*on_mesh)
                 & ~bad_field
             ),
             change.eq(ahead & (drained | self.i_drained)),

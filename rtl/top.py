@@ -141,7 +141,7 @@ class Accelerator(wiring.Component):
             drain.i_start.eq(sequencer.o_back),
             post.i_start.eq(delayed(m, sequencer.o_back, pipeline.READ_OUT - 1)),
             sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv | sequencer.o_depthwise),
-            sequencer.i_drained.eq(drain.o_read & drain.o_final),
+            sequencer.i_drained.eq(drain.o_ended),
             post.i_clear.eq(abort),
         ]
         vectors = []
