@@ -78,7 +78,7 @@ EARLY_LAUNCH = 3
 """From a layer's last step to the first read of one that begins early."""
 
 DESCRIPTOR_LOAD = 27
-"""From one descriptor's start to the next one being ready: a word a cycle, the memory's latency, the decode, the check."""
+"""From one descriptor's start to the next one being ready: a word a cycle, memory's latency, decode, check."""
 
 BUS_WRITE = 2
 """From one word written over the bus to the next."""

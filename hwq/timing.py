@@ -285,6 +285,7 @@ class _Walk:
         self.launch = 1  # earliest next pass
         self.vacant = 1  # when the waiting half was last free again
         self.next_step = 1  # earliest next step
+        self.offered = 1 + pipeline.STEP_LATENCY  # when a DEPTHWISE layer's next step is at hand
         self.last_step = 0  # the last tile's last step
         self.hold = 0  # earliest next last step
         self.free = 0  # when the drain has read everything
@@ -397,17 +398,18 @@ class _Walk:
         for span in runs[:-1]:
             now = self._port.begin(now, pixels + span - 1) + pixels + span - 1
         lead = pixels + runs[-1] - 2
-        step = self._port.begin(max(now, self.hold - lead), lead + 1) + lead
-        self.next_step = step + 1
+        asked = self.offered if len(runs) == 1 else now
+        step = self._port.begin(max(now, asked + 1, self.hold - lead), lead + 1) + lead
+        self.offered = self.next_step = step + 1
         self._end_sum(step, drain, pixels)
 
     def _strip(self, steps: int, lead: int, drains: Sequence[int]) -> None:
         """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
-        begin = max(self.next_step, self.hold - lead, self.free - self._first_read - lead)
+        begin = max(self.next_step, self.offered + 1, self.hold - lead, self.free - self._first_read - lead)
         for tile, drain in enumerate(drains):
             period = self._config.strip_columns * pipeline.STRIP_STEPS
             self._end_sum(begin + lead + tile * period, drain, 2 * self._config.strip_columns)
-        self.next_step = begin + steps
+        self.offered = self.next_step = begin + steps
 
     def _end_sum(self, step: int, drain: int, pixels: int, final: bool = True) -> None:
         """Let the last step of a sum of a tile of `pixels` pixels be at `step`; it is its tile's `final` one."""
@@ -424,7 +426,7 @@ class _Walk:
 
     def _relative(self) -> tuple[int, ...]:
         """Return all that later tiles depend on, relative to the last step."""
-        events = (self.launch, self.vacant, self.next_step, self.hold, self.free, *self.drained)
+        events = (self.launch, self.vacant, self.next_step, self.offered, self.hold, self.free, *self.drained)
         return (*(event - self.last_step for event in events), *self._port.events(self.last_step))
 
     def shift(self, cycles: int) -> None:
@@ -432,6 +434,7 @@ class _Walk:
         self.launch += cycles
         self.vacant += cycles
         self.next_step += cycles
+        self.offered += cycles
         self.last_step += cycles
         self.hold += cycles
         self.free += cycles

@@ -21,7 +21,7 @@ class StepSource(wiring.Signature):
     block_end, last_block : its tile is its block's last; its block is the layer's last
     zero : its weights are zero
     first : it is its tile's first
-    begin : it begins a run that mustn't be interrupted and that holds a tile's last step
+    begin : it begins a run that mustn't be interrupted and that holds a tile's last step; it waits a cycle
     lead : steps from the begin to that last step
     end : it is its block's last
     midway : it continues a run

@@ -103,7 +103,7 @@ class Drain(wiring.Component):
         m.d.sync += self.o_ended.eq(self.o_read & self.o_final)
 
         blocks_left = Signal.like(d.blocks)
-        channels_left = Signal(range(config.widest_block + 1))
+        channels_left = Signal(range(config.widest_block + 1))  # of the block, from the group on
         offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
         depthwise, exists, hidden = Signal(), Signal(), Signal()
@@ -116,7 +116,7 @@ class Drain(wiring.Component):
             return Mux(d.ofm_int4, channels >> 1, channels) if config.act_int4 else channels
 
         # a tile's pixels are counted in its first row; all that must be known at once is whether it's the only one
-        pixels, single, row_begin = Signal(range(rows + 1)), Signal(), Signal()
+        last_row, single, row_begin = Signal(range(rows)), Signal(), Signal()
         stops = depthwise & ~strips  # at the end of a row of the map
         in_row = Mux(stops, self.ofm.row_near, rows)
         m.d.comb += [
@@ -124,11 +124,10 @@ class Drain(wiring.Component):
             single.eq(self.ofm.final | (stops & (self.ofm.row_near == 1)) | (rows == 1)),
         ]
         with m.If(row_begin):
-            m.d.sync += pixels.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row))
+            m.d.sync += last_row.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1)
         m.d.comb += [
             depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE),  # others have been refused
             offset.eq(self.o_group * lanes),
-            channels_left.eq(Mux(last_block, d.last_channels, block_channels) - offset),
             group_end.eq(channels_left <= lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
             self.o_pairs.eq(wide & ~depthwise & (~last_block | (d.last_channels > cols))),
@@ -136,13 +135,13 @@ class Drain(wiring.Component):
                 Mux(
                     row_begin,
                     Mux(group_end | config.one_port, single, rows == 1),
-                    self.o_row == Mux(group_end | config.one_port, pixels - 1, rows - 1),
+                    self.o_row == Mux(group_end | config.one_port, last_row, rows - 1),
                 )
             ),
             self.o_sum_end.eq(self.o_read & row_end & group_end),
             tile_end.eq(self.o_sum_end & self.o_last),
             self.o_row_end.eq(group_end),
-            exists.eq(row_begin | (self.o_row < pixels)),
+            exists.eq(row_begin | (self.o_row <= last_row)),
             map_end.eq(tile_end & self.ofm.final),
             last_strip.eq((strips_left <= 1) if config.strip_columns else 1),
             hidden.eq(d.short_strip & last_strip & self.o_row[:1].any()),
@@ -180,7 +179,10 @@ class Drain(wiring.Component):
             with m.If(row_after):
                 m.d.sync += self.o_row.eq(Mux(row_end, 0, self.o_row + 1))
             with m.If(group_after):
+                next_last = Mux(block_end, blocks_left == 2, last_block)
+                block_left = Mux(next_last, d.last_channels, block_channels)
                 m.d.sync += [
+                    channels_left.eq(Mux(group_end, block_left, channels_left - lanes)),
                     self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
                     self.o_columns.eq(Mux(group_end | columns_end, 0, self.o_columns + 1)),
                     self.o_high.eq(~group_end & (self.o_high | columns_end)),
@@ -213,6 +215,7 @@ class Drain(wiring.Component):
             m.d.sync += [
                 blocks_left.eq(d.blocks),
                 last_block.eq(d.blocks == 1),
+                channels_left.eq(Mux(d.blocks == 1, d.last_channels, block_channels)),
                 self.o_row.eq(0),
                 self.o_group.eq(0),
                 self.o_columns.eq(0),

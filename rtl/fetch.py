@@ -1,6 +1,6 @@
 """Fetch unit: which activation bytes each mesh row needs next, `rows` addresses a pass."""
 
-from amaranth import Const, Module, Mux, Signal, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -111,6 +111,10 @@ class Fetch(wiring.Component):
         slice_offset = Signal(range(config.residual_passes * fetch))
         slice_left = Signal(range(config.widest_block + 1))
         slices_end, go, row_end = Signal(), Signal(), Signal()
+        # what a pass ends is asked for in its last cycle: a register has it by then, if the pass has several
+        kernel_end, part_end, last_slice = Signal(), Signal(), Signal()
+        ends = Cat(part_end, kernel_end, last_slice)
+        m.d["sync" if rows > 1 else "comb"] += ends.eq(Cat(span_end, tile_end, slices_end))
         m.d.comb += [
             self.o_midway.eq(running & (row != 0)),
             span_end.eq(span_left <= fetch),
@@ -139,7 +143,7 @@ class Fetch(wiring.Component):
             m.d.comb += [
                 self.o_address.eq(self.res.address + slice_offset),
                 self.o_count.eq(Mux(slices_end, slice_left, fetch)),
-                self.o_residual_end.eq(go & row_end & slices_end),
+                self.o_residual_end.eq(go & row_end & last_slice),
             ]
         with m.Else():
             m.d.comb += [
@@ -151,20 +155,20 @@ class Fetch(wiring.Component):
         ifm_pass, res_pass = go & ~residual_phase, go & residual_phase
         ifm_reload, res_reload = Signal(), Signal()
         m.d.comb += [
-            self.taps.step.eq(ifm_pass & row_end & span_end),
-            self.taps.start.eq(self.i_start | (ifm_pass & row_end & tile_end)),
-            ifm_reload.eq(ifm_pass & row_end & tile_end & self.ifm.final),
+            self.taps.step.eq(ifm_pass & row_end & part_end),
+            self.taps.start.eq(self.i_start | (ifm_pass & row_end & kernel_end)),
+            ifm_reload.eq(ifm_pass & row_end & kernel_end & self.ifm.final),
             self.ifm.start.eq(self.i_start | ifm_reload),
             self.ifm.base.eq(d.ifm_base),
             self.ifm.step.eq(ifm_pass),
-            self.ifm.commit.eq(ifm_pass & row_end & tile_end),
-            self.ifm.rewind.eq(ifm_pass & row_end & ~tile_end),
-            res_reload.eq(res_pass & row_end & slices_end & self.res.final),
+            self.ifm.commit.eq(ifm_pass & row_end & kernel_end),
+            self.ifm.rewind.eq(ifm_pass & row_end & ~kernel_end),
+            res_reload.eq(res_pass & row_end & last_slice & self.res.final),
             self.res.start.eq(self.i_start | res_reload),
             self.res.base.eq(Mux(self.i_start, d.res_base, (res_base + width)[: len(res_base)])),
             self.res.step.eq(res_pass),
-            self.res.commit.eq(res_pass & row_end & slices_end),
-            self.res.rewind.eq(res_pass & row_end & ~slices_end),
+            self.res.commit.eq(res_pass & row_end & last_slice),
+            self.res.rewind.eq(res_pass & row_end & ~last_slice),
         ]
         with m.If(self.res.start):
             m.d.sync += res_base.eq(self.res.base)
@@ -172,25 +176,25 @@ class Fetch(wiring.Component):
         with m.If(go):
             m.d.sync += row.eq(Mux(row_end, 0, row + 1))
         with m.If(res_pass & row_end):
-            m.d.sync += slices.eq(Mux(slices_end, 0, slices + 1))
-            with m.If(slices_end):
+            m.d.sync += slices.eq(Mux(last_slice, 0, slices + 1))
+            with m.If(last_slice):
                 m.d.sync += buffer.eq(buffer + 1)
         with m.If(ifm_pass & row_end):
             m.d.sync += [span_left.eq(span_left - fetch), offset.eq(offset + fetch)]
-            with m.If(span_end):
+            with m.If(part_end):
                 m.d.sync += [span_left.eq(d.span), offset.eq(self.taps.following)]
-            with m.If(tile_end):
+            with m.If(kernel_end):
                 m.d.sync += offset.eq(0)
             with m.If(ifm_reload):
                 m.d.sync += [blocks_left.eq(blocks_left - 1), running.eq(~last_block)]
 
         if config.adder:
-            with m.If(res_pass & row_end & slices_end):
+            with m.If(res_pass & row_end & last_slice):
                 m.d.sync += residual_phase.eq(0)
-            with m.If(self.i_start | (ifm_pass & row_end & tile_end)):
+            with m.If(self.i_start | (ifm_pass & row_end & kernel_end)):
                 m.d.sync += residual_phase.eq(d.residual)
 
-        used = res_pass & row_end & slices_end
+        used = res_pass & row_end & last_slice
         with m.If(used & ~self.i_residual_done):
             m.d.sync += credits.eq(credits - 1)
         with m.If(~used & self.i_residual_done):

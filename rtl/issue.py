@@ -86,21 +86,20 @@ class Issue(wiring.Component):
         config, d = self._config, self.i_descriptor
         lanes = config.lanes
 
-        waiting, active = Signal(part_layout(config)), Signal(part_layout(config))
-        full = Signal()
+        waiting, head = Signal(part_layout(config)), Signal(part_layout(config))
+        full = Signal()  # the serializers' waiting half is
+        held, unread = Signal(), Signal()  # there is a head; what waits isn't it
+        fresh, last_byte = Signal(), Signal()  # the head's step takes the waiting half, is its part's last
         residuals = Signal(range(pipeline.RESIDUAL_BUFFERS + 1))
 
-        # the step at the head: the next byte of the active part, or the first of the waiting one
-        fresh, head_last, head_block_end, head_last_block = Signal(), Signal(), Signal(), Signal()
+        # the step at the head: the next byte of a part
+        head_last, head_block_end, head_last_block = Signal(), Signal(), Signal()
         available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
         head_first, head_end, head_tile_end = Signal(), Signal(), Signal()  # the second: of its block
         head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
         strips = delayed(m, d.strips != 0, 1)  # no step comes with the start
-        m.d.comb += [
-            depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE),  # others have been refused
-            fresh.eq(active.count == 0),
-        ]
+        m.d.comb += depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE)  # others have been refused
         with m.If(depthwise):
             m.d.comb += [
                 available.eq(steps.valid & ~self.i_blocked),
@@ -114,19 +113,18 @@ class Issue(wiring.Component):
                 self.o_zero.eq(steps.zero),
             ]
         with m.Else():
-            first_byte, next_byte = waiting.count == 1, active.count == 1
             m.d.comb += [
-                available.eq((~fresh | full) & ~self.o_scale),
+                available.eq(held & ~self.o_scale),
                 head_last.eq(head_tile_end),
-                head_tile_end.eq(Mux(fresh, waiting.tile_end & first_byte, active.tile_end & next_byte)),
-                head_pixels.eq(Mux(fresh, waiting.pixels, active.pixels)),
-                head_block_end.eq(Mux(fresh, waiting.block_end, active.block_end)),
-                head_last_block.eq(Mux(fresh, waiting.last_block, active.last_block)),
+                head_tile_end.eq(head.tile_end & last_byte),
+                head_pixels.eq(head.pixels),
+                head_block_end.eq(head.block_end),
+                head_last_block.eq(head.last_block),
                 head_first.eq(tile_begin),
                 head_end.eq(head_tile_end & head_block_end),
             ]
             if config.block_scales:
-                m.d.comb += head_last.eq(Mux(fresh, waiting.sum_end & first_byte, active.sum_end & next_byte))
+                m.d.comb += head_last.eq(head.sum_end & last_byte)
 
         wide, paired = wide_blocks(d, config), Signal()
         m.d.comb += [
@@ -139,6 +137,7 @@ class Issue(wiring.Component):
         # output path: cycles until a last step may come again, until the drain is free
         longest = range(pipeline.longest_output(config) + 1)
         hold, busy = Signal(longest), Signal(longest)
+        rested, allowed = Signal(init=1), Signal()  # `hold` is over; a run may begin, asked for a cycle ahead
         first_read = pipeline.first_read(config) + Mux(strips, pipeline.strip_skew(config), 0)
         full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << wide)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
@@ -149,9 +148,9 @@ class Issue(wiring.Component):
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(Mux(d.residual, reads * intervals[1], reads)),
-            may_end.eq((hold == 0) & (~d.residual | ~head_tile_end | (residuals != 0))),
-            may_begin.eq((hold <= steps.lead) & (~strips | (busy <= first_read + steps.lead))),
-            ready.eq(Mux(depthwise, ~steps.begin | may_begin, ~head_last | may_end)),
+            may_end.eq(rested & (~d.residual | ~head_tile_end | (residuals != 0))),
+            may_begin.eq((hold <= steps.lead + 1) & (~strips | (busy <= first_read + steps.lead + 1))),
+            ready.eq(Mux(depthwise, ~steps.begin | allowed, ~head_last | may_end)),
             self.o_first.eq(head_first),
             steps.step.eq(self.o_step & depthwise),
             self.o_step.eq(self.o_running & available & ready & ~self.o_book),
@@ -161,6 +160,8 @@ class Issue(wiring.Component):
             self.o_wait_output.eq(self.o_running & available & ~ready & ~self.o_book),
         ]
         m.d.sync += [
+            rested.eq(hold <= 1),
+            allowed.eq(may_begin & steps.valid & steps.begin & ~self.o_step),
             hold.eq(Mux(hold == 0, 0, hold - 1)),
             busy.eq(Mux(busy == 0, 0, busy - 1)),
         ]
@@ -169,22 +170,33 @@ class Issue(wiring.Component):
             Mux(d.residual, *(pipeline.overwrite_slack(config, paired, interval) for interval in reversed(intervals)))
             for paired in (False, True)
         )
+        next_hold = Signal(longest)
+        m.d.comb += next_hold.eq(start_in + Mux(self.o_pairs, paired_slack, slack) - 1)
+        briefest = min(pipeline.overwrite_slack(config, interval=interval) for interval in intervals)
         with m.If(self.o_last):
             # this tile's read starts in start_in cycles
             m.d.sync += [
-                hold.eq(start_in + Mux(self.o_pairs, paired_slack, slack) - 1),
+                hold.eq(next_hold),
+                rested.eq((next_hold == 0) if pipeline.first_read(config) + briefest <= 1 else 0),
                 busy.eq(start_in + drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, 0)),
             ]
 
-        assert (
-            pipeline.PART_LATENCY == 1
-        )  # `full` may be set with the launch: the bytes are there when row 0 needs them
-        with m.If(self.o_take):
-            m.d.sync += [full.eq(0), active.eq(waiting), active.count.eq(waiting.count - 1)]
+        # a part becomes the head when it is launched, or waits until the one before has been used up
+        assert pipeline.PART_LATENCY == 1  # the bytes are there when row 0 needs them
+        used_up, source = Signal(), Signal.like(waiting)
+        m.d.comb += [
+            used_up.eq(~held | (self.o_step & ~depthwise & last_byte)),
+            source.eq(Mux(unread, waiting, self.i_part)),
+        ]
+        with m.If(used_up):
+            m.d.sync += [held.eq(unread | self.i_launch), fresh.eq(1), last_byte.eq(source.count == 1), head.eq(source)]
+            m.d.sync += unread.eq(0)
         with m.Elif(self.o_step & ~depthwise):
-            m.d.sync += active.count.eq(active.count - 1)
+            m.d.sync += [fresh.eq(0), last_byte.eq(head.count == 2), head.count.eq(head.count - 1)]
+        with m.If(self.o_take):
+            m.d.sync += full.eq(0)
         with m.If(self.i_launch):
-            m.d.sync += [full.eq(1), waiting.eq(self.i_part)]
+            m.d.sync += [full.eq(1), waiting.eq(self.i_part), unread.eq(~used_up)]
 
         next_weight, next_odd, next_block = Signal.like(self.o_weight), Signal(), Signal.like(self.o_weight)
         m.d.comb += [
@@ -217,7 +229,7 @@ class Issue(wiring.Component):
             m.d.sync += residuals.eq(residuals - 1)
 
         with m.If(self.i_clear):
-            m.d.sync += [self.o_running.eq(0), hold.eq(0), busy.eq(0)]
+            m.d.sync += [self.o_running.eq(0), hold.eq(0), busy.eq(0), rested.eq(1)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 self.o_running.eq(1),
@@ -225,7 +237,8 @@ class Issue(wiring.Component):
                 self.o_weight.eq(d.weight_base),
                 self.o_odd.eq(0),
                 full.eq(0),
-                active.count.eq(0),
+                held.eq(0),
+                unread.eq(0),
                 residuals.eq(0),
             ]
         if config.codebooks:

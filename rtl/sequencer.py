@@ -104,7 +104,7 @@ class Sequencer(wiring.Component):
         word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
         stray = Signal()
         error = Signal(isa.ErrorCode)
-        idle_cycles = Signal(32)
+        idle_cycles, stalled = Signal(32), Signal()
 
         # read: one word a cycle; `arrived` is the index of the word on i_word
         reading, valid = Signal(), Signal()
@@ -115,9 +115,10 @@ class Sequencer(wiring.Component):
         m.d.sync += [arrived.eq(word), valid.eq(reading)]
         with m.If(reading):
             m.d.sync += word.eq(word + 1)
-        masks = Array(config.legal_masks())
+        legal = Signal(32)  # what may be set in the word to come
+        m.d.sync += legal.eq(Array(config.legal_masks())[word])
         with m.If(valid):
-            with m.If((self.i_word & ~masks[arrived]) != 0):
+            with m.If((self.i_word & ~legal) != 0):
                 m.d.sync += stray.eq(1)
             with m.Switch(arrived):
                 for index in range(isa.DESCRIPTOR_WORDS):
@@ -229,9 +230,10 @@ class Sequencer(wiring.Component):
             m.d.sync += self.o_layer.eq(0)
 
         with m.If(~self.o_layer | self.i_progress):
-            m.d.sync += idle_cycles.eq(0)
+            m.d.sync += [idle_cycles.eq(0), stalled.eq(0)]
         with m.Else():
             m.d.sync += idle_cycles.eq(idle_cycles + 1)
+            m.d.sync += stalled.eq((self.i_watchdog != 0) & (idle_cycles >= self.i_watchdog))
 
         with m.If(go & bad_opcode):
             m.d.comb += error.eq(isa.ErrorCode.ILLEGAL_OPCODE)
@@ -245,7 +247,7 @@ class Sequencer(wiring.Component):
             m.d.comb += error.eq(isa.ErrorCode.WEIGHT_RANGE)
         with m.Elif(self.o_layer & self.i_param_range):
             m.d.comb += error.eq(isa.ErrorCode.PARAM_RANGE)
-        with m.Elif(self.o_layer & (self.i_watchdog != 0) & (idle_cycles >= self.i_watchdog)):
+        with m.Elif(self.o_layer & stalled):
             m.d.comb += error.eq(isa.ErrorCode.WATCHDOG)
         with m.If(error != isa.ErrorCode.NONE):
             m.d.sync += [

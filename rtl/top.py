@@ -448,7 +448,7 @@ class Accelerator(wiring.Component):
         # end of a layer, errors, counters
         ended = Signal(pipeline.WRITE_LATENCY)
         m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | layer_end))
-        weight_past, param_past = Signal(), Signal()
+        weight_past, param_past, progress = Signal(), Signal(), Signal()
         m.d.sync += [
             weight_past.eq(
                 (issue.o_book | issue.o_scale | (issue.o_step & ~issue.o_zero))
@@ -464,15 +464,16 @@ class Accelerator(wiring.Component):
             sequencer.i_act_range.eq(act_range),
             sequencer.i_weight_range.eq(weight_past),
             sequencer.i_param_range.eq(param_past),
-            sequencer.i_progress.eq(
-                issue.o_step
-                | issue.o_book
-                | fetch.o_read
-                | drain.o_read
-                | act.i_write
-                | _any(unit.o_running for unit in vectors)
-            ),
+            sequencer.i_progress.eq(progress),
         ]
+        m.d.sync += progress.eq(
+            issue.o_step
+            | issue.o_book
+            | fetch.o_read
+            | drain.o_read
+            | act.i_write
+            | _any(unit.o_running for unit in vectors)
+        )
         m.d.comb += host.i_count[0].eq(sequencer.o_busy)
         if config.monitor:
             self._monitor(m, host, sequencer, issue, _any(unit.o_running for unit in vectors))

@@ -1,6 +1,6 @@
 """Addresses of consecutive pixels, with a return to the first pixel of the tile."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,10 +18,8 @@ class WalkerControl(wiring.Signature):
     rewind : go to the tile's first pixel instead
     commit : the pixel stepped to, or stayed at without `step`, is the next tile's first; never with `rewind`
     address : byte address of the current pixel
-    valid : the current pixel exists
     final : no pixel follows the current one
-    left : pixels from the current one to the last, both ends counted
-    near, row_near : so many of all, of those of its row, but at most the mesh's rows
+    near, row_near : pixels from the current one to the last of all, of its row, but at most the mesh's rows
     more : there are more than the mesh's rows
     """
 
@@ -34,9 +32,7 @@ class WalkerControl(wiring.Signature):
                 "rewind": Out(1),
                 "commit": Out(1),
                 "address": In(address_shape(config)),
-                "valid": In(1),
                 "final": In(1),
-                "left": In(field_width(config, "pixels")),
                 "near": In(range(config.rows + 1)),
                 "row_near": In(range(config.rows + 1)),
                 "more": In(1),
@@ -48,7 +44,7 @@ class PixelWalker(wiring.Component):
     """Walk the pixels of a feature map in raster order.
 
     The address of pixel n+1 is that of pixel n plus `i_x_step`, or plus `i_y_step` after the last pixel of a row.
-    Past the last pixel the address stays and `valid` falls. A tile is walked several times: `rewind` returns to its
+    Past the last pixel the address stays. A tile is walked several times: `rewind` returns to its
     first pixel, `commit` makes the pixel stepped to the first one of the next tile.
 
     Latency: 1, a step taken in one cycle shows in the next. Throughput: one pixel a cycle. Nothing pushes back.
@@ -62,6 +58,7 @@ class PixelWalker(wiring.Component):
 
     def __init__(self, config: ArrayConfig):
         self._rows = config.rows
+        self._registered = not config.one_port  # a small core is slow enough to do without
         super().__init__(
             {
                 "i_x_step": In(step_shape(config)),
@@ -76,18 +73,11 @@ class PixelWalker(wiring.Component):
         """Return the module."""
         m = Module()
         control = self.control
-        row_left = Signal.like(self.i_row_pixels)
-        here = (control.address, row_left, control.left)
+        row_left, left = Signal.like(self.i_row_pixels), Signal.like(self.i_pixels)
+        here = (control.address, row_left, left)
         tile = tuple(Signal.like(value, name=f"tile_{value.name}") for value in here)
-        row_end, fresh = Signal(), Signal()
-        m.d.comb += [
-            control.valid.eq(control.left != 0),
-            control.final.eq(control.left[1:] == 0),
-            row_end.eq(row_left == 1),
-            control.more.eq(self._exceeds(control.left)),
-            control.near.eq(Mux(control.more, self._rows, control.left)),
-            control.row_near.eq(Mux(self._exceeds(row_left), self._rows, row_left)),
-        ]
+        row_end, row_more, fresh = Signal(), Signal(), Signal()
+        row_counts, counts = Cat(control.row_near, row_more, row_end), Cat(control.near, control.more, control.final)
         # the tile's first pixel is noted in its first cycle, from which nothing has stepped yet
         m.d.sync += fresh.eq(control.start | control.commit)
         with m.If(fresh):
@@ -95,20 +85,36 @@ class PixelWalker(wiring.Component):
         with m.If(control.start):
             starts = (control.base, self.i_row_pixels, self.i_pixels)
             m.d.sync += [value.eq(start) for value, start in zip(here, starts, strict=True)]
+            self._register(m, row_counts, self._counts(self.i_row_pixels))
+            self._register(m, counts, self._counts(self.i_pixels))
         with m.Elif(control.rewind):
             with m.If(~fresh):
                 m.d.sync += [value.eq(first) for value, first in zip(here, tile, strict=True)]
+                self._register(m, row_counts, self._counts(tile[1]))
+                self._register(m, counts, self._counts(tile[2]))
         with m.Elif(control.step & control.final):
-            m.d.sync += control.left.eq(0)
+            m.d.sync += left.eq(0)
+            self._register(m, counts, self._counts(Const(0)))
         with m.Elif(control.step):
             m.d.sync += [
                 control.address.eq(control.address + Mux(row_end, self.i_y_step, self.i_x_step)),
                 row_left.eq(Mux(row_end, self.i_row_pixels, row_left - 1)),
-                control.left.eq(control.left - 1),
+                left.eq(left - 1),
             ]
+            self._register(m, row_counts, Mux(row_end, self._counts(self.i_row_pixels), self._counts(row_left, 1)))
+            self._register(m, counts, self._counts(left, 1))
+        if not self._registered:
+            m.d.comb += [row_counts.eq(self._counts(row_left)), counts.eq(self._counts(left))]
         return m
 
-    def _exceeds(self, count):
-        """Return whether `count` is more than the mesh's rows, without a comparison of all its bits."""
-        low = self._rows.bit_length()
-        return count[low:].any() | (count[:low] > self._rows)
+    def _register(self, m, counts, value):
+        if self._registered:
+            m.d.sync += counts.eq(value)
+
+    def _counts(self, count, less=0):
+        """Return `near` of `count` - `less` pixels, whether there are more, whether at most one is left."""
+        most = self._rows + less
+        low = most.bit_length()
+        more = count[low:].any() | (count[:low] > most)
+        near = Mux(more, self._rows, count[:low] - less)
+        return Cat(near[: self._rows.bit_length()], more, ~count[1:].any() if less == 0 else count <= 2)
