@@ -8,6 +8,7 @@ from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import BaseControl, address_shape, descriptor_layout, param_address_shape
 from rtl.paired import wide_blocks
+from rtl.pipeline import delayed
 from rtl.walker import WalkerControl
 
 
@@ -88,7 +89,7 @@ class Drain(wiring.Component):
         config, d = self._config, self.i_descriptor
         rows, lanes, cols = config.rows, config.lanes, config.cols
 
-        strips = d.strips != 0
+        strips = delayed(m, d.strips != 0, 1)  # no read comes with the start
         skew = pipeline.strip_skew(config)
         chain = Signal(pipeline.first_read(config) + skew)
         entry = Mux(self.i_strips, self.i_last, self.i_last << skew)
@@ -110,7 +111,9 @@ class Drain(wiring.Component):
         strips_left, map_end, last_strip = Signal.like(d.strips), Signal(), Signal()
         strip_base = Signal(address_shape(config))
         wide, columns_end = wide_blocks(d, config), Signal()
-        block_channels = Mux(depthwise, config.depthwise_cols, cols << wide)
+        first_channels = Mux(d.opcode[:2] == isa.Opcode.DEPTHWISE, config.depthwise_cols, cols << wide)
+        block_channels = delayed(m, first_channels, 1)
+        m.d.sync += depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE)  # others have been refused
 
         def in_bytes(channels: Value) -> Value:
             return Mux(d.ofm_int4, channels >> 1, channels) if config.act_int4 else channels
@@ -126,7 +129,6 @@ class Drain(wiring.Component):
         with m.If(row_begin):
             m.d.sync += last_row.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1)
         m.d.comb += [
-            depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE),  # others have been refused
             offset.eq(self.o_group * lanes),
             group_end.eq(channels_left <= lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
@@ -215,7 +217,7 @@ class Drain(wiring.Component):
             m.d.sync += [
                 blocks_left.eq(d.blocks),
                 last_block.eq(d.blocks == 1),
-                channels_left.eq(Mux(d.blocks == 1, d.last_channels, block_channels)),
+                channels_left.eq(Mux(d.blocks == 1, d.last_channels, first_channels)),
                 self.o_row.eq(0),
                 self.o_group.eq(0),
                 self.o_columns.eq(0),

@@ -98,7 +98,7 @@ class Fetch(wiring.Component):
         width = config.cols << wide_blocks(d, config)
 
         running, residual_phase = self.o_running, Signal() if config.adder else Const(0)
-        row = Signal(range(rows))
+        row, midway, row_end = Signal(range(rows)), Signal(), Signal()
         slices = Signal(range(config.residual_passes))
         blocks_left = Signal.like(d.blocks)
         span_left, offset = Signal.like(d.span), Signal(address_shape(config))
@@ -110,27 +110,26 @@ class Fetch(wiring.Component):
         span_end, tile_end, last_block = Signal(), Signal(), Signal()
         slice_offset = Signal(range(config.residual_passes * fetch))
         slice_left = Signal(range(config.widest_block + 1))
-        slices_end, go, row_end = Signal(), Signal(), Signal()
+        slices_end, go = Signal(), Signal()
         # what a pass ends is asked for in its last cycle: a register has it by then, if the pass has several
         kernel_end, part_end, last_slice = Signal(), Signal(), Signal()
         ends = Cat(part_end, kernel_end, last_slice)
         m.d["sync" if rows > 1 else "comb"] += ends.eq(Cat(span_end, tile_end, slices_end))
         m.d.comb += [
-            self.o_midway.eq(running & (row != 0)),
+            self.o_midway.eq(running & midway),
             span_end.eq(span_left <= fetch),
             tile_end.eq(span_end & self.taps.end),
             last_block.eq(blocks_left == 1),
             slice_offset.eq(slices * fetch),
             slice_left.eq(Mux(last_block, d.last_channels, width) - slice_offset),
             slices_end.eq(slice_left <= fetch),
-            go.eq(running & ((row != 0) | (Mux(residual_phase, credits != 0, self.i_free) & ~self.i_blocked))),
-            row_end.eq(row == rows - 1),
+            go.eq(running & (midway | (Mux(residual_phase, credits != 0, self.i_free) & ~self.i_blocked))),
             self.o_read.eq(go),
             self.o_row.eq(row),
             self.o_residual.eq(residual_phase),
             self.o_buffer.eq(buffer),
             self.o_slice.eq(slices),
-            self.o_launch.eq(go & (row == 0) & ~residual_phase),
+            self.o_launch.eq(go & ~midway & ~residual_phase),
             self.o_part.count.eq(Mux(span_end, span_left, fetch)),
             self.o_part.tile_end.eq(tile_end),
             self.o_part.pixels.eq(self.ifm.near),
@@ -174,7 +173,9 @@ class Fetch(wiring.Component):
             m.d.sync += res_base.eq(self.res.base)
 
         with m.If(go):
-            m.d.sync += row.eq(Mux(row_end, 0, row + 1))
+            m.d.sync += [row.eq(Mux(row_end, 0, row + 1)), midway.eq(~row_end)]
+            if rows > 1:
+                m.d.sync += row_end.eq(row == rows - 2)
         with m.If(res_pass & row_end):
             m.d.sync += slices.eq(Mux(last_slice, 0, slices + 1))
             with m.If(last_slice):
@@ -206,6 +207,8 @@ class Fetch(wiring.Component):
             m.d.sync += [
                 running.eq(1),
                 row.eq(0),
+                midway.eq(0),
+                row_end.eq(rows == 1),
                 slices.eq(0),
                 blocks_left.eq(d.blocks),
                 span_left.eq(d.span),

@@ -99,7 +99,7 @@ class Issue(wiring.Component):
         head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
         strips = delayed(m, d.strips != 0, 1)  # no step comes with the start
-        m.d.comb += depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE)  # others have been refused
+        m.d.sync += depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE)  # others have been refused
         with m.If(depthwise):
             m.d.comb += [
                 available.eq(steps.valid & ~self.i_blocked),

@@ -1,6 +1,6 @@
 """Lookahead: the next mesh step of a unit that makes them, in registers."""
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +11,9 @@ from rtl.depthwise import StepSource
 
 class Lookahead(wiring.Component):
     """Hold the step that is offered next, so that neither side waits for the other's logic.
+
+    A spare one behind it lets the unit go on without asking whether the first is taken. With one port of activation
+    memory, on a small and slow device, there is no spare.
 
     Latency: `STEP_LATENCY` from `i_start` to the first step. Throughput: one step a cycle. Backpressure: a step waits
     until it is taken, and so does the unit behind.
@@ -40,16 +43,29 @@ class Lookahead(wiring.Component):
         assert pipeline.STEP_LATENCY == 1
         source, steps = self.source, self.steps
         offered = [name for name, member in StepSource(self._config).members.items() if member.flow is Out]
-        running = Signal()
-        m.d.comb += source.step.eq(running & (~steps.valid | steps.step))
-        with m.If(source.step):
-            m.d.sync += [getattr(steps, name).eq(getattr(source, name)) for name in offered]
-        with m.Elif(steps.step):
-            m.d.sync += steps.valid.eq(0)
+        running, free = Signal(), Signal()
+        m.d.comb += free.eq(~steps.valid | steps.step)
+        if self._config.one_port:
+            m.d.comb += source.step.eq(running & free)
+            with m.If(free):
+                m.d.sync += [getattr(steps, name).eq(getattr(source, name)) for name in offered]
+                m.d.sync += steps.valid.eq(running)
+        else:
+            spare = StepSource(self._config).create()
+            m.d.comb += source.step.eq(running & ~spare.valid)
+            with m.If(~spare.valid):
+                m.d.sync += [getattr(spare, name).eq(getattr(source, name)) for name in offered]
+            with m.If(free):
+                for name in offered:
+                    m.d.sync += getattr(steps, name).eq(Mux(spare.valid, getattr(spare, name), getattr(source, name)))
+                m.d.sync += steps.valid.eq(spare.valid | running)
+            m.d.sync += spare.valid.eq((spare.valid | running) & ~free)
         with m.If(source.step & source.end & source.last_block):
             m.d.sync += running.eq(0)
         with m.If(self.i_start):
             m.d.sync += running.eq(1)
         with m.If(self.i_clear):
             m.d.sync += [running.eq(0), steps.valid.eq(0)]
+            if not self._config.one_port:
+                m.d.sync += spare.valid.eq(0)
         return m

@@ -52,7 +52,7 @@ class Sequencer(wiring.Component):
     o_loading : waiting for a descriptor
     o_layer : a layer is running
     o_retired : with `o_pc`, the layer in that slot has ended
-    o_abort : clear every unit
+    o_abort : clear every unit; a cycle after the cause
     o_busy, o_done, o_error, o_pc : status
     """
 
@@ -259,7 +259,7 @@ class Sequencer(wiring.Component):
                 loaded.eq(0),
                 loading.eq(0),
             ]
-        m.d.comb += self.o_abort.eq(self.i_clear | (error != isa.ErrorCode.NONE))
+        m.d.sync += self.o_abort.eq(self.i_clear | (error != isa.ErrorCode.NONE))
 
         with m.If(self.i_clear):
             m.d.sync += [

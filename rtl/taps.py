@@ -63,10 +63,10 @@ class TapWalker(wiring.Component):
         m = Module()
         control = self.control
         after, rows_left = Signal.like(control.inner), Signal.like(self.i_taps_y)
+        last_row = Signal()
         m.d.comb += [
             after.eq(control.inner + 1),
-            control.row_end.eq(after == self.i_taps_x),
-            control.end.eq(control.row_end & (rows_left == 1)),
+            control.end.eq(control.row_end & last_row),
             control.following.eq(control.offset + Mux(control.row_end, self.i_y_step, self.i_x_step)),
         ]
         with m.If(control.step):
@@ -74,7 +74,11 @@ class TapWalker(wiring.Component):
                 control.offset.eq(control.following),
                 control.inner.eq(Mux(control.row_end, 0, after)),
                 rows_left.eq(rows_left - control.row_end),
+                control.row_end.eq(Mux(control.row_end, self.i_taps_x == 1, control.inner + 2 == self.i_taps_x)),
             ]
+            with m.If(control.row_end):
+                m.d.sync += last_row.eq(rows_left == 2)
         with m.If(control.start):
             m.d.sync += [control.offset.eq(0), control.inner.eq(0), rows_left.eq(self.i_taps_y)]
+            m.d.sync += [control.row_end.eq(self.i_taps_x == 1), last_row.eq(self.i_taps_y == 1)]
         return m

@@ -524,16 +524,22 @@ class Accelerator(wiring.Component):
 
 
 def _share(m, control, users):
-    """Connect `control` to the first of `users`, a mapping of interfaces to conditions, whose condition holds."""
+    """Connect `control` to its users, of which those at rest ask for nothing.
+
+    What comes with a request is that of the first of `users`, a mapping of interfaces to conditions, whose condition
+    holds.
+    """
     for member, flow in control.signature.members.items():
         port = getattr(control, member)
-        if flow.flow is In:
+        if flow.flow is Out:
+            m.d.comb += [getattr(user, member).eq(port) for user in users]
+        elif len(port) == 1:
+            m.d.comb += port.eq(_any(getattr(user, member) for user in users))
+        else:
             chosen = 0
             for user, selected in reversed(users.items()):
                 chosen = Mux(selected, getattr(user, member), chosen)
             m.d.comb += port.eq(chosen)
-        else:
-            m.d.comb += [getattr(user, member).eq(port) for user in users]
 
 
 def _any(conditions):

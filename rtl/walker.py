@@ -1,6 +1,6 @@
 """Addresses of consecutive pixels, with a return to the first pixel of the tile."""
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -44,7 +44,7 @@ class PixelWalker(wiring.Component):
     """Walk the pixels of a feature map in raster order.
 
     The address of pixel n+1 is that of pixel n plus `i_x_step`, or plus `i_y_step` after the last pixel of a row.
-    Past the last pixel the address stays. A tile is walked several times: `rewind` returns to its
+    It stays at the last pixel. A tile is walked several times: `rewind` returns to its
     first pixel, `commit` makes the pixel stepped to the first one of the next tile.
 
     Latency: 1, a step taken in one cycle shows in the next. Throughput: one pixel a cycle. Nothing pushes back.
@@ -92,10 +92,7 @@ class PixelWalker(wiring.Component):
                 m.d.sync += [value.eq(first) for value, first in zip(here, tile, strict=True)]
                 self._register(m, row_counts, self._counts(tile[1]))
                 self._register(m, counts, self._counts(tile[2]))
-        with m.Elif(control.step & control.final):
-            m.d.sync += left.eq(0)
-            self._register(m, counts, self._counts(Const(0)))
-        with m.Elif(control.step):
+        with m.Elif(control.step & ~control.final):
             m.d.sync += [
                 control.address.eq(control.address + Mux(row_end, self.i_y_step, self.i_x_step)),
                 row_left.eq(Mux(row_end, self.i_row_pixels, row_left - 1)),
