@@ -68,6 +68,9 @@ QUEUE_LATENCY = 2
 RESIDUAL_BUFFERS = 2
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
 
+TURN = 1
+"""Cycles in which a walker goes back from a map's last pixel to its first, between two blocks or strips."""
+
 BACK_CHANGE = 2
 """Cycles without a read of the mesh between the last result of a layer and the first of one that began early."""
 
@@ -107,6 +110,11 @@ def strip_skew(config: ArrayConfig) -> int:
 def read_interval(config: ArrayConfig, residual: bool | int) -> int:
     """Cycles from one read of a tile's results to the next: with a second operand, two lanes take turns at an adder."""
     return 2 if residual and config.lanes > 1 else 1
+
+
+def turn_wait(interval: int) -> int:
+    """Cycles without a read between two maps' tiles, read every `interval` cycles: `TURN` begins with the last read."""
+    return max(0, TURN + 1 - interval)
 
 
 def overwrite_margin(config: ArrayConfig, paired: bool = False, interval: int = 1) -> int:

@@ -289,6 +289,7 @@ class _Walk:
         self.last_step = 0  # the last tile's last step
         self.hold = 0  # earliest next last step
         self.free = 0  # when the drain has read everything
+        self.turn = 0  # cycles it waits then, if it has ended a map
         self.drained = [0] * pipeline.RESIDUAL_BUFFERS  # when the last tiles' buffers came free
         self.end = 0  # when the last result is in memory
         self._port = _Port()
@@ -310,10 +311,12 @@ class _Walk:
                 self.next_step += pipeline.STEP_LATENCY
             if d["opcode"] == isa.Opcode.CONV:
                 self._conv_block(channels)
+                self.launch += pipeline.TURN
             elif d["strips"]:
                 self._strips_block(channels)
             else:
                 self._rows_block(channels)
+            self.turn = pipeline.turn_wait(self._interval)
         if self._config.one_port:
             self.end = self._port.finish()
         else:
@@ -347,6 +350,7 @@ class _Walk:
         drains = [drain_cycles(2 * width, channels, self._config) for width in tiles]
         for _ in range(self._d["strips"]):
             self._strip(steps, span * pipeline.STRIP_STEPS - 1, drains)
+            self.turn = pipeline.turn_wait(self._interval)
 
     def _rows_block(self, channels: int) -> None:
         d, runs = self._d, run_spans(self._d)
@@ -405,7 +409,7 @@ class _Walk:
 
     def _strip(self, steps: int, lead: int, drains: Sequence[int]) -> None:
         """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
-        begin = max(self.next_step, self.offered + 1, self.hold - lead, self.free - self._first_read - lead)
+        begin = max(self.next_step, self.offered + 1, self.hold - lead, self.free + self.turn - self._first_read - lead)
         for tile, drain in enumerate(drains):
             period = self._config.strip_columns * pipeline.STRIP_STEPS
             self._end_sum(begin + lead + tile * period, drain, 2 * self._config.strip_columns)
@@ -414,7 +418,7 @@ class _Walk:
     def _end_sum(self, step: int, drain: int, pixels: int, final: bool = True) -> None:
         """Let the last step of a sum of a tile of `pixels` pixels be at `step`; it is its tile's `final` one."""
         self.last_step = step
-        start_in = max(self._first_read, self.free - step)
+        start_in, self.turn = max(self._first_read, self.free + self.turn - step), 0
         self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired, self._interval)
         self.free = step + start_in + drain
         if self._config.one_port:

@@ -24,6 +24,7 @@ class StepSource(wiring.Signature):
     begin : it begins a run that mustn't be interrupted and that holds a tile's last step; it waits a cycle
     lead : steps from the begin to that last step
     end : it is its block's last
+    map_end : its tile is the last of a block or strip
     midway : it continues a run
     read, address, count : it reads from this address; how many of the bytes matter
     """
@@ -42,6 +43,7 @@ class StepSource(wiring.Signature):
                 "begin": Out(1),
                 "lead": Out(field_width(config, "span") + 1),
                 "end": Out(1),
+                "map_end": Out(1),
                 "midway": Out(1),
                 "read": Out(1),
                 "address": Out(address_shape(config)),
@@ -123,6 +125,7 @@ class Depthwise(wiring.Component):
             steps.begin.eq(run_begin & last_run),
             steps.last.eq(run_end & last_run),
             steps.block_end.eq(final),
+            steps.map_end.eq(final),
             steps.last_block.eq(blocks_left == 1),
             taps.step.eq(steps.step & run_end & tap_end),
             taps.start.eq(self.i_start | (steps.step & steps.last)),

@@ -3,6 +3,7 @@
 from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
@@ -25,7 +26,8 @@ class Drain(wiring.Component):
     was issued and the next tile may follow as soon as the read has ended.
 
     Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the
-    previous tile's last, `BACK_CHANGE` later if that is another layer's. Throughput: one (group, row) a cycle,
+    previous tile's last, `TURN` later if that was its block's or strip's, `BACK_CHANGE` if another layer's.
+    Throughput: one (group, row) a cycle,
     ``rows * groups`` cycles a tile of `rows` pixels, and with a second operand one every
     `hwq.pipeline.read_interval` cycles; the last group ends with the last pixel, and with one port every group does.
     Backpressure: none; the issuer keeps the distance.
@@ -95,20 +97,19 @@ class Drain(wiring.Component):
         entry = Mux(self.i_strips, self.i_last, self.i_last << skew)
         m.d.sync += chain.eq((chain << 1) | entry)
         due, waiting, running, pause = Signal(), Signal(), Signal(), Signal()
-        changing = Signal()  # the layer has ended, or the next one only begins
+        turn, changing = Signal(), Signal()  # the map has ended; no read is possible now
         if config.adder and pipeline.read_interval(config, residual=True) == 2:
             m.d.sync += pause.eq(self.o_read & d.residual)
-        m.d.comb += [due.eq(chain[-1]), changing.eq(self.o_ended | self.i_start)]
+        m.d.comb += [due.eq(chain[-1]), changing.eq(turn | self.i_start)]
         m.d.comb += self.o_read.eq((running | ((due | waiting) & ~changing)) & ~pause)
-        assert pipeline.BACK_CHANGE == 2  # a cycle for `o_ended`, one for `i_start`
-        m.d.sync += self.o_ended.eq(self.o_read & self.o_final)
+        assert (pipeline.TURN, pipeline.BACK_CHANGE) == (1, 2)  # a cycle for `turn`, one for `i_start`
 
         blocks_left = Signal.like(d.blocks)
         channels_left = Signal(range(config.widest_block + 1))  # of the block, from the group on
         offset = Signal(range(config.widest_block))
-        last_block, group_end, row_end, tile_end, block_end = Signal(), Signal(), Signal(), Signal(), Signal()
+        last_block, group_end, row_end, tile_end, next_block = Signal(), Signal(), Signal(), Signal(), Signal()
         depthwise, exists, hidden = Signal(), Signal(), Signal()
-        strips_left, map_end, last_strip = Signal.like(d.strips), Signal(), Signal()
+        strips_left, last_strip = Signal.like(d.strips), Signal()
         strip_base = Signal(address_shape(config))
         wide, columns_end = wide_blocks(d, config), Signal()
         first_channels = Mux(d.opcode[:2] == isa.Opcode.DEPTHWISE, config.depthwise_cols, cols << wide)
@@ -144,19 +145,18 @@ class Drain(wiring.Component):
             tile_end.eq(self.o_sum_end & self.o_last),
             self.o_row_end.eq(group_end),
             exists.eq(row_begin | (self.o_row <= last_row)),
-            map_end.eq(tile_end & self.ofm.final),
             last_strip.eq((strips_left <= 1) if config.strip_columns else 1),
             hidden.eq(d.short_strip & last_strip & self.o_row[:1].any()),
-            block_end.eq(map_end & last_strip),
+            next_block.eq(turn & last_strip),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
             self.o_valid.eq(exists & ~hidden),
-            self.o_final.eq(block_end & last_block),
+            self.o_final.eq(tile_end & self.ofm.final & last_strip & last_block),
             self.o_param.eq(d.param_base + self.o_group),
-            self.param_base.move.eq(block_end),
-            self.param_base.base.eq(self.o_param + 1),
+            self.param_base.move.eq(next_block),
+            self.param_base.base.eq(d.param_base + (block_channels >> ceil_log2(lanes))),
             self.o_address.eq(self.ofm.address + in_bytes(offset)),
             self.o_residual_done.eq(tile_end & d.residual),
-            self.ofm.start.eq(self.i_start | map_end),
+            self.ofm.start.eq(self.i_start | turn),
             self.ofm.base.eq(
                 Mux(
                     self.i_start | last_strip,
@@ -181,8 +181,7 @@ class Drain(wiring.Component):
             with m.If(row_after):
                 m.d.sync += self.o_row.eq(Mux(row_end, 0, self.o_row + 1))
             with m.If(group_after):
-                next_last = Mux(block_end, blocks_left == 2, last_block)
-                block_left = Mux(next_last, d.last_channels, block_channels)
+                block_left = Mux(last_block, d.last_channels, block_channels)
                 m.d.sync += [
                     channels_left.eq(Mux(group_end, block_left, channels_left - lanes)),
                     self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
@@ -208,11 +207,16 @@ class Drain(wiring.Component):
             m.d.sync += waiting.eq(0)
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
-        with m.If(block_end):
-            m.d.sync += [blocks_left.eq(blocks_left - 1), last_block.eq(blocks_left == 2)]
+        m.d.sync += [turn.eq(tile_end & self.ofm.final), self.o_ended.eq(self.o_final)]
+        with m.If(next_block):
+            m.d.sync += [
+                blocks_left.eq(blocks_left - 1),
+                last_block.eq(blocks_left == 2),
+                channels_left.eq(Mux(blocks_left == 2, d.last_channels, block_channels)),
+            ]
 
         with m.If(self.i_clear):
-            m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0), self.o_ended.eq(0)]
+            m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0), turn.eq(0), self.o_ended.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 blocks_left.eq(d.blocks),

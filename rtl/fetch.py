@@ -38,7 +38,8 @@ class Fetch(wiring.Component):
     mesh wants them. Parts run over inner taps, outer taps, tiles and blocks of channels, in this order from the
     inside. With a second operand, a tile's passes are preceded by those that bring its block's bytes of it.
 
-    Latency: a launch sends row 0's address in the same cycle. Throughput: one pass every `rows` cycles.
+    Latency: a launch sends row 0's address in the same cycle. Throughput: one pass every `rows` cycles, and `TURN` more
+    between two blocks.
     Backpressure: a part waits until the serializers' waiting half is free (`i_free`), a pass of second operands until
     one of `RESIDUAL_BUFFERS` buffers is (`i_residual_done` frees one).
 
@@ -102,7 +103,7 @@ class Fetch(wiring.Component):
         slices = Signal(range(config.residual_passes))
         blocks_left = Signal.like(d.blocks)
         span_left, offset = Signal.like(d.span), Signal(address_shape(config))
-        credits = Signal(range(RESIDUAL_BUFFERS + 1))
+        credits, credit = Signal(range(RESIDUAL_BUFFERS + 1)), Signal()  # the second: there are some
         buffer = Signal(range(RESIDUAL_BUFFERS))
         res_base = Signal(address_shape(config))
 
@@ -111,6 +112,7 @@ class Fetch(wiring.Component):
         slice_offset = Signal(range(config.residual_passes * fetch))
         slice_left = Signal(range(config.widest_block + 1))
         slices_end, go = Signal(), Signal()
+        turn, res_turn = Signal(), Signal()  # the walker goes back to the map's first pixel, for the next block
         # what a pass ends is asked for in its last cycle: a register has it by then, if the pass has several
         kernel_end, part_end, last_slice = Signal(), Signal(), Signal()
         ends = Cat(part_end, kernel_end, last_slice)
@@ -123,7 +125,7 @@ class Fetch(wiring.Component):
             slice_offset.eq(slices * fetch),
             slice_left.eq(Mux(last_block, d.last_channels, width) - slice_offset),
             slices_end.eq(slice_left <= fetch),
-            go.eq(running & (midway | (Mux(residual_phase, credits != 0, self.i_free) & ~self.i_blocked))),
+            go.eq(running & ~turn & (midway | (Mux(residual_phase, credit, self.i_free) & ~self.i_blocked))),
             self.o_read.eq(go),
             self.o_row.eq(row),
             self.o_residual.eq(residual_phase),
@@ -152,18 +154,19 @@ class Fetch(wiring.Component):
 
         # walkers: rewind after every pass, go on after a tile's last, start again after a block's last
         ifm_pass, res_pass = go & ~residual_phase, go & residual_phase
-        ifm_reload, res_reload = Signal(), Signal()
+        m.d.sync += [
+            turn.eq(ifm_pass & row_end & kernel_end & self.ifm.final),
+            res_turn.eq(res_pass & row_end & last_slice & self.res.final),
+        ]
         m.d.comb += [
             self.taps.step.eq(ifm_pass & row_end & part_end),
             self.taps.start.eq(self.i_start | (ifm_pass & row_end & kernel_end)),
-            ifm_reload.eq(ifm_pass & row_end & kernel_end & self.ifm.final),
-            self.ifm.start.eq(self.i_start | ifm_reload),
+            self.ifm.start.eq(self.i_start | turn),
             self.ifm.base.eq(d.ifm_base),
             self.ifm.step.eq(ifm_pass),
             self.ifm.commit.eq(ifm_pass & row_end & kernel_end),
             self.ifm.rewind.eq(ifm_pass & row_end & ~kernel_end),
-            res_reload.eq(res_pass & row_end & last_slice & self.res.final),
-            self.res.start.eq(self.i_start | res_reload),
+            self.res.start.eq(self.i_start | res_turn),
             self.res.base.eq(Mux(self.i_start, d.res_base, (res_base + width)[: len(res_base)])),
             self.res.step.eq(res_pass),
             self.res.commit.eq(res_pass & row_end & last_slice),
@@ -186,8 +189,8 @@ class Fetch(wiring.Component):
                 m.d.sync += [span_left.eq(d.span), offset.eq(self.taps.following)]
             with m.If(kernel_end):
                 m.d.sync += offset.eq(0)
-            with m.If(ifm_reload):
-                m.d.sync += [blocks_left.eq(blocks_left - 1), running.eq(~last_block)]
+        with m.If(turn):
+            m.d.sync += [blocks_left.eq(blocks_left - 1), running.eq(~last_block)]
 
         if config.adder:
             with m.If(res_pass & row_end & last_slice):
@@ -197,12 +200,12 @@ class Fetch(wiring.Component):
 
         used = res_pass & row_end & last_slice
         with m.If(used & ~self.i_residual_done):
-            m.d.sync += credits.eq(credits - 1)
+            m.d.sync += [credits.eq(credits - 1), credit.eq(credits != 1)]
         with m.If(~used & self.i_residual_done):
-            m.d.sync += credits.eq(credits + 1)
+            m.d.sync += [credits.eq(credits + 1), credit.eq(1)]
 
         with m.If(self.i_clear):
-            m.d.sync += running.eq(0)
+            m.d.sync += [running.eq(0), turn.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 running.eq(1),
@@ -214,6 +217,7 @@ class Fetch(wiring.Component):
                 span_left.eq(d.span),
                 offset.eq(0),
                 credits.eq(RESIDUAL_BUFFERS),
+                credit.eq(1),
                 buffer.eq(0),
             ]
         return m

@@ -93,7 +93,7 @@ class Issue(wiring.Component):
         residuals = Signal(range(pipeline.RESIDUAL_BUFFERS + 1))
 
         # the step at the head: the next byte of a part
-        head_last, head_block_end, head_last_block = Signal(), Signal(), Signal()
+        head_last, head_block_end, head_last_block, head_map_end = Signal(), Signal(), Signal(), Signal()
         available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
         head_first, head_end, head_tile_end = Signal(), Signal(), Signal()  # the second: of its block
         head_pixels = Signal(range(config.rows + 1))
@@ -109,6 +109,7 @@ class Issue(wiring.Component):
                 head_pixels.eq(steps.pixels),
                 head_end.eq(steps.end),
                 head_block_end.eq(steps.block_end),
+                head_map_end.eq(steps.map_end),
                 head_last_block.eq(steps.last_block),
                 self.o_zero.eq(steps.zero),
             ]
@@ -119,6 +120,7 @@ class Issue(wiring.Component):
                 head_tile_end.eq(head.tile_end & last_byte),
                 head_pixels.eq(head.pixels),
                 head_block_end.eq(head.block_end),
+                head_map_end.eq(head_end),
                 head_last_block.eq(head.last_block),
                 head_first.eq(tile_begin),
                 head_end.eq(head_tile_end & head_block_end),
@@ -170,6 +172,7 @@ class Issue(wiring.Component):
             Mux(d.residual, *(pipeline.overwrite_slack(config, paired, interval) for interval in reversed(intervals)))
             for paired in (False, True)
         )
+        turn_wait = Mux(d.residual, *(pipeline.turn_wait(interval) for interval in reversed(intervals)))
         next_hold = Signal(longest)
         m.d.comb += next_hold.eq(start_in + Mux(self.o_pairs, paired_slack, slack) - 1)
         briefest = min(pipeline.overwrite_slack(config, interval=interval) for interval in intervals)
@@ -178,7 +181,9 @@ class Issue(wiring.Component):
             m.d.sync += [
                 hold.eq(next_hold),
                 rested.eq((next_hold == 0) if pipeline.first_read(config) + briefest <= 1 else 0),
-                busy.eq(start_in + drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, 0)),
+                busy.eq(
+                    start_in + drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, Mux(head_map_end, turn_wait, 0))
+                ),
             ]
 
         # a part becomes the head when it is launched, or waits until the one before has been used up

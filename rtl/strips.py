@@ -73,7 +73,8 @@ class Strips(wiring.Component):
             steps.first.eq((column == 0) & (y == 0) & ~flushing),
             steps.last.eq(tile_last),
             steps.pixels.eq(Mux(pixels_left < 2 * width, pixels_left, 2 * width)),
-            steps.block_end.eq(last_strip & (pixels_left <= 2 * width)),
+            steps.map_end.eq(pixels_left <= 2 * width),
+            steps.block_end.eq(last_strip & steps.map_end),
             steps.last_block.eq(blocks_left == 1),
         ]
         with m.If(steps.step):
