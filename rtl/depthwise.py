@@ -6,12 +6,13 @@ from amaranth.lib.wiring import In, Out
 
 from hwq.config import ArrayConfig
 from rtl.layouts import BaseControl, address_shape, descriptor_layout, field_width
+from rtl.pipeline import delayed
 from rtl.taps import TapControl
 from rtl.walker import WalkerControl
 
 
 class StepSource(wiring.Signature):
-    """Mesh steps offered one after another; a unit always offers one while its layer runs.
+    """Mesh steps offered one after another.
 
     Members
     -------
@@ -98,17 +99,20 @@ class Depthwise(wiring.Component):
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         final, saved_final = Signal(), Signal()
         span = Signal.like(d.span)
-        position, length = Signal(len(span) + 1), Signal(len(span) + 1)
+        position, lead = Signal(len(span) + 1), Signal(len(span) + 1)
         blocks_left, repeat = Signal.like(d.blocks), Signal(2)
         single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
         run_end, tap_end, last_run = Signal(), Signal(), Signal()
+        turn = Signal()  # the walker goes back to the map's first pixel; a spare step hides the cycle this takes
+        m.d["comb" if config.one_port else "sync"] += turn.eq(steps.step & steps.last & final)
+        span_less = [delayed(m, d.span - less, 1) for less in (2, 3)]  # no step comes with the start
         m.d.comb += [
-            steps.valid.eq(1),
+            steps.valid.eq(1 if config.one_port else ~turn),
             steps.midway.eq(~run_begin),
             pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
             final.eq(Mux(tile_begin, ~ifm.more & (ifm.near <= ifm.row_near), saved_final)),
             span.eq(d.span - short),
-            length.eq(pixels + span - 1),
+            lead.eq(pixels + Mux(short, span_less[1], span_less[0])),
             # whether a step ends its run is known a step ahead, but for a run's first
             single.eq(Mux(tile_begin, (ifm.near == 1) | (ifm.row_near == 1), saved_pixels == 1)),
             run_end.eq(Mux(run_begin, single & Mux(short, d.span == 2, d.span == 1), ending)),
@@ -117,7 +121,7 @@ class Depthwise(wiring.Component):
             steps.read.eq(1),
             steps.address.eq(Mux(tile_begin, ifm.address, cursor)),
             steps.count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
-            steps.lead.eq(length - 1),
+            steps.lead.eq(lead),
             steps.pixels.eq(pixels),
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final),
@@ -131,7 +135,7 @@ class Depthwise(wiring.Component):
             taps.start.eq(self.i_start | (steps.step & steps.last)),
             # the walker stays at the tile's first pixel until the last run has been there
             ifm.step.eq(steps.step & last_run & (tile_begin | (position < saved_pixels))),
-            ifm.start.eq(self.i_start | (steps.step & steps.last & final)),
+            ifm.start.eq(self.i_start | turn),
             ifm.base.eq(d.ifm_base + Mux(self.i_start, 0, cols)),
             self.base.move.eq(ifm.start),
             self.base.base.eq(ifm.base),
@@ -142,7 +146,7 @@ class Depthwise(wiring.Component):
                 saved_pixels.eq(pixels),
                 saved_final.eq(final),
                 position.eq(position + 1),
-                ending.eq(position + 2 == length),
+                ending.eq(position + 1 == lead),
                 run_begin.eq(run_end),
                 cursor.eq(steps.address + d.ifm_x_step),
             ]

@@ -120,25 +120,24 @@ class Drain(wiring.Component):
             return Mux(d.ofm_int4, channels >> 1, channels) if config.act_int4 else channels
 
         # a tile's pixels are counted in its first row; all that must be known at once is whether it's the only one
-        last_row, single, row_begin = Signal(range(rows)), Signal(), Signal()
+        last_row, single, row_begin = Signal(range(rows)), Signal(), Signal(init=1)
+        at_last, at_full = Signal(), Signal()  # the row is the tile's last, the mesh's
         stops = depthwise & ~strips  # at the end of a row of the map
         in_row = Mux(stops, self.ofm.row_near, rows)
         m.d.comb += [
-            row_begin.eq(self.o_row == 0),
             single.eq(self.ofm.final | (stops & (self.ofm.row_near == 1)) | (rows == 1)),
         ]
-        with m.If(row_begin):
-            m.d.sync += last_row.eq(Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1)
+        this_last = Mux(row_begin, Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1, last_row)
+        m.d.sync += last_row.eq(this_last)
         m.d.comb += [
             offset.eq(self.o_group * lanes),
-            group_end.eq(channels_left <= lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
             self.o_pairs.eq(wide & ~depthwise & (~last_block | (d.last_channels > cols))),
             row_end.eq(
                 Mux(
                     row_begin,
                     Mux(group_end | config.one_port, single, rows == 1),
-                    self.o_row == Mux(group_end | config.one_port, last_row, rows - 1),
+                    Mux(group_end | config.one_port, at_last, at_full),
                 )
             ),
             self.o_sum_end.eq(self.o_read & row_end & group_end),
@@ -179,11 +178,17 @@ class Drain(wiring.Component):
             m.d.sync += running.eq(~self.o_sum_end)
             row_after, group_after = (group_end, 1) if config.one_port else (1, row_end)
             with m.If(row_after):
-                m.d.sync += self.o_row.eq(Mux(row_end, 0, self.o_row + 1))
+                m.d.sync += [
+                    self.o_row.eq(Mux(row_end, 0, self.o_row + 1)),
+                    row_begin.eq(row_end),
+                    at_last.eq(self.o_row + 1 == this_last),
+                    at_full.eq(self.o_row == rows - 2),
+                ]
             with m.If(group_after):
                 block_left = Mux(last_block, d.last_channels, block_channels)
                 m.d.sync += [
                     channels_left.eq(Mux(group_end, block_left, channels_left - lanes)),
+                    group_end.eq(Mux(group_end, block_left <= lanes, channels_left <= 2 * lanes)),
                     self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
                     self.o_columns.eq(Mux(group_end | columns_end, 0, self.o_columns + 1)),
                     self.o_high.eq(~group_end & (self.o_high | columns_end)),
@@ -208,21 +213,26 @@ class Drain(wiring.Component):
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
         m.d.sync += [turn.eq(tile_end & self.ofm.final), self.o_ended.eq(self.o_final)]
+        next_channels = Mux(blocks_left == 2, d.last_channels, block_channels)
         with m.If(next_block):
             m.d.sync += [
                 blocks_left.eq(blocks_left - 1),
                 last_block.eq(blocks_left == 2),
-                channels_left.eq(Mux(blocks_left == 2, d.last_channels, block_channels)),
+                channels_left.eq(next_channels),
+                group_end.eq(next_channels <= lanes),
             ]
 
+        start_channels = Mux(d.blocks == 1, d.last_channels, first_channels)
         with m.If(self.i_clear):
             m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0), turn.eq(0), self.o_ended.eq(0)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 blocks_left.eq(d.blocks),
                 last_block.eq(d.blocks == 1),
-                channels_left.eq(Mux(d.blocks == 1, d.last_channels, first_channels)),
+                channels_left.eq(start_channels),
+                group_end.eq(start_channels <= lanes),
                 self.o_row.eq(0),
+                row_begin.eq(1),
                 self.o_group.eq(0),
                 self.o_columns.eq(0),
                 self.o_high.eq(0),

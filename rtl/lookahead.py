@@ -46,20 +46,20 @@ class Lookahead(wiring.Component):
         running, free = Signal(), Signal()
         m.d.comb += free.eq(~steps.valid | steps.step)
         if self._config.one_port:
-            m.d.comb += source.step.eq(running & free)
+            m.d.comb += source.step.eq(running & source.valid & free)
             with m.If(free):
                 m.d.sync += [getattr(steps, name).eq(getattr(source, name)) for name in offered]
-                m.d.sync += steps.valid.eq(running)
+                m.d.sync += steps.valid.eq(source.step)
         else:
             spare = StepSource(self._config).create()
-            m.d.comb += source.step.eq(running & ~spare.valid)
+            m.d.comb += source.step.eq(running & source.valid & ~spare.valid)
             with m.If(~spare.valid):
                 m.d.sync += [getattr(spare, name).eq(getattr(source, name)) for name in offered]
             with m.If(free):
                 for name in offered:
                     m.d.sync += getattr(steps, name).eq(Mux(spare.valid, getattr(spare, name), getattr(source, name)))
-                m.d.sync += steps.valid.eq(spare.valid | running)
-            m.d.sync += spare.valid.eq((spare.valid | running) & ~free)
+                m.d.sync += steps.valid.eq(spare.valid | source.step)
+            m.d.sync += spare.valid.eq((spare.valid | source.step) & ~free)
         with m.If(source.step & source.end & source.last_block):
             m.d.sync += running.eq(0)
         with m.If(self.i_start):

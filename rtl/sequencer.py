@@ -1,6 +1,6 @@
 """Sequencer: reads descriptors, checks them and starts the units, one layer after another."""
 
-from amaranth import Array, Module, Signal
+from amaranth import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -99,7 +99,9 @@ class Sequencer(wiring.Component):
         m = Module()
         config = self._config
         upcoming = Signal(descriptor_layout(config)) if config.overlaps else self.o_front
-        loading, whole, loaded = Signal(), Signal(), Signal()  # its words are being read, are there, are checked
+        # its words are being read, are there, are checked, make a layer
+        loading, whole, loaded, sound = Signal(), Signal(), Signal(), Signal()
+        known, faulty, inside = Signal(), Signal(), Signal()
         next_pc = Signal(range(2 * config.slots))
         word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
         stray = Signal()
@@ -116,7 +118,9 @@ class Sequencer(wiring.Component):
         with m.If(reading):
             m.d.sync += word.eq(word + 1)
         legal = Signal(32)  # what may be set in the word to come
-        m.d.sync += legal.eq(Array(config.legal_masks())[word])
+        masks = config.legal_masks()
+        columns = [sum((mask >> bit & 1) << index for index, mask in enumerate(masks)) for bit in range(32)]
+        m.d.sync += legal.eq(Cat(Const(column, len(masks)).bit_select(word, 1) for column in columns))
         with m.If(valid):
             with m.If((self.i_word & ~legal) != 0):
                 m.d.sync += stray.eq(1)
@@ -125,9 +129,9 @@ class Sequencer(wiring.Component):
                     with m.Case(index):
                         fields = [field for field in isa.DESCRIPTOR if field.word == index and config.kept_bits(field)]
                         m.d.sync += [upcoming[f.name].eq(field_slice(f, self.i_word)) for f in fields]
-        m.d.sync += whole.eq(loading & valid & (arrived == isa.DESCRIPTOR_WORDS - 1) & ~self.o_abort)
+        m.d.sync += whole.eq(loading & valid & (arrived == isa.DESCRIPTOR_WORDS - 1))
         with m.If(whole):
-            m.d.sync += [loading.eq(0), loaded.eq(1)]
+            m.d.sync += [loading.eq(0), loaded.eq(1), sound.eq(known & ~faulty & inside)]
 
         for name in ("ifm_base", "weight_base", "ofm_base", "param_base"):
             ahead_of_drain = name in ("ifm_base", "weight_base") or not config.overlaps
@@ -143,7 +147,7 @@ class Sequencer(wiring.Component):
         }
         if config.vector:
             starts[isa.Opcode.VECTOR] = self.o_vector, config.lanes
-        known, too_many = Signal(), Signal()
+        too_many = Signal()
         with m.Switch(read.opcode):
             for opcode, (_, most) in starts.items():
                 with m.Case(opcode):
@@ -167,8 +171,8 @@ class Sequencer(wiring.Component):
         alone = (read.opcode != isa.Opcode.CONV) | int(not config.act_int4) | (read.ifm_int4 & halves)
         past = read.table > config.tables
         wrong = (stray, too_many, shapeless, narrow, misread, scaled, packed & alone, past)
-        bad_field, bad_opcode, halt, may_overlap = Signal(), Signal(), Signal(), Signal()
-        go, early, inside = Signal(), Signal(), Signal()
+        bad_field, bad_opcode, halt, may_overlap, may_be_followed = (Signal() for _ in range(5))
+        go, early = Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
         ahead, drained, both = Signal(), Signal(), Signal()
         change = Signal()
@@ -176,30 +180,24 @@ class Sequencer(wiring.Component):
         m.d.sync += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
             bad_opcode.eq((upcoming.opcode != isa.Opcode.HALT) & ~known),
-            bad_field.eq(known & _any([*zero, *wrong])),
+            bad_field.eq(known & faulty),
             may_overlap.eq(upcoming.early & upcoming.opcode.matches(*on_mesh) & int(config.overlaps)),
+            may_be_followed.eq(
+                self.o_descriptor.opcode.matches(*on_mesh) & ~(self.o_descriptor.scaled & config.block_scales)
+            ),
         ]
         m.d.comb += [
+            faulty.eq(_any([*zero, *wrong])),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
-            early.eq(
-                loaded
-                & inside
-                & self.o_layer
-                & ~both
-                & ~self.i_fetching
-                & ~self.i_layer_done
-                & may_overlap
-                & ~(self.o_descriptor.scaled & config.block_scales)
-                & self.o_descriptor.opcode.matches(*on_mesh)
-                & ~bad_field
-            ),
+            early.eq(self.o_layer & ~both & ~self.i_fetching & ~self.i_layer_done & may_overlap & may_be_followed),
             change.eq(ahead & (drained | self.i_drained)),
             self.o_loading.eq(self.o_busy & ~self.o_layer),
         ]
         m.d.sync += [self.o_back.eq(0), *(start.eq(0) for start, _ in starts.values())]
-        begin = early | (go & ~halt & ~bad_opcode & ~bad_field)
+        begin = sound & (early | (self.o_busy & ~self.o_layer))
         with m.If(begin):
+            m.d.sync += sound.eq(0)
             m.d.sync += [starts[opcode][0].eq(upcoming.opcode == opcode) for opcode in on_mesh]
             m.d.sync += [next_pc.eq(next_pc + 1), loaded.eq(0)]
             if config.overlaps:
@@ -208,7 +206,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [loading.eq(1), word.eq(0), stray.eq(0)]
         with m.If(self.i_drained):
             m.d.sync += drained.eq(1)
-        with m.If(early):
+        with m.If(sound & early):
             m.d.sync += [ahead.eq(1), both.eq(1)]
         with m.If(go):
             m.d.sync += self.o_pc.eq(next_pc)
@@ -257,6 +255,7 @@ class Sequencer(wiring.Component):
                 ahead.eq(0),
                 both.eq(0),
                 loaded.eq(0),
+                sound.eq(0),
                 loading.eq(0),
             ]
         m.d.sync += self.o_abort.eq(self.i_clear | (error != isa.ErrorCode.NONE))
@@ -271,6 +270,7 @@ class Sequencer(wiring.Component):
                 both.eq(0),
                 loading.eq(0),
                 loaded.eq(0),
+                sound.eq(0),
             ]
         with m.Elif(self.i_start & ~self.o_busy):
             m.d.sync += [
@@ -281,6 +281,7 @@ class Sequencer(wiring.Component):
                 self.o_pc.eq(self.i_pc),
                 loading.eq(1),
                 loaded.eq(0),
+                sound.eq(0),
                 word.eq(0),
                 stray.eq(0),
             ]
