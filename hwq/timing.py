@@ -371,6 +371,9 @@ class _Walk:
                 self.shift(same * (self.last_step - before))
                 left -= same
             previous = state
+        # while the unit turns back to the map's first pixel, what is left is the steps it has offered since the begin
+        if not self._config.one_port and pixels + runs[-1] - 2 > 1:
+            self.offered += pipeline.TURN
 
     def _tile(self, slices: int, drain: int, pixels: int) -> None:
         """Advance by one tile of `pixels` pixels with `slices` passes of second operands."""
@@ -398,7 +401,7 @@ class _Walk:
 
     def _row_tile(self, pixels: int, runs: list[int], drain: int) -> None:
         """Advance by one tile of `pixels` pixels of a DEPTHWISE layer; its last run begins once it can end."""
-        now = self.next_step
+        now = max(self.next_step, self.offered)
         for span in runs[:-1]:
             now = self._port.begin(now, pixels + span - 1) + pixels + span - 1
         lead = pixels + runs[-1] - 2
