@@ -97,6 +97,7 @@ class Depthwise(wiring.Component):
         tile_begin = Signal()
         cursor = Signal(address_shape(config))
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
+        saved_single = Signal()
         final, saved_final = Signal(), Signal()
         span = Signal.like(d.span)
         position, lead = Signal(len(span) + 1), Signal(len(span) + 1)
@@ -105,7 +106,8 @@ class Depthwise(wiring.Component):
         run_end, tap_end, last_run = Signal(), Signal(), Signal()
         turn = Signal()  # the walker goes back to the map's first pixel; a spare step hides the cycle this takes
         m.d["comb" if config.one_port else "sync"] += turn.eq(steps.step & steps.last & final)
-        span_less = [delayed(m, d.span - less, 1) for less in (2, 3)]  # no step comes with the start
+        one_step = [delayed(m, d.span == 1 + less, 1) for less in (0, 1)]  # no step comes with the start
+        span_less = [delayed(m, d.span - less, 1) for less in (2, 3)]
         m.d.comb += [
             steps.valid.eq(1 if config.one_port else ~turn),
             steps.midway.eq(~run_begin),
@@ -114,8 +116,8 @@ class Depthwise(wiring.Component):
             span.eq(d.span - short),
             lead.eq(pixels + Mux(short, span_less[1], span_less[0])),
             # whether a step ends its run is known a step ahead, but for a run's first
-            single.eq(Mux(tile_begin, (ifm.near == 1) | (ifm.row_near == 1), saved_pixels == 1)),
-            run_end.eq(Mux(run_begin, single & Mux(short, d.span == 2, d.span == 1), ending)),
+            single.eq(Mux(tile_begin, ifm.final | ifm.row_final, saved_single)),
+            run_end.eq(Mux(run_begin, single & Mux(short, one_step[1], one_step[0]), ending)),
             tap_end.eq(repeat == d.repeats),
             last_run.eq(tap_end & taps.end),
             steps.read.eq(1),
@@ -144,6 +146,7 @@ class Depthwise(wiring.Component):
             m.d.sync += [
                 tile_begin.eq(0),
                 saved_pixels.eq(pixels),
+                saved_single.eq(single),
                 saved_final.eq(final),
                 position.eq(position + 1),
                 ending.eq(position + 1 == lead),

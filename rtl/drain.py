@@ -125,7 +125,7 @@ class Drain(wiring.Component):
         stops = depthwise & ~strips  # at the end of a row of the map
         in_row = Mux(stops, self.ofm.row_near, rows)
         m.d.comb += [
-            single.eq(self.ofm.final | (stops & (self.ofm.row_near == 1)) | (rows == 1)),
+            single.eq(self.ofm.final | (stops & self.ofm.row_final) | (rows == 1)),
         ]
         this_last = Mux(row_begin, Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1, last_row)
         m.d.sync += last_row.eq(this_last)

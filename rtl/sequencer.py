@@ -104,8 +104,8 @@ class Sequencer(wiring.Component):
         known, faulty, inside = Signal(), Signal(), Signal()
         next_pc = Signal(range(2 * config.slots))
         word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
-        stray = Signal()
-        error = Signal(isa.ErrorCode)
+        stray, strays = Signal(), Signal(8)  # a word has had bits that nothing is meant by, the last one has
+        error, failed = Signal(isa.ErrorCode), Signal()
         idle_cycles, stalled = Signal(32), Signal()
 
         # read: one word a cycle; `arrived` is the index of the word on i_word
@@ -121,9 +121,10 @@ class Sequencer(wiring.Component):
         masks = config.legal_masks()
         columns = [sum((mask >> bit & 1) << index for index, mask in enumerate(masks)) for bit in range(32)]
         m.d.sync += legal.eq(Cat(Const(column, len(masks)).bit_select(word, 1) for column in columns))
+        unknown = self.i_word & ~legal
+        m.d.sync += [strays.eq(0), stray.eq(stray | strays.any())]
         with m.If(valid):
-            with m.If((self.i_word & ~legal) != 0):
-                m.d.sync += stray.eq(1)
+            m.d.sync += strays.eq(Cat(unknown[index : index + 4].any() for index in range(0, 32, 4)))
             with m.Switch(arrived):
                 for index in range(isa.DESCRIPTOR_WORDS):
                     with m.Case(index):
@@ -170,7 +171,7 @@ class Sequencer(wiring.Component):
         halves = read.int4 | (read.codebook != isa.Codebook.NONE) | read.scaled
         alone = (read.opcode != isa.Opcode.CONV) | int(not config.act_int4) | (read.ifm_int4 & halves)
         past = read.table > config.tables
-        wrong = (stray, too_many, shapeless, narrow, misread, scaled, packed & alone, past)
+        wrong = (stray | strays.any(), too_many, shapeless, narrow, misread, scaled, packed & alone, past)
         bad_field, bad_opcode, halt, may_overlap, may_be_followed = (Signal() for _ in range(5))
         go, early = Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
@@ -247,7 +248,10 @@ class Sequencer(wiring.Component):
             m.d.comb += error.eq(isa.ErrorCode.PARAM_RANGE)
         with m.Elif(self.o_layer & stalled):
             m.d.comb += error.eq(isa.ErrorCode.WATCHDOG)
-        with m.If(error != isa.ErrorCode.NONE):
+        idle_fault = loaded & inside & (bad_opcode | bad_field) | ~inside
+        layer_fault = self.i_act_range | self.i_weight_range | self.i_param_range | stalled
+        m.d.comb += failed.eq((self.o_layer & layer_fault) | (self.o_busy & ~self.o_layer & idle_fault))
+        with m.If(failed):
             m.d.sync += [
                 self.o_error.eq(error),
                 self.o_busy.eq(0),
@@ -258,7 +262,7 @@ class Sequencer(wiring.Component):
                 sound.eq(0),
                 loading.eq(0),
             ]
-        m.d.sync += self.o_abort.eq(self.i_clear | (error != isa.ErrorCode.NONE))
+        m.d.sync += self.o_abort.eq(self.i_clear | failed)
 
         with m.If(self.i_clear):
             m.d.sync += [

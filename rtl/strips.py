@@ -55,7 +55,6 @@ class Strips(wiring.Component):
         columns = d.pixels >> 1
         m.d.comb += [
             column_end.eq(y == height - 1),
-            flushing.eq(pixels_left == 0),
             last_strip.eq(strips_left == 1),
             single.eq(last_strip & d.short_strip),
             strip_last.eq(flush_left == 1),
@@ -89,13 +88,15 @@ class Strips(wiring.Component):
                     column.eq(Mux(column == width - 1, 0, column + 1)),
                 ]
                 with m.If((column == width - 1) & ~flushing):
-                    m.d.sync += pixels_left.eq(Mux(pixels_left <= 2 * width, 0, pixels_left - 2 * width))
+                    m.d.sync += pixels_left.eq(Mux(steps.map_end, 0, pixels_left - 2 * width))
+                    m.d.sync += flushing.eq(steps.map_end)
             with m.If(strip_end):
                 base = Signal(address_shape(config))
                 next_block = (block_base + config.depthwise_cols)[: len(base)]
                 m.d.comb += base.eq(Mux(last_strip, next_block, strip_base + (d.tap_y_step << 1)))
                 m.d.sync += [
                     begin.eq(1),
+                    flushing.eq(0),
                     column.eq(0),
                     pixels_left.eq(d.pixels),
                     flush_left.eq(columns + d.span - 1),
@@ -109,6 +110,7 @@ class Strips(wiring.Component):
         with m.If(self.i_start):
             m.d.sync += [
                 begin.eq(1),
+                flushing.eq(0),
                 y.eq(0),
                 column.eq(0),
                 pixels_left.eq(d.pixels),

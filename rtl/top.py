@@ -231,11 +231,16 @@ class Accelerator(wiring.Component):
                 act_range.eq(act.o_range),
             ]
 
-        requests = [(unit.o_read, unit.o_address, unit.o_count) for unit in (fetch, *vectors)]
         ahead = lookahead.steps
-        for read_now, address, count in (*requests, (ahead.step & ahead.read, ahead.address, ahead.count)):
-            with m.If(read_now):
-                m.d.comb += [act.i_read.eq(1), act.i_address.eq(address), act.i_count.eq(count)]
+        requests = [
+            *((unit.o_running, unit.o_read, unit.o_address, unit.o_count) for unit in vectors),
+            (fetch.o_running, fetch.o_read, fetch.o_address, fetch.o_count),
+            (issue.o_running & use_depthwise, ahead.step & ahead.read, ahead.address, ahead.count),
+        ]
+        m.d.comb += act.i_read.eq(_any(read_now for _, read_now, _, _ in requests))
+        for running, _, address, count in requests:  # one at a time, and only then
+            with m.If(running):
+                m.d.comb += [act.i_address.eq(address), act.i_count.eq(count)]
 
         # fetched bytes: to a row's serializer or to the buffer of second operands
         part = data.StructLayout(

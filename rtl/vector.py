@@ -77,11 +77,11 @@ class Vector(wiring.Component):
         offset, tap = Signal(address_shape(config)), Signal(address_shape(config))
         taps_x_left, taps_y_left = Signal.like(d.taps_x), Signal.like(d.taps_y)
         first_tap, second_operand, go = Signal(), Signal(), Signal()
-        tap_row_end, taps_end, result_end, pixel_end, last_group = Signal(), Signal(), Signal(), Signal(), Signal()
+        tap_row_end, last_row, taps_end, result_end = Signal(), Signal(), Signal(), Signal()
+        pixel_end, last_group = Signal(), Signal()
         m.d.comb += [
             last_group.eq(groups_left == 1),
-            tap_row_end.eq(taps_x_left == 1),
-            taps_end.eq(tap_row_end & (taps_y_left == 1)),
+            taps_end.eq(tap_row_end & last_row),
             self.o_midway.eq(self.o_running & second_operand),
             go.eq(self.o_running & ~self.i_blocked),
             result_end.eq(go & Mux(d.residual, second_operand, taps_end)),
@@ -102,6 +102,8 @@ class Vector(wiring.Component):
                     tap.eq(tap + Mux(tap_row_end, d.tap_y_step, d.tap_x_step)),
                     taps_x_left.eq(Mux(tap_row_end, d.taps_x, taps_x_left - 1)),
                     taps_y_left.eq(taps_y_left - tap_row_end),
+                    tap_row_end.eq(Mux(tap_row_end, d.taps_x == 1, taps_x_left == 2)),
+                    last_row.eq(Mux(tap_row_end, taps_y_left == 2, last_row)),
                     second_operand.eq(taps_end & d.residual),
                 ]
             with m.If(result_end):
@@ -111,6 +113,8 @@ class Vector(wiring.Component):
                     tap.eq(0),
                     taps_x_left.eq(d.taps_x),
                     taps_y_left.eq(d.taps_y),
+                    tap_row_end.eq(d.taps_x == 1),
+                    last_row.eq(d.taps_y == 1),
                     offset.eq(Mux(last_group, 0, offset + lanes)),
                     group.eq(Mux(last_group, 0, group + 1)),
                     groups_left.eq(Mux(last_group, d.blocks, groups_left - 1)),
@@ -179,5 +183,7 @@ class Vector(wiring.Component):
                 tap.eq(0),
                 taps_x_left.eq(d.taps_x),
                 taps_y_left.eq(d.taps_y),
+                tap_row_end.eq(d.taps_x == 1),
+                last_row.eq(d.taps_y == 1),
             ]
         return m

@@ -21,6 +21,7 @@ class WalkerControl(wiring.Signature):
     final : no pixel follows the current one
     near, row_near : pixels from the current one to the last of all, of its row, but at most the mesh's rows
     more : there are more than the mesh's rows
+    row_final : the current pixel is its row's last
     """
 
     def __init__(self, config: ArrayConfig):
@@ -36,6 +37,7 @@ class WalkerControl(wiring.Signature):
                 "near": In(range(config.rows + 1)),
                 "row_near": In(range(config.rows + 1)),
                 "more": In(1),
+                "row_final": In(1),
             }
         )
 
@@ -76,8 +78,11 @@ class PixelWalker(wiring.Component):
         row_left, left = Signal.like(self.i_row_pixels), Signal.like(self.i_pixels)
         here = (control.address, row_left, left)
         tile = tuple(Signal.like(value, name=f"tile_{value.name}") for value in here)
-        row_end, row_more, fresh = Signal(), Signal(), Signal()
-        row_counts, counts = Cat(control.row_near, row_more, row_end), Cat(control.near, control.more, control.final)
+        row_more, fresh = Signal(), Signal()
+        row_counts, counts = (
+            Cat(control.row_near, row_more, control.row_final),
+            Cat(control.near, control.more, control.final),
+        )
         # the tile's first pixel is noted in its first cycle, from which nothing has stepped yet
         m.d.sync += fresh.eq(control.start | control.commit)
         with m.If(fresh):
@@ -94,11 +99,12 @@ class PixelWalker(wiring.Component):
                 self._register(m, counts, self._counts(tile[2]))
         with m.Elif(control.step & ~control.final):
             m.d.sync += [
-                control.address.eq(control.address + Mux(row_end, self.i_y_step, self.i_x_step)),
-                row_left.eq(Mux(row_end, self.i_row_pixels, row_left - 1)),
+                control.address.eq(control.address + Mux(control.row_final, self.i_y_step, self.i_x_step)),
+                row_left.eq(Mux(control.row_final, self.i_row_pixels, row_left - 1)),
                 left.eq(left - 1),
             ]
-            self._register(m, row_counts, Mux(row_end, self._counts(self.i_row_pixels), self._counts(row_left, 1)))
+            row_after = Mux(control.row_final, self._counts(self.i_row_pixels), self._counts(row_left, 1))
+            self._register(m, row_counts, row_after)
             self._register(m, counts, self._counts(left, 1))
         if not self._registered:
             m.d.comb += [row_counts.eq(self._counts(row_left)), counts.eq(self._counts(left))]
