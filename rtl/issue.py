@@ -89,8 +89,8 @@ class Issue(wiring.Component):
         waiting, head = Signal(part_layout(config)), Signal(part_layout(config))
         full = Signal()  # the serializers' waiting half is
         held, unread = Signal(), Signal()  # there is a head; what waits isn't it
-        fresh, last_byte = Signal(), Signal()  # the head's step takes the waiting half, is its part's last
-        residuals = Signal(range(pipeline.RESIDUAL_BUFFERS + 1))
+        fresh, last_byte, ends_tile = Signal(), Signal(), Signal()  # its step takes the waiting half, is the last
+        residuals, seconds = Signal(range(pipeline.RESIDUAL_BUFFERS + 1)), Signal()  # the second: there are, if need be
 
         # the step at the head: the next byte of a part
         head_last, head_block_end, head_last_block, head_map_end = Signal(), Signal(), Signal(), Signal()
@@ -117,7 +117,7 @@ class Issue(wiring.Component):
             m.d.comb += [
                 available.eq(held & ~self.o_scale),
                 head_last.eq(head_tile_end),
-                head_tile_end.eq(head.tile_end & last_byte),
+                head_tile_end.eq(ends_tile),
                 head_pixels.eq(head.pixels),
                 head_block_end.eq(head.block_end),
                 head_map_end.eq(head_end),
@@ -150,7 +150,7 @@ class Issue(wiring.Component):
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(Mux(d.residual, reads * intervals[1], reads)),
-            may_end.eq(rested & (~d.residual | ~head_tile_end | (residuals != 0))),
+            may_end.eq(rested & (seconds | ~head_tile_end)),
             may_begin.eq((hold <= steps.lead + 1) & (~strips | (busy <= first_read + steps.lead + 1))),
             ready.eq(Mux(depthwise, ~steps.begin | allowed, ~head_last | may_end)),
             self.o_first.eq(head_first),
@@ -189,19 +189,23 @@ class Issue(wiring.Component):
         # a part becomes the head when it is launched, or waits until the one before has been used up
         assert pipeline.PART_LATENCY == 1  # the bytes are there when row 0 needs them
         used_up, source = Signal(), Signal.like(waiting)
+        single, waiting_single, two_left = Signal(), Signal(), head.count == 2  # the new head has one byte
         m.d.comb += [
             used_up.eq(~held | (self.o_step & ~depthwise & last_byte)),
             source.eq(Mux(unread, waiting, self.i_part)),
+            single.eq(Mux(unread, waiting_single, self.i_part.count == 1)),
         ]
         with m.If(used_up):
-            m.d.sync += [held.eq(unread | self.i_launch), fresh.eq(1), last_byte.eq(source.count == 1), head.eq(source)]
-            m.d.sync += unread.eq(0)
+            m.d.sync += [held.eq(unread | self.i_launch), unread.eq(0), head.eq(source)]
+            m.d.sync += [fresh.eq(1), last_byte.eq(single), ends_tile.eq(single & source.tile_end)]
         with m.Elif(self.o_step & ~depthwise):
-            m.d.sync += [fresh.eq(0), last_byte.eq(head.count == 2), head.count.eq(head.count - 1)]
+            m.d.sync += [fresh.eq(0), last_byte.eq(two_left), ends_tile.eq(two_left & head.tile_end)]
+            m.d.sync += head.count.eq(head.count - 1)
         with m.If(self.o_take):
             m.d.sync += full.eq(0)
         with m.If(self.i_launch):
-            m.d.sync += [full.eq(1), waiting.eq(self.i_part), unread.eq(~used_up)]
+            m.d.sync += [full.eq(1), unread.eq(~used_up)]
+            m.d.sync += [waiting.eq(self.i_part), waiting_single.eq(self.i_part.count == 1)]
 
         next_weight, next_odd, next_block = Signal.like(self.o_weight), Signal(), Signal.like(self.o_weight)
         m.d.comb += [
@@ -229,9 +233,9 @@ class Issue(wiring.Component):
 
         used = self.o_last & head_tile_end & d.residual
         with m.If(self.i_residual_ready & ~used):
-            m.d.sync += residuals.eq(residuals + 1)
+            m.d.sync += [residuals.eq(residuals + 1), seconds.eq(1)]
         with m.If(~self.i_residual_ready & used):
-            m.d.sync += residuals.eq(residuals - 1)
+            m.d.sync += [residuals.eq(residuals - 1), seconds.eq(residuals != 1)]
 
         with m.If(self.i_clear):
             m.d.sync += [self.o_running.eq(0), hold.eq(0), busy.eq(0), rested.eq(1)]
@@ -245,6 +249,7 @@ class Issue(wiring.Component):
                 held.eq(0),
                 unread.eq(0),
                 residuals.eq(0),
+                seconds.eq(~d.residual),
             ]
         if config.codebooks:
             self._read_books(m, self.o_step & head_end & ~head_last_block)
