@@ -54,37 +54,39 @@ class SharedActRam(wiring.Component):
         assert pipeline.WRITE_LATENCY == 2
         depth = self._bytes // WORD_BYTES
 
-        past, odd = Signal(), Signal()
-        chosen = Mux(self.i_write, self.i_write_address, self.i_address)
-        last = sum(self.i_write_mask[1:])
-        m.d.comb += [
-            past.eq(chosen + Mux(self.i_write, last + 1, self.i_count) > self._bytes),
-            odd.eq(~self.i_write & self.i_address[0] & (self.i_count > 1)),
-        ]
-        m.d.sync += self.o_range.eq(((self.i_read | self.i_write) & past) | (self.i_read & odd))
-
+        several = Mux(self.i_write, self.i_write_mask[1:].any(), self.i_count > 1)
+        beyond_half = Mux(self.i_write, self.i_write_mask[2:].any(), self.i_count > 2)
         address = Signal.like(self.i_address)
-        write, mask, word = Signal(), Signal(WORD_BYTES), Signal(8 * WORD_BYTES)
+        used, write, odd, crosses = Signal(), Signal(), Signal(), Signal()
+        mask, word = Signal(WORD_BYTES), Signal(8 * WORD_BYTES)
         swap, given = self.i_write_address[1], self.i_write_data.as_value()
         m.d.sync += [
-            address.eq(chosen),
-            write.eq(self.i_write & ~past),
+            address.eq(Mux(self.i_write, self.i_write_address, self.i_address)),
+            used.eq(self.i_read | self.i_write),
+            write.eq(self.i_write),
+            odd.eq(several & ~self.i_write),
+            crosses.eq(beyond_half),
             mask.eq(Mux(swap, Cat(self.i_write_mask[2:], self.i_write_mask[:2]), self.i_write_mask)),
             word.eq(Mux(swap, Cat(given[16:], given[:16]), given)),
         ]
-        place, place_2 = Signal(2), Signal(2)
+        past, row = Signal(), address[2:]
+        m.d.comb += [
+            past.eq((row >= depth) | ((row == depth - 1) & address[1] & crosses)),
+            self.o_range.eq(used & (past | (odd & address[0]))),
+        ]
+        place = Signal(2)
+        m.d.sync += place.eq(address[:2])
         raw = Signal(8 * WORD_BYTES)
-        m.d.sync += [place.eq(address[:2]), place_2.eq(place)]
         for bank in range(2):
             m.submodules[f"bank_{bank}"] = memory = SinglePortRam(depth)
             bits = slice(16 * bank, 16 * (bank + 1))
             m.d.comb += [
-                memory.i_address.eq(address[2:] + (address[1] if bank == 0 else 0)),
-                memory.i_write.eq(write),
+                memory.i_address.eq(row + (address[1] if bank == 0 else 0)),
+                memory.i_write.eq(write & ~past),
                 memory.i_mask.eq(mask[2 * bank : 2 * bank + 2]),
                 memory.i_data.eq(word[bits]),
+                raw[bits].eq(memory.o_data),
             ]
-            m.d.sync += raw[bits].eq(memory.o_data)
-        halves = Mux(place_2[1], Cat(raw[16:], raw[:16]), raw)
-        m.d.comb += self.o_data.as_value().eq(Cat(Mux(place_2[0], halves[8:16], halves[:8]), halves[8:]))
+        halves = Mux(place[1], Cat(raw[16:], raw[:16]), raw)
+        m.d.sync += self.o_data.as_value().eq(Cat(Mux(place[0], halves[8:16], halves[:8]), halves[8:]))
         return m
