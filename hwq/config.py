@@ -73,6 +73,9 @@ class ArrayConfig:
     monitor : int
         1 where the core counts the cycles of every slot and every cause, has a watchdog and lets the host read all its
         memories; 0 where the host reads activation memory, `id`, `digest`, `status`, `pc` and `cycles` alone.
+    small : int
+        1 where the output path is the smallest one: sums have 24 bits with their bias, and layers that may need more, or
+        round down, run on the host; 0 where it is not. Needs `act_ports` 1, `sum_bits` 24, no vector unit and no tables.
 
     Raises
     ------
@@ -100,6 +103,7 @@ class ArrayConfig:
     sum_bits: int = 32
     count_bits: int = 16
     monitor: int = 1
+    small: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -140,6 +144,9 @@ class ArrayConfig:
         small &= self.weight_bits == 8 and self.codebooks == 0 and self.block_scales == 0
         rule = "2, or 1 with fetch_bytes 4, lanes 1, 2 or 4 cols, weight_bits 8, no codebooks and no block_scales"
         self._require("act_ports", self.act_ports == 2 or (self.act_ports == 1 and small), rule)
+        least = self.one_port and self.sum_bits == 24 and self.vector == 0 and self.tables == 0
+        rule = "0, or 1 with act_ports 1, sum_bits 24, no vector unit and no tables"
+        self._require("small", self.small == 0 or (self.small == 1 and least), rule)
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -208,6 +215,7 @@ class ArrayConfig:
             or (field.name == "scaled" and not self.block_scales)
             or (field.name in ("ifm_int4", "ofm_int4") and not self.act_int4)
             or (field.name == "early" and not self.overlaps)
+            or (field.name == "truncate" and self.small)
         )
         sizes = {"weight_base": self.weight_address_bits, "param_base": self.param_address_bits}
         sizes["last_channels"] = self.widest_block.bit_length()
@@ -300,7 +308,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1, adder=0,
-            vector=0, sum_bits=24, count_bits=10, monitor=0,
+            vector=0, sum_bits=24, count_bits=10, monitor=0, small=1,
         ),
         ArrayConfig(
             name="ecp5-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
@@ -335,8 +343,8 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
-    `tables`, `codebooks` and `block_scales` to 0, `act_ports` to 2, `adder`, `vector` and
-    `monitor` to 1, `sum_bits` to 32 and `count_bits` to 16.
+    `tables`, `codebooks`, `block_scales` and `small` to 0, `act_ports` to 2, `adder`, `vector` and `monitor` to 1,
+    `sum_bits` to 32 and `count_bits` to 16.
 
     Raises
     ------

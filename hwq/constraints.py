@@ -27,6 +27,11 @@ def constraint_floor(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     return not (isinstance(op, ir.Conv | ir.Gemm) and op.floor) or truncations(op, graph) is not None
 
 
+def constraint_rounding(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """A requantization that rounds down needs a larger output path; choose an arch with one (small)."""
+    return not config.small or not isinstance(op, ir.Conv | ir.Gemm) or op.floor is None
+
+
 def constraint_pads(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """Padding must be smaller than the dilated kernel."""
     if not isinstance(op, ir.Conv | ir.MaxPool | ir.AveragePool):
@@ -114,6 +119,11 @@ def constraint_sums(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
         outputs = 0 if isinstance(op, ir.Conv) else 1
         weight = np.moveaxis(op.weight.astype(np.int64), outputs, 0).reshape(op.weight.shape[outputs], -1)
         largest = int(np.abs(weight - op.weight_zero_point.astype(np.int64)[:, None]).sum(1).max())
+    if config.small:  # what passes the sum's range on the way to it with its bias does no harm
+        x = graph.tensors[op.inputs[0]]
+        largest *= max(x.range[1] - x.zero_point, x.zero_point - x.range[0])
+        bias = 0 if isinstance(op, ir.AveragePool) else int(np.abs(op.bias.astype(np.int64)).max())
+        return largest + bias < 1 << (config.sum_bits - 1)
     return 128 * largest < 1 << (config.sum_bits - 1)
 
 
@@ -153,6 +163,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_vector,
     constraint_pairs,
     constraint_floor,
+    constraint_rounding,
     constraint_tables,
     constraint_block_scales,
     constraint_block_taps,

@@ -93,7 +93,7 @@ class Machine:
             raise _Stop(isa.ErrorCode.PARAM_RANGE)
         parameters = self.params.reshape(self.config.param_words, self.config.lanes, isa.PARAM_LANE_WORDS)
         chosen = parameters[words, lanes]
-        value = _requantized(d, sums, chosen)
+        value = _requantized(self.config, d, sums, chosen)
         channels = np.arange(len(words), dtype=np.int64)
         if d["residual"]:
             value = self._added(d, sums, value, channels)
@@ -268,12 +268,14 @@ def _wrapped(sums: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int32]:
 
 
 def _requantized(
-    d: dict[str, int], sums: npt.NDArray[np.int32], parameters: npt.NDArray[np.uint32]
+    config: ArrayConfig, d: dict[str, int], sums: npt.NDArray[np.int32], parameters: npt.NDArray[np.uint32]
 ) -> npt.NDArray[np.int64]:
     """Return sums (pixels, channels) with each channel's parameters (channels, PARAM_LANE_WORDS) applied."""
     form = isa.TRUNCATE_PARAM if d["truncate"] else isa.PARAM
     p = {field.name: _field(field, parameters) for field in form}
     acc = (sums + p["bias"]).astype(np.int32)
+    if config.small:
+        acc = _wrapped(acc, config.sum_bits)
     constants = d["zero_point"], d["lo"], d["hi"]
     if d["truncate"]:
         offset = p["offset_low"] | p["offset_high"] << form[1].width

@@ -50,6 +50,9 @@ REQUANTIZE_LATENCY = 14
 ADD_LATENCY = 13
 """From a requantized byte and its second operand to their sum, of two lanes that share an adder."""
 
+SMALL_REQUANTIZE_LATENCY = 10
+"""The same, of an array whose output path is the smallest one."""
+
 TABLE_LATENCY = 2
 """From a sum to its entry in the table, or to itself where the layer has none."""
 
@@ -140,19 +143,21 @@ def first_read(config: ArrayConfig) -> int:
     return ISSUE_TO_EDGE + EDGE_TO_SHADOW + drain_skew(config)
 
 
-def post_latency(residual: bool | int) -> int:
-    """`POST_LATENCY`, without the adder's share where there is no second operand."""
+def post_latency(config: ArrayConfig, residual: bool | int) -> int:
+    """`POST_LATENCY`, without the adder's share where there is no second operand, or without all but a requantizer."""
+    if config.small:
+        return SMALL_REQUANTIZE_LATENCY
     return POST_LATENCY if residual else POST_LATENCY - ADD_LATENCY
 
 
-def write_back(residual: bool | int) -> int:
-    """`WRITE_BACK`, without the adder's share where there is no second operand."""
-    return post_latency(residual) + WRITE_LATENCY
+def write_back(config: ArrayConfig, residual: bool | int) -> int:
+    """`WRITE_BACK`, with the same exceptions."""
+    return post_latency(config, residual) + WRITE_LATENCY
 
 
 def queue_words(config: ArrayConfig) -> int:
     """Words that may wait to be written: those in the output path and of two tiles, while a run of reads goes on."""
-    return 1 << (READ_OUT + POST_LATENCY + 2 * config.rows - 1).bit_length()
+    return 1 << (READ_OUT + post_latency(config, config.adder) + 2 * config.rows - 1).bit_length()
 
 
 def longest_output(config: ArrayConfig) -> int:

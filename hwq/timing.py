@@ -201,9 +201,9 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     last_tap = vector_reads(d) - d["residual"]
     if not config.one_port:
-        return pipeline.BACK_START + last_tap + pipeline.VECTOR_OUT + pipeline.write_back(d["residual"])
+        return pipeline.BACK_START + last_tap + pipeline.VECTOR_OUT + pipeline.write_back(config, d["residual"])
     taps = d["taps_y"] * d["taps_x"]
-    delay = pipeline.VECTOR_OUT + pipeline.post_latency(d["residual"])
+    delay = pipeline.VECTOR_OUT + pipeline.post_latency(config, d["residual"])
     port, now = _Port(), pipeline.BACK_START + 1
     for _ in range(d["pixels"] * d["blocks"]):
         if d["residual"]:  # its read follows the last tap's
@@ -321,7 +321,7 @@ class _Walk:
             self.end = self._port.finish()
         else:
             scales = pipeline.SCALE_LATENCY if d["scaled"] else 0
-            read_out = pipeline.READ_OUT + pipeline.write_back(d["residual"])
+            read_out = pipeline.READ_OUT + pipeline.write_back(self._config, d["residual"])
             self.end = self.free - self._interval + read_out + scales
 
     def _conv_block(self, channels: int) -> None:
@@ -425,7 +425,9 @@ class _Walk:
         self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired, self._interval)
         self.free = step + start_in + drain
         if self._config.one_port:
-            delay = pipeline.READ_OUT + pipeline.post_latency(self._d["residual"]) + pipeline.QUEUE_LATENCY
+            delay = (
+                pipeline.READ_OUT + pipeline.post_latency(self._config, self._d["residual"]) + pipeline.QUEUE_LATENCY
+            )
             for pixel in reversed(range(pixels)):
                 self._port.write(self.free - 1 - pixel * (drain // pixels) + delay)
         if final:

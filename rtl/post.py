@@ -76,7 +76,7 @@ class Post(wiring.Component):
         m = Module()
         lanes, config = self._lanes, self._config
         requantized = pipeline.REQUANTIZE_LATENCY
-        latency = pipeline.post_latency(config.adder)
+        latency = pipeline.post_latency(config, config.adder)
         m.submodules.tables = tables = Tables(config)
         table = Signal.like(tables.i_table)
         assert tables.LATENCY == pipeline.TABLE_LATENCY, tables.LATENCY

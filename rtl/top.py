@@ -23,6 +23,7 @@ from rtl.layouts import address_shape, kept_fields, param_address_shape
 from rtl.lookahead import Lookahead
 from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
+from rtl.param_ram import ParamRam
 from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.readout import Readout, ShiftReadout
@@ -30,6 +31,7 @@ from rtl.row_buffers import RowBuffers
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
+from rtl.small_post import SmallPost
 from rtl.strips import Strips
 from rtl.taps import TapWalker
 from rtl.unordered import UNORDERED
@@ -70,7 +72,8 @@ class Accelerator(wiring.Component):
         m.submodules.weights = weights = WindowRam(
             word_bytes=config.cols, depth=config.weight_words, one_port=config.one_port
         )
-        m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
+        words = {"word_bytes": 8 * lanes, "depth": config.param_words}
+        m.submodules.params = params = ParamRam(config) if config.small else WindowRam(**words)
         descriptor, front = (kept_fields(m, config, layer) for layer in (sequencer.o_descriptor, sequencer.o_front))
         use_strips = delayed(m, front.strips != 0, 1)  # no step comes with the start
         m.submodules.fetch = fetch = Fetch(config)
@@ -92,7 +95,7 @@ class Accelerator(wiring.Component):
         )
         m.submodules.drain = drain = Drain(config)
         vector = Vector(config) if config.vector else None
-        m.submodules.post = post = Post(config)
+        m.submodules.post = post = (SmallPost if config.small else Post)(config)
         wiring.connect(m, wiring.flipped(self.bus), host.bus)
 
         # host: memories and status
@@ -109,7 +112,6 @@ class Accelerator(wiring.Component):
             host.i_program.eq(program_read.data),
             host.i_param.eq(params.o_window),
             host.i_weight.eq(weights.o_window),
-            host.i_table.eq(post.o_window),
             host.i_act.eq(act.o_data.as_value()[:32]),
             host.i_busy.eq(sequencer.o_busy),
             host.i_done.eq(sequencer.o_done),
@@ -123,7 +125,10 @@ class Accelerator(wiring.Component):
             self.error.eq(sequencer.o_error != 0),
             self.irq.eq(sequencer.o_done | self.error),
         ]
-        windows = ((params, isa.Region.PARAM), (weights, isa.Region.WEIGHT), (post, isa.Region.TABLE))
+        windows = [(params, isa.Region.PARAM), (weights, isa.Region.WEIGHT)]
+        if not config.small:
+            m.d.comb += host.i_table.eq(post.o_window)
+            windows.append((post, isa.Region.TABLE))
         for ram, region in windows:
             m.d.comb += [
                 ram.i_window_address.eq(window),
@@ -139,11 +144,12 @@ class Accelerator(wiring.Component):
             fetch.i_start.eq(sequencer.o_conv),
             issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             drain.i_start.eq(sequencer.o_back),
-            post.i_start.eq(delayed(m, sequencer.o_back, pipeline.READ_OUT - 1)),
             sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv | sequencer.o_depthwise),
             sequencer.i_drained.eq(drain.o_ended),
             post.i_clear.eq(abort),
         ]
+        if not config.small:
+            m.d.comb += post.i_start.eq(delayed(m, sequencer.o_back, pipeline.READ_OUT - 1))
         vectors = []
         if vector is not None:
             m.submodules.vector = vector
@@ -208,7 +214,7 @@ class Accelerator(wiring.Component):
                 queue.i_clear.eq(abort),
                 queue.i_write.eq(post.o_write),
                 queue.i_address.eq(post.o_address),
-                queue.i_data.eq(post.o_data.as_value()),
+                queue.i_data.eq(Value.cast(post.o_data)),
                 queue.i_end.eq(post.o_end),
                 queue.i_final.eq(post.o_final),
                 queue.i_take.eq(queue.o_valid & ~midway),
@@ -441,10 +447,14 @@ class Accelerator(wiring.Component):
             offered = (*offered, vector.o_write_address, vector.o_write_count)
             pairs_of = zip(offered, entering, strict=True)
             entering = [Mux(use_vector, Value.cast(own), Value.cast(other)) for own, other in pairs_of]
-        entered = (post.i_valid, post.i_final, post.i_acc, post.i_residual, post.i_address, post.i_count)
-        m.d.comb += [Value.cast(port).eq(Value.cast(value)) for port, value in zip(entered, entering, strict=True)]
+        entered = ["valid", "final", "acc", "residual", "address", "count"]
+        ports = {name: getattr(post, f"i_{name}") for name in entered if hasattr(post, f"i_{name}")}
+        values = dict(zip(entered, entering, strict=True))
+        m.d.comb += [Value.cast(port).eq(Value.cast(values[name])) for name, port in ports.items()]
         m.d.comb += [params.i_address.eq(param), post.i_end.eq(use_vector | place.end)]
-        for lane in range(lanes):
+        if config.small:
+            m.d.comb += post.i_param.eq(params.o_param)
+        for lane in range(0 if config.small else lanes):
             for field in isa.PARAM:
                 start = 64 * lane + 32 * field.word + field.lsb
                 bits = params.o_word[start : start + field.width]

@@ -140,7 +140,7 @@ def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool, product
             "offset_high": offset >> 32,
             "add_shift": shift,
         }
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 and not config.small:
         out["truncate"] = 1
     if rng.random() < 0.5:
         out["table"] = int(rng.integers(0, config.tables + 1))

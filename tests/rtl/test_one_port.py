@@ -32,7 +32,7 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape, adder):
 
 @pytest.mark.xdist_group("verilator")
 def test_the_smallest_core(accelerator):
-    config = one_port(4, 4, adder=0, vector=0, monitor=0, count_bits=10, sum_bits=24)
+    config = one_port(4, 4, adder=0, vector=0, monitor=0, count_bits=10, sum_bits=24, tables=0, small=1)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
