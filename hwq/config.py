@@ -74,8 +74,9 @@ class ArrayConfig:
         1 where the core counts the cycles of every slot and every cause, has a watchdog and lets the host read all its
         memories; 0 where the host reads activation memory, `id`, `digest`, `status`, `pc` and `cycles` alone.
     small : int
-        1 where the output path is the smallest one: sums have 24 bits with their bias, and layers that may need more, or
-        round down, run on the host; 0 where it is not. Needs `act_ports` 1, `sum_bits` 24, no vector unit and no tables.
+        1 where cells count for more than the clock: sums have 24 bits with their bias, layers that may need more, or
+        round down, run on the host, and a tile takes a cycle more; 0 where not. Needs `act_ports` 1, `sum_bits` 24, no
+        vector unit and no tables.
 
     Raises
     ------

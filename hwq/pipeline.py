@@ -68,6 +68,9 @@ WRITE_BACK = POST_LATENCY + WRITE_LATENCY
 QUEUE_LATENCY = 2
 """With one port, from the last byte of a word on the write port to the word being ready to be written."""
 
+SMALL_PAUSE = 1
+"""Cycles without a step after the last one of a tile, in which the accumulators of a small array start from zero."""
+
 RESIDUAL_BUFFERS = 2
 """Tiles whose second operands can wait between activation memory and the output path; a power of two."""
 
@@ -91,6 +94,11 @@ BUS_WRITE = 2
 
 BUS_READ = READ_LATENCY + 3
 """From one word read over the bus to the next."""
+
+
+def pause(config: ArrayConfig) -> int:
+    """Cycles without a step after the last one of a tile."""
+    return SMALL_PAUSE if config.small else 0
 
 
 def drain_skew(config: ArrayConfig) -> int:
@@ -127,8 +135,8 @@ def overwrite_margin(config: ArrayConfig, paired: bool = False, interval: int = 
     each group lags by one round of them more. With one port all columns finish together, and a column's first row holds
     all its sums in turn, until a cycle after the read of the last.
     """
-    if config.one_port:
-        return config.rows * config.groups
+    if config.one_port:  # of a small array the lower bits come a cycle earlier
+        return config.rows * config.groups + config.small
     groups = max(0, (config.groups - 1) * (interval * config.rows - config.lanes))
     return groups + (interval - 1) * (config.rows - 1) + (interval * config.rows * config.groups if paired else 0)
 

@@ -173,7 +173,7 @@ def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     parts = d["taps_y"] * d["taps_x"] * -(-d["span"] // config.fetch_bytes)
     passes = parts + (-(-width // config.fetch_bytes) if d["residual"] else 0)
     sums = d["taps_y"] * d["taps_x"] if d["scaled"] else 1
-    steps = weight_words(d) + (sums if d["scaled"] else 0)
+    steps = weight_words(d) + (sums if d["scaled"] else 0) + pipeline.pause(config)
     return {"mac": steps, "fetch": passes * config.rows + writes, "output": sums * output}
 
 
@@ -390,7 +390,7 @@ class _Walk:
             take, final = self._take(), index == len(self._parts) - 1
             step = max(take + parts[-1] - 1, self.hold, ready if final else 0)
             self.vacant = (step if parts[-1] == 1 else take) + 1
-            self.next_step = step + 1
+            self.next_step = step + 1 + pipeline.pause(self._config)
             self._end_sum(step, drain, pixels, final)
 
     def _take(self) -> int:
@@ -407,7 +407,8 @@ class _Walk:
         lead = pixels + runs[-1] - 2
         asked = self.offered if len(runs) == 1 else now
         step = self._port.begin(max(now, asked + 1, self.hold - lead), lead + 1) + lead
-        self.offered = self.next_step = step + 1
+        self.offered = step + 1
+        self.next_step = step + 1 + pipeline.pause(self._config)
         self._end_sum(step, drain, pixels)
 
     def _strip(self, steps: int, lead: int, drains: Sequence[int]) -> None:

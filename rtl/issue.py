@@ -95,6 +95,7 @@ class Issue(wiring.Component):
         # the step at the head: the next byte of a part
         head_last, head_block_end, head_last_block, head_map_end = Signal(), Signal(), Signal(), Signal()
         available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
+        pausing = Signal()
         head_first, head_end, head_tile_end = Signal(), Signal(), Signal()  # the second: of its block
         head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
@@ -155,12 +156,15 @@ class Issue(wiring.Component):
             ready.eq(Mux(depthwise, ~steps.begin | allowed, ~head_last | may_end)),
             self.o_first.eq(head_first),
             steps.step.eq(self.o_step & depthwise),
-            self.o_step.eq(self.o_running & available & ready & ~self.o_book),
+            self.o_step.eq(self.o_running & available & ready & ~self.o_book & ~pausing),
             self.o_take.eq(self.o_step & fresh & ~depthwise),
             self.o_last.eq(self.o_step & head_last),
             self.o_free.eq(~full),
             self.o_wait_output.eq(self.o_running & available & ~ready & ~self.o_book),
         ]
+        if config.small:
+            assert pipeline.SMALL_PAUSE == 1
+            m.d.sync += pausing.eq(self.o_last)
         m.d.sync += [
             rested.eq(hold <= 1),
             allowed.eq(may_begin & steps.valid & steps.begin & ~self.o_step),

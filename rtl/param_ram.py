@@ -1,7 +1,7 @@
 """Parameter memory of small arrays: the multiplier of a channel is read later than its bias."""
 
 from amaranth import Cat, Module
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 

@@ -53,7 +53,7 @@ class SmallPost(wiring.Component):
         m = Module()
         d, latency = self.i_descriptor, pipeline.SMALL_REQUANTIZE_LATENCY
         m.submodules.requantizer = requantizer = SmallRequantizer()
-        assert requantizer.LATENCY == latency
+        assert latency == requantizer.LATENCY
         m.d.comb += [
             requantizer.i_acc.eq(self.i_acc),
             requantizer.i_bias.eq(self.i_param.bias),

@@ -31,6 +31,7 @@ from rtl.row_buffers import RowBuffers
 from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
+from rtl.small_mesh import SmallMesh
 from rtl.small_post import SmallPost
 from rtl.strips import Strips
 from rtl.taps import TapWalker
@@ -83,16 +84,21 @@ class Accelerator(wiring.Component):
             m.submodules.strips = strips = Strips(config)
             sources[strips] = use_strips
         m.submodules.issue = issue = Issue(config)
-        m.submodules.mesh = mesh = Mesh(
-            rows=rows,
-            cols=config.cols,
-            strips=bool(config.strip_columns),
-            int4=config.int4,
-            act_int4=config.act_int4,
-            shift=config.one_port,
-            aligned=config.one_port,
-            sum_bits=config.sum_bits,
-        )
+        if config.small:
+            mesh = SmallMesh(rows=rows, cols=config.cols, sum_bits=config.sum_bits)
+            m.d.comb += mesh.i_clear.eq(sequencer.o_conv | sequencer.o_depthwise)
+        else:
+            mesh = Mesh(
+                rows=rows,
+                cols=config.cols,
+                strips=bool(config.strip_columns),
+                int4=config.int4,
+                act_int4=config.act_int4,
+                shift=config.one_port,
+                aligned=config.one_port,
+                sum_bits=config.sum_bits,
+            )
+        m.submodules.mesh = mesh
         m.submodules.drain = drain = Drain(config)
         vector = Vector(config) if config.vector else None
         m.submodules.post = post = (SmallPost if config.small else Post)(config)
@@ -313,8 +319,10 @@ class Accelerator(wiring.Component):
             ]
         else:
             self._serialize(m, mesh, act, abort_n, step, take, [to_rows & (coming.row == row) for row in range(rows)])
-        taken = Cat(issue.o_step & abort_n, issue.o_first, issue.o_last, use_depthwise, use_strips)
-        control = delayed(m, taken, pipeline.ISSUE_TO_EDGE)
+        taken = {"valid": issue.o_step & abort_n, "last": issue.o_last, "broadcast": use_depthwise}
+        if not config.small:
+            taken |= {"first": issue.o_first, "strips": use_strips}
+        control = delayed(m, Cat(taken.values()), pipeline.ISSUE_TO_EDGE)
         column_bytes = Signal(8 * config.cols, reset_less=True)
         m.d.sync += column_bytes.eq(act.o_data.as_value())
         pairs = issue.o_pairs | use_dots
@@ -338,7 +346,7 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             weights.i_address.eq(delayed(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
             mesh.i_column.as_value().eq(column_bytes),
-            Cat(mesh.i_valid, mesh.i_first, mesh.i_last, mesh.i_broadcast, mesh.i_strips).eq(control),
+            *(getattr(mesh, f"i_{name}").eq(bit) for name, bit in zip(taken, control, strict=True)),
             drain.i_last.eq(issue.o_last),
             drain.i_strips.eq(use_strips),
         ]

@@ -1,8 +1,8 @@
 """Cells of Lattice's iCE40 UltraPlus (FPGA-TN-02022, SPRAM; FPGA-TN-02007, DSP)."""
 
-from amaranth.hdl import C, Cat, ClockSignal, Elaboratable, Instance, Module
+from amaranth.hdl import C, Cat, ClockSignal, Elaboratable, Instance, Module, Value
 
-__all__ = ["multiplier_pair", "single_port_ram"]
+__all__ = ["accumulator_pair", "multiplier_pair", "single_port_ram"]
 
 SPRAM_ROWS = 1 << 14
 
@@ -12,6 +12,20 @@ def multiplier_pair(component) -> Elaboratable:
 
     Registers: operands, products, and those of the accumulators behind them, which add zero.
     """
+    return _bytes(component, upper=1, hold=C(0), load=C(0))  # the adder's other operand is C, 0
+
+
+def accumulator_pair(component) -> Elaboratable:
+    """Return an SB_MAC16 as two multiply-accumulators of bytes for an `AccumulatorPair`.
+
+    Registers: operands, products, accumulators, which load 0.
+    """
+    hold = ~(component.i_enable | component.i_clear)
+    return _bytes(component, upper=0, hold=hold, load=component.i_clear)
+
+
+def _bytes(component, *, upper: int, hold: Value, load: Value) -> Elaboratable:
+    """Return an SB_MAC16 of two halves alike: the accumulators' other operand, when they keep and load theirs."""
     m = Module()
     halves = {}
     for half, addend in (("TOP", "C"), ("BOT", "D")):
@@ -19,9 +33,11 @@ def multiplier_pair(component) -> Elaboratable:
             f"p_{half}_8x8_MULT_REG": C(1),
             f"p_{half}OUTPUT_SELECT": C(1, 2),  # the accumulator's register
             f"p_{half}ADDSUB_LOWERINPUT": C(1, 2),  # adds the product
-            f"p_{half}ADDSUB_UPPERINPUT": C(1),  # to the other input
+            f"p_{half}ADDSUB_UPPERINPUT": C(upper),
             f"i_{addend}": C(0, 16),
-            **{f"i_{pin}{half}": C(0) for pin in ("IRST", "ORST", "OLOAD", "ADDSUB", "OHOLD")},
+            f"i_OHOLD{half}": hold,
+            f"i_OLOAD{half}": load,
+            **{f"i_{pin}{half}": C(0) for pin in ("IRST", "ORST", "ADDSUB")},
         }
     m.submodules.cell = Instance(
         "SB_MAC16",

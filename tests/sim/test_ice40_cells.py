@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 from amaranth.back import verilog
 
-from rtl.primitives import MultiplierPair, SinglePortRam
+from rtl.primitives import AccumulatorPair, MultiplierPair, SinglePortRam
 from sim import cocotb_runner
 from sim.cocotb_runner import BenchError
 from sim.elaborate import convert
@@ -18,6 +18,7 @@ DEPTH = 1 << 14
 
 MEMORY = {"i_address": 14, "i_write": 1, "i_mask": 2, "i_data": 16, "o_data": 16}
 MULTIPLIERS = {"i_a": 16, "i_b": 16, "o": 32}
+ACCUMULATORS = {"i_a": 16, "i_b": 16, "i_enable": 1, "i_clear": 1, "o": 32}
 
 
 class Ice40:
@@ -66,6 +67,10 @@ def run_multipliers(**edit):
     compare(MultiplierPair, "SB_MAC16", MULTIPLIERS, "multiplier_pair", **edit)
 
 
+def run_accumulators(**edit):
+    compare(AccumulatorPair, "SB_MAC16", ACCUMULATORS, "accumulator_pair", **edit)
+
+
 def change(pin, other):
     """Return an edit that changes `pin` to `other`, in every place."""
 
@@ -98,8 +103,21 @@ def test_dsp_block_needs_its_parameters(name):
         run_multipliers(edit=change(f".{name}(1'h1)", f".{name}(1'h0)"))
 
 
+def test_dsp_block_is_two_accumulators():
+    run_accumulators()
+
+
+@pytest.mark.parametrize(
+    ("pin", "other"),
+    [(".OLOADTOP(i_clear)", ".OLOADTOP(1'h0)"), (".TOPADDSUB_UPPERINPUT(1'h0", ".TOPADDSUB_UPPERINPUT(1'h1")],
+)
+def test_dsp_block_needs_its_accumulator(pin, other):
+    with pytest.raises(BenchError):
+        run_accumulators(edit=change(pin, other))
+
+
 def test_other_devices_of_the_family_have_no_such_cells():
-    for make in (MultiplierPair, lambda: SinglePortRam(DEPTH)):
+    for make in (AccumulatorPair, MultiplierPair, lambda: SinglePortRam(DEPTH)):
         assert "SB_" in convert_cells(make())
         assert "SB_" not in convert_cells(make(), Ice40HX8K)
 
