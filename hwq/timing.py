@@ -151,6 +151,8 @@ def vector_reads(d: Mapping[str, int]) -> int:
 
 def drain_cycles(pixels: int, channels: int, config: ArrayConfig, residual: int = 0) -> int:
     """Return the cycles the output path takes to read a tile out of the mesh."""
+    if config.small:
+        return pixels * config.groups
     if config.one_port:
         return pixels * -(-channels // config.lanes)
     reads = config.rows * (-(-channels // config.lanes) - 1) + pixels

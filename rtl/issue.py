@@ -1,6 +1,6 @@
 """Issue unit: decides in which cycle the mesh takes its next step."""
 
-from amaranth import Module, Mux, Signal, Value
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -38,6 +38,7 @@ class Issue(wiring.Component):
     i_blocked : no run of a DEPTHWISE layer may begin, since activation memory's port is taken
     o_free : the serializers' waiting half is free
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its sum's first, last
+    o_pixels, o_block_end, o_last_block : of the step's tile, its pixels; it is its block's last, its block the layer's
     o_scale : instead of a step, the scales of a tap are read
     o_weight, o_zero : address of the step's, scales' or entry's weight word; the weights are zero instead
     o_pairs, o_steps, o_odd : the word has the weights of two channels, of two steps, of which the later is meant
@@ -66,6 +67,9 @@ class Issue(wiring.Component):
                 "o_take": Out(1),
                 "o_first": Out(1),
                 "o_last": Out(1),
+                "o_pixels": Out(range(config.rows + 1)),
+                "o_block_end": Out(1),
+                "o_last_block": Out(1),
                 "o_weight": Out(weight_address_shape(config)),
                 "o_zero": Out(1),
                 "o_pairs": Out(1),
@@ -146,7 +150,12 @@ class Issue(wiring.Component):
         last_groups = (d.last_channels + (lanes - 1)) // lanes
         head_groups = Mux(head_last_block, last_groups, full_groups)
         start_in, drain_cycles, may_begin, may_end = Signal(longest), Signal(longest), Signal(), Signal()
-        reads = head_pixels * head_groups if config.one_port else config.rows * (head_groups - 1) + head_pixels
+        if config.small:
+            reads = head_pixels * config.groups
+        elif config.one_port:
+            reads = head_pixels * head_groups
+        else:
+            reads = config.rows * (head_groups - 1) + head_pixels
         intervals = [pipeline.read_interval(config, residual and config.adder) for residual in (0, 1)]
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
@@ -155,6 +164,9 @@ class Issue(wiring.Component):
             may_begin.eq((hold <= steps.lead + 1) & (~strips | (busy <= first_read + steps.lead + 1))),
             ready.eq(Mux(depthwise, ~steps.begin | allowed, ~head_last | may_end)),
             self.o_first.eq(head_first),
+            Cat(self.o_pixels, self.o_block_end, self.o_last_block).eq(
+                Cat(head_pixels, head_block_end, head_last_block)
+            ),
             steps.step.eq(self.o_step & depthwise),
             self.o_step.eq(self.o_running & available & ready & ~self.o_book & ~pausing),
             self.o_take.eq(self.o_step & fresh & ~depthwise),

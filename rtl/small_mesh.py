@@ -54,6 +54,7 @@ class SmallMesh(wiring.Component):
     Members
     -------
     i_clear : all sums start from zero
+    o_due : in row 0 the sum of the last `i_last` can be read from now on, and of the others as these move up
     i_a, i_column, i_broadcast, i_w, i_valid, i_last, i_shift, o_shadow : as `rtl.mesh.Mesh` has them
     """
 
@@ -69,6 +70,7 @@ class SmallMesh(wiring.Component):
                 "i_valid": In(1),
                 "i_last": In(1),
                 "i_shift": In(cols),
+                "o_due": Out(1),
                 "o_shadow": Out(data.ArrayLayout(signed(sum_bits), cols)),
             }
         )
@@ -112,5 +114,5 @@ class SmallMesh(wiring.Component):
                     with m.If(last[p + AccumulatorPair.LATENCY + 1]):
                         m.d.sync += shadow[_LOW_BITS:].eq(upper.o)
             weights = [delayed(m, weight, 1) for weight in weights]
-        m.d.comb += [self.o_shadow[c].eq(shadows[0][c]) for c in range(cols)]
+        m.d.comb += [self.o_due.eq(last[-1]), *(self.o_shadow[c].eq(shadows[0][c]) for c in range(cols))]
         return m

@@ -23,7 +23,6 @@ from rtl.layouts import address_shape, kept_fields, param_address_shape
 from rtl.lookahead import Lookahead
 from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
-from rtl.param_ram import ParamRam
 from rtl.pipeline import delayed
 from rtl.post import Post
 from rtl.readout import Readout, ShiftReadout
@@ -32,7 +31,7 @@ from rtl.sequencer import Sequencer
 from rtl.serializer import Serializer
 from rtl.shared_act_ram import SharedActRam
 from rtl.small_mesh import SmallMesh
-from rtl.small_post import SmallPost
+from rtl.small_output import SmallOutput
 from rtl.strips import Strips
 from rtl.taps import TapWalker
 from rtl.unordered import UNORDERED
@@ -73,8 +72,17 @@ class Accelerator(wiring.Component):
         m.submodules.weights = weights = WindowRam(
             word_bytes=config.cols, depth=config.weight_words, one_port=config.one_port
         )
-        words = {"word_bytes": 8 * lanes, "depth": config.param_words}
-        m.submodules.params = params = ParamRam(config) if config.small else WindowRam(**words)
+        if config.small:
+            m.submodules.output = output = SmallOutput(config)
+            drain, params, queue = output, output.params, output.words
+            ofm, ofm_base, param_base = queue.ofm, queue.ofm_base, output.drain.param_base
+        else:
+            m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
+            m.submodules.drain = drain = Drain(config)
+            m.submodules.post = post = Post(config)
+            ofm, ofm_base, param_base = drain.ofm, drain.ofm_base, drain.param_base
+            if config.one_port:
+                m.submodules.queue = queue = WriteQueue(config)
         descriptor, front = (kept_fields(m, config, layer) for layer in (sequencer.o_descriptor, sequencer.o_front))
         use_strips = delayed(m, front.strips != 0, 1)  # no step comes with the start
         m.submodules.fetch = fetch = Fetch(config)
@@ -99,9 +107,7 @@ class Accelerator(wiring.Component):
                 sum_bits=config.sum_bits,
             )
         m.submodules.mesh = mesh
-        m.submodules.drain = drain = Drain(config)
         vector = Vector(config) if config.vector else None
-        m.submodules.post = post = (SmallPost if config.small else Post)(config)
         wiring.connect(m, wiring.flipped(self.bus), host.bus)
 
         # host: memories and status
@@ -151,11 +157,15 @@ class Accelerator(wiring.Component):
             issue.i_start.eq(sequencer.o_conv | sequencer.o_depthwise),
             drain.i_start.eq(sequencer.o_back),
             sequencer.i_fetching.eq(fetch.o_running | issue.o_running | sequencer.o_conv | sequencer.o_depthwise),
-            sequencer.i_drained.eq(drain.o_ended),
-            post.i_clear.eq(abort),
         ]
         if not config.small:
-            m.d.comb += post.i_start.eq(delayed(m, sequencer.o_back, pipeline.READ_OUT - 1))
+            m.d.comb += [
+                sequencer.i_drained.eq(drain.o_ended),
+                fetch.i_residual_done.eq(drain.o_residual_done),
+                post.i_start.eq(delayed(m, sequencer.o_back, pipeline.READ_OUT - 1)),
+                post.i_descriptor.eq(descriptor),
+                post.i_clear.eq(abort),
+            ]
         vectors = []
         if vector is not None:
             m.submodules.vector = vector
@@ -164,7 +174,6 @@ class Accelerator(wiring.Component):
         for unit in (fetch, issue, drain, *vectors):
             behind = unit is drain or unit in vectors
             m.d.comb += [unit.i_descriptor.eq(descriptor if behind else front), unit.i_clear.eq(abort)]
-        m.d.comb += post.i_descriptor.eq(descriptor)
         m.submodules.lookahead = lookahead = Lookahead(config)
         m.d.comb += [lookahead.i_start.eq(sequencer.o_depthwise), lookahead.i_clear.eq(abort)]
         wiring.connect(m, lookahead.steps, issue.depthwise)
@@ -182,8 +191,8 @@ class Accelerator(wiring.Component):
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         wiring.connect(m, depthwise.base, sequencer.ifm_base)
         wiring.connect(m, issue.base, sequencer.weight_base)
-        wiring.connect(m, drain.ofm_base, sequencer.ofm_base)
-        wiring.connect(m, drain.param_base, sequencer.param_base)
+        wiring.connect(m, ofm_base, sequencer.ofm_base)
+        wiring.connect(m, param_base, sequencer.param_base)
         m.submodules.taps = taps = TapWalker(config)
         m.d.comb += [
             taps.i_x_step.eq(front.tap_x_step),
@@ -203,26 +212,20 @@ class Accelerator(wiring.Component):
                 walker.i_pixels.eq(walked.pixels),
             ]
             users = dict.fromkeys(vectors, walked.opcode == isa.Opcode.VECTOR)
-            users |= {depthwise: use_depthwise, fetch: 1, drain: 1}
+            users |= {depthwise: use_depthwise, fetch: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
+            users |= {ofm: 1} if name == "ofm" else {}
             _share(m, walker.control, users)
 
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
         layer_end, act_range = Signal(), Signal()
         m.d.comb += [act.i_address.eq(offset), act.i_count.eq(4)]
         if config.one_port:
-            m.submodules.queue = queue = WriteQueue(config)
             odd = Signal()
             midway = fetch.o_midway | (issue.o_running & use_depthwise & lookahead.steps.valid & lookahead.steps.midway)
             midway |= _any(unit.o_midway for unit in vectors)
             m.d.sync += odd.eq(queue.i_take & queue.o_odd)
             m.d.comb += [
-                queue.i_clear.eq(abort),
-                queue.i_write.eq(post.o_write),
-                queue.i_address.eq(post.o_address),
-                queue.i_data.eq(Value.cast(post.o_data)),
-                queue.i_end.eq(post.o_end),
-                queue.i_final.eq(post.o_final),
                 queue.i_take.eq(queue.o_valid & ~midway),
                 *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, *vectors)),
                 act.i_write.eq(queue.i_take | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
@@ -232,6 +235,15 @@ class Accelerator(wiring.Component):
                 layer_end.eq(queue.i_take & queue.o_final),
                 act_range.eq(act.o_range | odd),
             ]
+            if not config.small:
+                m.d.comb += [
+                    queue.i_clear.eq(abort),
+                    queue.i_write.eq(post.o_write),
+                    queue.i_address.eq(post.o_address),
+                    queue.i_data.eq(post.o_data.as_value()),
+                    queue.i_end.eq(post.o_end),
+                    queue.i_final.eq(post.o_final),
+                ]
         else:
             m.d.comb += [
                 act.i_write.eq(post.o_write | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
@@ -298,7 +310,6 @@ class Accelerator(wiring.Component):
         # mesh: row p's serializer steps p cycles after row 0's, weights meet row 0 on the edge
         m.d.comb += [
             fetch.i_free.eq(issue.o_free),
-            fetch.i_residual_done.eq(drain.o_residual_done),
             issue.i_launch.eq(fetch.o_launch),
             issue.i_part.eq(fetch.o_part),
         ]
@@ -347,126 +358,134 @@ class Accelerator(wiring.Component):
             weights.i_address.eq(delayed(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
             mesh.i_column.as_value().eq(column_bytes),
             *(getattr(mesh, f"i_{name}").eq(bit) for name, bit in zip(taken, control, strict=True)),
-            drain.i_last.eq(issue.o_last),
-            drain.i_strips.eq(use_strips),
         ]
 
         # output path: one result from the mesh or the vector unit
-        group_lanes = config.fetch_bytes // lanes
-        picked = Signal(data.ArrayLayout(signed(32), lanes))
-        group_in_slice = Signal(range(max(2, group_lanes)))
-        place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
-        picked_valid, picked_final = Signal(), Signal()
-        accs = picked
-        reads = {
-            "read": drain.o_read,
-            "first": drain.o_first,
-            "sum_end": drain.o_sum_end & descriptor.scaled,
-            "columns": drain.o_columns,
-            "scaled": descriptor.scaled,
-        }
-        result_layout = data.StructLayout(
-            {
-                "valid": 1,
-                "final": 1,
-                "row": range(rows),
-                "group": drain.o_group.shape(),
-                "param": param_address_shape(config),
-                "address": address_shape(config),
-                "count": range(lanes + 1),
-                "row_end": 1,
-                "buffer": drain.o_buffer.shape(),
-            }
-        )
-        result = Signal(result_layout)
-        assert pipeline.READ_OUT == 2  # one more than from here to `picked`
-        m.d.sync += [
-            result.valid.eq(drain.o_read & drain.o_valid & drain.o_last & ~abort),
-            result.final.eq(drain.o_read & drain.o_final & ~abort),
-            *(result[name].eq(getattr(drain, f"o_{name}")) for name in list(result_layout.members)[2:]),
-        ]
-        if config.block_scales:
-            m.submodules.scales = scales = BlockScales(config)
-            assert scales.LATENCY == pipeline.SCALE_LATENCY
-            assert pipeline.READ_OUT + scales.LATENCY <= pipeline.READ_LATENCY + 2, "second operands are kept so long"
-            reads = {name: delayed(m, value, 1) for name, value in reads.items()}
+        if config.small:
             m.d.comb += [
-                scales.i_start.eq(sequencer.o_conv),
-                scales.i_write.eq(delayed(m, issue.o_scale, pipeline.WEIGHT_DELAY + 1)),
-                scales.i_word.eq(weights.o_word),
-                scales.i_read.eq(reads["read"]),
-                scales.i_row.eq(result.row),
-                scales.i_columns.eq(reads["columns"]),
-                scales.i_first.eq(reads["first"]),
-                scales.i_end.eq(reads["sum_end"]),
-                scales.i_sum.eq(picked),
-            ]
-            # places travel along; what a layer without scales ahead of this one has left on the way is gone already
-            late, use_scales = result, reads["scaled"]
-            for stage in range(scales.LATENCY):
-                later = Signal(result_layout, name=f"result_{stage}")
-                m.d.sync += later.eq(late)
-                with m.If(abort | ~use_scales):
-                    m.d.sync += [later.valid.eq(0), later.final.eq(0)]
-                late = later
-            chosen_result = Signal(result_layout)
-            m.d.comb += chosen_result.eq(Mux(use_scales, late.as_value(), result.as_value()))
-            result, accs = chosen_result, Signal.like(picked)
-            m.d.comb += accs.eq(Mux(delayed(m, use_scales, 1), scales.o.as_value(), picked.as_value()))
-        m.submodules.readout = readout = (ShiftReadout if config.one_port else Readout)(config)
-        m.d.comb += readout.i_shadow.eq(mesh.o_shadow)
-        m.d.comb += [picked[lane].eq(readout.o[lane]) for lane in range(lanes)]
-        if config.one_port:
-            m.d.comb += [
-                readout.i_read.eq(drain.o_read),
-                readout.i_column.eq(drain.o_columns),
-                mesh.i_shift.eq(readout.o_shift),
+                output.drain.i_last.eq(issue.o_last),
+                output.drain.i_pixels.eq(issue.o_pixels),
+                output.drain.i_block_end.eq(issue.o_block_end),
+                output.drain.i_last_block.eq(issue.o_last_block),
+                output.drain.i_due.eq(mesh.o_due & sequencer.o_layer),
+                output.i_shadow.eq(mesh.o_shadow),
+                mesh.i_shift.eq(output.o_shift),
             ]
         else:
-            m.d.comb += [
-                readout.i_row.eq(drain.o_row),
-                readout.i_columns.eq(drain.o_columns),
-                readout.i_pairs.eq(drain.o_pairs | drain_dots),
-                readout.i_high.eq(drain.o_high | drain_dots),
+            m.d.comb += [drain.i_last.eq(issue.o_last), drain.i_strips.eq(use_strips)]
+            group_lanes = config.fetch_bytes // lanes
+            picked = Signal(data.ArrayLayout(signed(32), lanes))
+            group_in_slice = Signal(range(max(2, group_lanes)))
+            place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
+            picked_valid, picked_final = Signal(), Signal()
+            accs = picked
+            reads = {
+                "read": drain.o_read,
+                "first": drain.o_first,
+                "sum_end": drain.o_sum_end & descriptor.scaled,
+                "columns": drain.o_columns,
+                "scaled": descriptor.scaled,
+            }
+            result_layout = data.StructLayout(
+                {
+                    "valid": 1,
+                    "final": 1,
+                    "row": range(rows),
+                    "group": drain.o_group.shape(),
+                    "param": param_address_shape(config),
+                    "address": address_shape(config),
+                    "count": range(lanes + 1),
+                    "row_end": 1,
+                    "buffer": drain.o_buffer.shape(),
+                }
+            )
+            result = Signal(result_layout)
+            assert pipeline.READ_OUT == 2  # one more than from here to `picked`
+            m.d.sync += [
+                result.valid.eq(drain.o_read & drain.o_valid & drain.o_last & ~abort),
+                result.final.eq(drain.o_read & drain.o_final & ~abort),
+                *(result[name].eq(getattr(drain, f"o_{name}")) for name in list(result_layout.members)[2:]),
             ]
-        m.d.sync += [
-            picked_valid.eq(result.valid & ~abort),
-            picked_final.eq(result.final & ~abort),
-            place.address.eq(result.address),
-            place.count.eq(result.count),
-            place.end.eq(result.row_end),
-            group_in_slice.eq(result.group),
-        ]
-        second_bytes = second_read.data.word_select(group_in_slice[: ceil_log2(group_lanes)], 8 * lanes)
-        m.d.comb += [
-            second_read.addr.eq(
-                Cat(
-                    result.row[: slot_bits[0]],
-                    (result.group >> ceil_log2(group_lanes))[: slot_bits[1]],
-                    result.buffer[: slot_bits[2]],
+            if config.block_scales:
+                m.submodules.scales = scales = BlockScales(config)
+                assert scales.LATENCY == pipeline.SCALE_LATENCY
+                assert pipeline.READ_OUT + scales.LATENCY <= pipeline.READ_LATENCY + 2, (
+                    "second operands are kept so long"
                 )
-            ),
-        ]
-        param, entering = result.param, (picked_valid, picked_final, accs, second_bytes, place.address, place.count)
-        if vector is not None:
-            m.d.comb += vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes])
-            param = Mux(use_vector, vector.o_param, param)
-            offered = (vector.o_valid, vector.o_final, vector.o_acc, vector.o_residual)
-            offered = (*offered, vector.o_write_address, vector.o_write_count)
-            pairs_of = zip(offered, entering, strict=True)
-            entering = [Mux(use_vector, Value.cast(own), Value.cast(other)) for own, other in pairs_of]
-        entered = ["valid", "final", "acc", "residual", "address", "count"]
-        ports = {name: getattr(post, f"i_{name}") for name in entered if hasattr(post, f"i_{name}")}
-        values = dict(zip(entered, entering, strict=True))
-        m.d.comb += [Value.cast(port).eq(Value.cast(values[name])) for name, port in ports.items()]
-        m.d.comb += [params.i_address.eq(param), post.i_end.eq(use_vector | place.end)]
-        if config.small:
-            m.d.comb += post.i_param.eq(params.o_param)
-        for lane in range(0 if config.small else lanes):
-            for field in isa.PARAM:
-                start = 64 * lane + 32 * field.word + field.lsb
-                bits = params.o_word[start : start + field.width]
-                m.d.comb += post.i_param[lane][field.name].eq(bits)
+                reads = {name: delayed(m, value, 1) for name, value in reads.items()}
+                m.d.comb += [
+                    scales.i_start.eq(sequencer.o_conv),
+                    scales.i_write.eq(delayed(m, issue.o_scale, pipeline.WEIGHT_DELAY + 1)),
+                    scales.i_word.eq(weights.o_word),
+                    scales.i_read.eq(reads["read"]),
+                    scales.i_row.eq(result.row),
+                    scales.i_columns.eq(reads["columns"]),
+                    scales.i_first.eq(reads["first"]),
+                    scales.i_end.eq(reads["sum_end"]),
+                    scales.i_sum.eq(picked),
+                ]
+                # places travel along; what a layer without scales ahead of this one has left on the way is gone already
+                late, use_scales = result, reads["scaled"]
+                for stage in range(scales.LATENCY):
+                    later = Signal(result_layout, name=f"result_{stage}")
+                    m.d.sync += later.eq(late)
+                    with m.If(abort | ~use_scales):
+                        m.d.sync += [later.valid.eq(0), later.final.eq(0)]
+                    late = later
+                chosen_result = Signal(result_layout)
+                m.d.comb += chosen_result.eq(Mux(use_scales, late.as_value(), result.as_value()))
+                result, accs = chosen_result, Signal.like(picked)
+                m.d.comb += accs.eq(Mux(delayed(m, use_scales, 1), scales.o.as_value(), picked.as_value()))
+            m.submodules.readout = readout = (ShiftReadout if config.one_port else Readout)(config)
+            m.d.comb += readout.i_shadow.eq(mesh.o_shadow)
+            m.d.comb += [picked[lane].eq(readout.o[lane]) for lane in range(lanes)]
+            if config.one_port:
+                m.d.comb += [
+                    readout.i_read.eq(drain.o_read),
+                    readout.i_column.eq(drain.o_columns),
+                    mesh.i_shift.eq(readout.o_shift),
+                ]
+            else:
+                m.d.comb += [
+                    readout.i_row.eq(drain.o_row),
+                    readout.i_columns.eq(drain.o_columns),
+                    readout.i_pairs.eq(drain.o_pairs | drain_dots),
+                    readout.i_high.eq(drain.o_high | drain_dots),
+                ]
+            m.d.sync += [
+                picked_valid.eq(result.valid & ~abort),
+                picked_final.eq(result.final & ~abort),
+                place.address.eq(result.address),
+                place.count.eq(result.count),
+                place.end.eq(result.row_end),
+                group_in_slice.eq(result.group),
+            ]
+            second_bytes = second_read.data.word_select(group_in_slice[: ceil_log2(group_lanes)], 8 * lanes)
+            m.d.comb += [
+                second_read.addr.eq(
+                    Cat(
+                        result.row[: slot_bits[0]],
+                        (result.group >> ceil_log2(group_lanes))[: slot_bits[1]],
+                        result.buffer[: slot_bits[2]],
+                    )
+                ),
+            ]
+            param, entering = result.param, (picked_valid, picked_final, accs, second_bytes, place.address, place.count)
+            if vector is not None:
+                m.d.comb += vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes])
+                param = Mux(use_vector, vector.o_param, param)
+                offered = (vector.o_valid, vector.o_final, vector.o_acc, vector.o_residual)
+                offered = (*offered, vector.o_write_address, vector.o_write_count)
+                pairs_of = zip(offered, entering, strict=True)
+                entering = [Mux(use_vector, Value.cast(own), Value.cast(other)) for own, other in pairs_of]
+            entered = (post.i_valid, post.i_final, post.i_acc, post.i_residual, post.i_address, post.i_count)
+            m.d.comb += [Value.cast(port).eq(Value.cast(value)) for port, value in zip(entered, entering, strict=True)]
+            m.d.comb += [params.i_address.eq(param), post.i_end.eq(use_vector | place.end)]
+            for lane in range(lanes):
+                for field in isa.PARAM:
+                    start = 64 * lane + 32 * field.word + field.lsb
+                    bits = params.o_word[start : start + field.width]
+                    m.d.comb += post.i_param[lane][field.name].eq(bits)
 
         # end of a layer, errors, counters
         ended = Signal(pipeline.WRITE_LATENCY)
@@ -478,7 +497,7 @@ class Accelerator(wiring.Component):
                 & (issue.o_weight >= config.weight_words)
             ),
             param_past.eq(
-                (drain.o_read & (drain.o_param >= config.param_words))
+                (output.o_param_range if config.small else drain.o_read & (drain.o_param >= config.param_words))
                 | _any(unit.o_emit & (unit.o_param >= config.param_words) for unit in vectors)
             ),
         ]
