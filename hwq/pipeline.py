@@ -123,9 +123,12 @@ def read_interval(config: ArrayConfig, residual: bool | int) -> int:
     return 2 if residual and config.lanes > 1 else 1
 
 
-def turn_wait(interval: int) -> int:
-    """Cycles without a read between two maps' tiles, read every `interval` cycles: `TURN` begins with the last read."""
-    return max(0, TURN + 1 - interval)
+def turn_wait(config: ArrayConfig, interval: int) -> int:
+    """Cycles without a read between two maps' tiles, read every `interval` cycles: `TURN` begins with the last read.
+
+    A small array's walker isn't at the reads.
+    """
+    return 0 if config.small else max(0, TURN + 1 - interval)
 
 
 def overwrite_margin(config: ArrayConfig, paired: bool = False, interval: int = 1) -> int:

@@ -318,7 +318,7 @@ class _Walk:
                 self._strips_block(channels)
             else:
                 self._rows_block(channels)
-            self.turn = pipeline.turn_wait(self._interval)
+            self.turn = pipeline.turn_wait(self._config, self._interval)
         if self._config.one_port:
             self.end = self._port.finish()
         else:
@@ -352,7 +352,7 @@ class _Walk:
         drains = [drain_cycles(2 * width, channels, self._config) for width in tiles]
         for _ in range(self._d["strips"]):
             self._strip(steps, span * pipeline.STRIP_STEPS - 1, drains)
-            self.turn = pipeline.turn_wait(self._interval)
+            self.turn = pipeline.turn_wait(self._config, self._interval)
 
     def _rows_block(self, channels: int) -> None:
         d, runs = self._d, run_spans(self._d)

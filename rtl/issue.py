@@ -188,7 +188,7 @@ class Issue(wiring.Component):
             Mux(d.residual, *(pipeline.overwrite_slack(config, paired, interval) for interval in reversed(intervals)))
             for paired in (False, True)
         )
-        turn_wait = Mux(d.residual, *(pipeline.turn_wait(interval) for interval in reversed(intervals)))
+        turn_wait = Mux(d.residual, *(pipeline.turn_wait(config, interval) for interval in reversed(intervals)))
         next_hold = Signal(longest)
         m.d.comb += next_hold.eq(start_in + Mux(self.o_pairs, paired_slack, slack) - 1)
         briefest = min(pipeline.overwrite_slack(config, interval=interval) for interval in intervals)
