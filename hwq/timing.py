@@ -408,7 +408,8 @@ class _Walk:
             now = self._port.begin(now, pixels + span - 1) + pixels + span - 1
         lead = pixels + runs[-1] - 2
         asked = self.offered if len(runs) == 1 else now
-        step = self._port.begin(max(now, asked + 1, self.hold - lead), lead + 1) + lead
+        known = pixels - 1 if self._config.small else lead
+        step = self._port.begin(max(now, asked + 1, self.hold - known), lead + 1) + lead
         self.offered = step + 1
         self.next_step = step + 1 + pipeline.pause(self._config)
         self._end_sum(step, drain, pixels)

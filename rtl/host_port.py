@@ -50,7 +50,7 @@ class HostPort(wiring.Component):
                 "i_act": In(32),
                 "o_start": Out(1),
                 "o_clear": Out(1),
-                "o_pc": Out(16),
+                "o_pc": Out(range(2 * config.slots)),
                 "o_watchdog": Out(32),
                 "i_busy": In(1),
                 "i_done": In(1),

@@ -156,12 +156,13 @@ class Issue(wiring.Component):
             reads = head_pixels * head_groups
         else:
             reads = config.rows * (head_groups - 1) + head_pixels
+        lead = steps.pixels - 1 if config.small else steps.lead  # at least so many steps
         intervals = [pipeline.read_interval(config, residual and config.adder) for residual in (0, 1)]
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(Mux(d.residual, reads * intervals[1], reads)),
             may_end.eq(rested & (seconds | ~head_tile_end)),
-            may_begin.eq((hold <= steps.lead + 1) & (~strips | (busy <= first_read + steps.lead + 1))),
+            may_begin.eq((hold <= lead + 1) & (~strips | (busy <= first_read + lead + 1))),
             ready.eq(Mux(depthwise, ~steps.begin | allowed, ~head_last | may_end)),
             self.o_first.eq(head_first),
             Cat(self.o_pixels, self.o_block_end, self.o_last_block).eq(

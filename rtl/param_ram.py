@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 from hwq import isa
 from hwq.config import ArrayConfig
 from rtl.layouts import param_layout
-from rtl.pipeline import delayed
+from rtl.pipeline import delayed, recalled
 from rtl.small_requantizer import SmallRequantizer
 from rtl.window_ram import WindowRam
 
@@ -45,7 +45,7 @@ class ParamRam(wiring.Component):
         """Return the module."""
         m = Module()
         part, words = self.i_window_address[0], []
-        for index, address in enumerate((self.i_address, delayed(m, self.i_address, SmallRequantizer.LATE))):
+        for index, address in enumerate((self.i_address, recalled(m, self.i_address, SmallRequantizer.LATE))):
             m.submodules[f"word_{index}"] = memory = WindowRam(word_bytes=4, depth=self._depth)
             m.d.comb += [
                 memory.i_address.eq(address),

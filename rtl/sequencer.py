@@ -2,6 +2,7 @@
 
 from amaranth import Cat, Const, Module, Signal
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwq import isa, pipeline
@@ -61,7 +62,7 @@ class Sequencer(wiring.Component):
         super().__init__(
             {
                 "i_start": In(1),
-                "i_pc": In(16),
+                "i_pc": In(range(2 * config.slots)),
                 "i_clear": In(1),
                 "i_watchdog": In(32),
                 "i_progress": In(1),
@@ -117,10 +118,14 @@ class Sequencer(wiring.Component):
         m.d.sync += [arrived.eq(word), valid.eq(reading)]
         with m.If(reading):
             m.d.sync += word.eq(word + 1)
-        legal = Signal(32)  # what may be set in the word to come
-        masks = config.legal_masks()
-        columns = [sum((mask >> bit & 1) << index for index, mask in enumerate(masks)) for bit in range(32)]
-        m.d.sync += legal.eq(Cat(Const(column, len(masks)).bit_select(word, 1) for column in columns))
+        legal, masks = Signal(32), config.legal_masks()  # what may be set in the word to come
+        if config.small:  # which has block RAM to spare
+            m.submodules.masks = memory = Memory(shape=32, depth=32, init=masks, attrs={"rom_style": "block"})
+            port = memory.read_port()
+            m.d.comb += [port.addr.eq(word), legal.eq(port.data)]
+        else:
+            columns = [sum((mask >> bit & 1) << index for index, mask in enumerate(masks)) for bit in range(32)]
+            m.d.sync += legal.eq(Cat(Const(column, len(masks)).bit_select(word, 1) for column in columns))
         unknown = self.i_word & ~legal
         m.d.sync += [strays.eq(0), stray.eq(stray | strays.any())]
         with m.If(valid):

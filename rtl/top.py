@@ -23,7 +23,7 @@ from rtl.layouts import address_shape, kept_fields, param_address_shape
 from rtl.lookahead import Lookahead
 from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
-from rtl.pipeline import delayed
+from rtl.pipeline import delayed, recalled
 from rtl.post import Post
 from rtl.readout import Readout, ShiftReadout
 from rtl.row_buffers import RowBuffers
@@ -355,7 +355,7 @@ class Accelerator(wiring.Component):
             m.d.sync += weight_word.eq(Mux(form[0], 0, weights.o_word))
             m.d.comb += mesh.i_w.as_value().eq(weight_word)
         m.d.comb += [
-            weights.i_address.eq(delayed(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
+            weights.i_address.eq((recalled if config.small else delayed)(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
             mesh.i_column.as_value().eq(column_bytes),
             *(getattr(mesh, f"i_{name}").eq(bit) for name, bit in zip(taken, control, strict=True)),
         ]

@@ -117,9 +117,9 @@ class FrameReceiver(wiring.Component):
 
         taking, giving = Signal(range(BUFFERS)), Signal(range(BUFFERS))
         full = Signal(BUFFERS)
-        count, kind, words = Signal(range(frames.MAX_PAYLOAD + 2)), Signal(8), Signal(8)
+        count, words = Signal(range(frames.MAX_PAYLOAD + 2)), Signal(range(frames.MAX_WORDS + 1))
+        carries, fits = Signal(), Signal()
         free, whole, stale, expected = Signal(), Signal(), Signal(), Signal(range(4 * 256 + 16))
-        carries = kind == frames.Kind.WRITE
         m.d.comb += [
             free.eq(~full.bit_select(taking, 1)),
             crc.i_session.eq(self.i_session),
@@ -128,7 +128,7 @@ class FrameReceiver(wiring.Component):
             crc.i_restart.eq(decoder.o.valid & decoder.o.ready & item.end),
             decoder.o.ready.eq(Mux(item.end, crc.o_ready, crc.i.ready)),
             expected.eq(Mux(carries, words << 2, 0) + frames.HEADER.size + frames.CRC_BYTES),
-            whole.eq(item.good & crc.o_good & (count == expected) & (words <= frames.MAX_WORDS) & ~stale),
+            whole.eq(item.good & crc.o_good & (count == expected) & fits & ~stale),
             write.addr.eq(Cat(count[:_BUFFER_BITS], taking)),
             write.data.eq(item.byte),
             read.addr.eq(Cat(self.i_address, giving)),
@@ -146,9 +146,9 @@ class FrameReceiver(wiring.Component):
                 m.d.comb += write.en.eq(free & (count < frames.MAX_PAYLOAD))
                 m.d.sync += count.eq(count + 1)
                 with m.If(count == 0):
-                    m.d.sync += kind.eq(item.byte)
+                    m.d.sync += carries.eq(item.byte == frames.Kind.WRITE)
                 with m.If(count == 2):
-                    m.d.sync += words.eq(item.byte)
+                    m.d.sync += [words.eq(item.byte), fits.eq(item.byte <= frames.MAX_WORDS)]
         with m.If(self.i_flush):
             m.d.sync += [full.eq(0), taking.eq(0), giving.eq(0)]
             with m.If(~(decoder.o.valid & decoder.o.ready & item.end)):
