@@ -75,7 +75,8 @@ class ArrayConfig:
         memories; 0 where the host reads activation memory, `id`, `digest`, `status`, `pc` and `cycles` alone.
     small : int
         1 where cells count for more than the clock: sums have 24 bits with their bias, layers that may need more, or
-        round down, run on the host, and a tile takes a cycle more; 0 where not. Needs `act_ports` 1, `sum_bits` 24, no
+        round down, run on the host, a layer has fewer than ``16 << count_bits`` pixels, and a tile takes a cycle more;
+        0 where not. Needs `act_ports` 1, `sum_bits` 24, no
         vector unit and no tables.
 
     Raises
@@ -185,6 +186,11 @@ class ArrayConfig:
         return (1 << self.count_bits) - 1
 
     @property
+    def pixel_bits(self) -> int:
+        """Bits kept of a descriptor's pixels."""
+        return min(self.address_bits, self.count_bits + 4) if self.small else self.address_bits
+
+    @property
     def overlaps(self) -> bool:
         """Whether a layer may begin ahead of the last result of the one before it, and its descriptor is read ahead."""
         return not self.one_port
@@ -223,6 +229,7 @@ class ArrayConfig:
         sizes |= dict.fromkeys(isa.COUNTS, self.count_bits)
         if field.width == isa.ADDRESS_BITS:
             sizes.setdefault(field.name, self.address_bits)
+        sizes["pixels"] = self.pixel_bits
         return 0 if missing else min(field.width, sizes.get(field.name, field.width))
 
     def legal_masks(self) -> list[int]:

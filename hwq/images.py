@@ -107,6 +107,8 @@ class Images:
         slot = len(self.descriptors)
         for name in sorted(isa.COUNTS & fields.keys()):
             self._fits(f"field {name} of a descriptor", "count_bits", fields[name], self.config.most_counted, label)
+        most = (1 << self.config.pixel_bits) - 1
+        self._fits("field pixels of a descriptor", "count_bits", fields.get("pixels", 0), most, label)
         self._fits("program slots", "slots", slot + 1, self.config.slots, label)
         self.descriptors.append(fields)
         self.labels.append(label)

@@ -59,9 +59,7 @@ def recalled(m: Module, value: Value, cycles: int) -> Value:
     if not isinstance(cycles, int) or cycles < 2:
         raise ValueError(f"Delay in memory must be an integer of at least 2, not {cycles!r}")
     depth = 1 << (cycles - 1).bit_length()
-    m.submodules.past = past = Memory(
-        shape=len(value), depth=depth, init=[], attrs={**UNORDERED, "ram_style": "block"}
-    )
+    m.submodules.past = past = Memory(shape=len(value), depth=depth, init=[], attrs={**UNORDERED, "ram_style": "block"})
     write, read = past.write_port(), past.read_port()
     now = Signal(range(depth))
     m.d.sync += now.eq(now + 1)

@@ -24,9 +24,10 @@ class SharedActRam(wiring.Component):
 
     Members
     -------
-    i_read, i_address, i_count : a read whose first `i_count` bytes matter
+    i_address : of a read or write, the latter's even
+    i_read, i_count : a read whose first `i_count` bytes matter
     o_data : the bytes, first one lowest
-    i_write, i_write_address, i_write_data, i_write_mask : bytes to write at an even address, first one lowest
+    i_write, i_write_data, i_write_mask : bytes to write, first one lowest
     o_range : one cycle after a read or write that leaves the memory, or a read of several bytes at an odd address; such
         a write is dropped
     """
@@ -41,7 +42,6 @@ class SharedActRam(wiring.Component):
                 "o_range": Out(1),
                 "o_data": Out(data.ArrayLayout(8, WORD_BYTES)),
                 "i_write": In(1),
-                "i_write_address": In(address_shape(config)),
                 "i_write_data": In(data.ArrayLayout(8, WORD_BYTES)),
                 "i_write_mask": In(WORD_BYTES),
             }
@@ -59,9 +59,9 @@ class SharedActRam(wiring.Component):
         address = Signal.like(self.i_address)
         used, write, odd, crosses = Signal(), Signal(), Signal(), Signal()
         mask, word = Signal(WORD_BYTES), Signal(8 * WORD_BYTES)
-        swap, given = self.i_write_address[1], self.i_write_data.as_value()
+        swap, given = self.i_address[1], self.i_write_data.as_value()
         m.d.sync += [
-            address.eq(Mux(self.i_write, self.i_write_address, self.i_address)),
+            address.eq(self.i_address),
             used.eq(self.i_read | self.i_write),
             write.eq(self.i_write),
             odd.eq(several & ~self.i_write),

@@ -229,7 +229,6 @@ class Accelerator(wiring.Component):
                 queue.i_take.eq(queue.o_valid & ~midway),
                 *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, *vectors)),
                 act.i_write.eq(queue.i_take | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
-                act.i_write_address.eq(Mux(queue.i_take, queue.o_address, offset)),
                 act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
                 act.i_write_mask.eq(Mux(queue.i_take, queue.o_mask, host.o_mask)),
                 layer_end.eq(queue.i_take & queue.o_final),
@@ -265,6 +264,9 @@ class Accelerator(wiring.Component):
         for running, _, address, count in requests:  # one at a time, and only then
             with m.If(running):
                 m.d.comb += [act.i_address.eq(address), act.i_count.eq(count)]
+        if config.one_port:
+            with m.If(queue.i_take):
+                m.d.comb += act.i_address.eq(queue.o_address)
 
         # fetched bytes: to a row's serializer or to the buffer of second operands
         part = data.StructLayout(
