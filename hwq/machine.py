@@ -274,6 +274,8 @@ def _requantized(
     form = isa.TRUNCATE_PARAM if d["truncate"] else isa.PARAM
     p = {field.name: _field(field, parameters) for field in form}
     acc = (sums + p["bias"]).astype(np.int32)
+    if d["bytewise"]:
+        acc = fixed.byte_of_sum(acc, d["byte"]) - np.int32(128)
     constants = d["zero_point"], d["lo"], d["hi"]
     if d["truncate"]:
         offset = p["offset_low"] | p["offset_high"] << form[1].width
