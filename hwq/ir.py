@@ -131,7 +131,7 @@ class Conv(Op):
     lo, hi : clamp in y's quantized domain
     floor : in place of R, where not None
     byte : where not None, y is this byte of the sum, counted from the lowest, ``acc >> 8 * byte & 255``, in place of R:
-        uint8 of zero point 128, every scale 1 and no clamp
+        uint8 of zero point 128, m = 1 and no clamp
     """
 
     weight: Array
@@ -167,7 +167,7 @@ class Gemm(Op):
     lo, hi : clamp in y's quantized domain
     floor : in place of R, where not None
     byte : where not None, y is this byte of the sum, counted from the lowest, ``acc >> 8 * byte & 255``, in place of R:
-        uint8 of zero point 128, every scale 1 and no clamp
+        uint8 of zero point 128, m = 1 and no clamp
     """
 
     weight: Array
