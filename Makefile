@@ -54,7 +54,7 @@ train-demo: $(TRAIN_STAMP)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .hwq-cache build dist *.egg-info
-	find hwq rtl sim boards tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find hwq rtl sim boards tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

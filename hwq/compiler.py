@@ -24,6 +24,7 @@ from hwq.passes.flatten_to_conv import flatten_to_conv
 from hwq.passes.fuse_tables import fuse_tables
 from hwq.passes.fuse_views import fuse_views
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
+from hwq.passes.sums_by_bytes import sums_by_bytes
 from hwq.passes.transpose_space import SWAP, is_square, transpose_space
 from hwq.plan import Port
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PageSizes, PortImage, Program, TensorInfo
@@ -43,6 +44,8 @@ def load(model: Model, *, external_data: bool = False) -> ir.Graph:
 
 def split(graph: ir.Graph, config: ArrayConfig) -> tuple[ir.Graph, list[Part]]:
     """Return the graph rearranged for the array, and its parts for array and host."""
+    if config.sum_bytes:
+        graph = sums_by_bytes(graph)
     return _split(fuse_tables(fuse_views(flatten_to_conv(graph))), config)
 
 

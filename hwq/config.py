@@ -52,6 +52,8 @@ class ArrayConfig:
         1 if layers may have weights that are indices into a codebook of 16 int8 ones, two a byte, else 0.
     block_scales : int
         1 if every tap of a convolution or matrix product may have scales of its own, one a channel, else 0.
+    sum_bytes : int
+        1 if a layer may write its sums as they are, a byte at a time, for the host to put together, else 0.
     act_bits : int
         Narrowest activations [bit], 8 or 4. With 4, a layer of such activations and weights has two channels in every
         byte of either and multiplies both on one multiplier; needs `weight_bits` 4 and two `lanes`.
@@ -98,6 +100,7 @@ class ArrayConfig:
     weight_bits: int = 8
     codebooks: int = 0
     block_scales: int = 0
+    sum_bytes: int = 0
     act_bits: int = 8
     act_ports: int = 2
     adder: int = 1
@@ -132,6 +135,7 @@ class ArrayConfig:
         self._require("weight_bits", self.weight_bits in (4, 8), "4 or 8")
         self._require("codebooks", self.codebooks in (0, 1), "0 or 1")
         self._require("block_scales", self.block_scales in (0, 1), "0 or 1")
+        self._require("sum_bytes", self.sum_bytes in (0, 1), "0 or 1")
         rule = "8, or 4 with weight_bits 4 and lanes of at least 2"
         fits = self.act_bits == 8 or (self.act_bits == 4 and self.int4 and self.lanes >= 2)
         self._require("act_bits", fits, rule)
@@ -220,6 +224,7 @@ class ArrayConfig:
             or (field.name == "int4" and not self.int4)
             or (field.name == "codebook" and not self.codebooks)
             or (field.name == "scaled" and not self.block_scales)
+            or (field.name in ("bytewise", "byte") and not self.sum_bytes)
             or (field.name in ("ifm_int4", "ofm_int4") and not self.act_int4)
             or (field.name == "early" and not self.overlaps)
             or (field.name == "truncate" and self.small)
@@ -311,7 +316,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="sim-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=1024 * KIB, weight_words=256 * KIB, param_words=8192, slots=512, tables=4,
-            weight_bits=4, codebooks=1, block_scales=1,
+            weight_bits=4, codebooks=1, block_scales=1, sum_bytes=1,
         ),
         ArrayConfig(
             name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
@@ -351,8 +356,8 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
-    `tables`, `codebooks`, `block_scales` and `small` to 0, `act_ports` to 2, `adder`, `vector` and `monitor` to 1,
-    `sum_bits` to 32 and `count_bits` to 16.
+    `tables`, `codebooks`, `block_scales`, `sum_bytes` and `small` to 0, `act_ports` to 2, `adder`, `vector` and
+    `monitor` to 1, `sum_bits` to 32 and `count_bits` to 16.
 
     Raises
     ------

@@ -87,6 +87,11 @@ def constraint_block_scales(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> 
     return not (isinstance(op, ir.Conv | ir.Gemm) and op.block_scales) or bool(config.block_scales)
 
 
+def constraint_sum_bytes(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
+    """Sums of 32 bits leave the array byte by byte, on an architecture that writes them so (sum_bytes)."""
+    return not (isinstance(op, ir.Conv | ir.Gemm) and op.byte is not None) or bool(config.sum_bytes)
+
+
 def constraint_block_taps(op: ir.Op, graph: ir.Graph, config: ArrayConfig) -> bool:
     """A convolution with block scales may have several kernel rows, kernel columns or blocks, but not all three."""
     if not isinstance(op, ir.Conv) or op.block_scales is None:
@@ -166,6 +171,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     constraint_rounding,
     constraint_tables,
     constraint_block_scales,
+    constraint_sum_bytes,
     constraint_block_taps,
     constraint_block_sums,
     constraint_sums,

@@ -14,6 +14,7 @@ __all__ = [
     "OFFSET_SHIFT",
     "SHIFT_MAX",
     "SHIFT_MIN",
+    "byte_of_sum",
     "encode_multiplier",
     "requantize",
     "requantize_add",
@@ -180,6 +181,11 @@ def requantize(
     scaled = _round_as_float32(_round_to_float32(acc) * mantissa, shift)
     scaled += np.asarray(zero_point, dtype=np.int64)
     return saturate(scaled, lo, hi)
+
+
+def byte_of_sum(acc: NDArray[np.int32], byte: int) -> NDArray[np.int32]:
+    """Return byte `byte` of accumulators, counted from the lowest: ``acc >> 8 * byte & 255``."""
+    return (acc >> np.int32(8 * byte)) & np.int32(255)
 
 
 def requantize_truncate(

@@ -130,6 +130,8 @@ class Conv(Op):
     pads : (top, left, bottom, right), at least 0
     lo, hi : clamp in y's quantized domain
     floor : in place of R, where not None
+    byte : where not None, y is this byte of the sum, counted from the lowest, ``acc >> 8 * byte & 255``, in place of R:
+        uint8 of zero point 128, m = 1 and no clamp
     """
 
     weight: Array
@@ -144,6 +146,7 @@ class Conv(Op):
     lo: int = -128
     hi: int = 127
     floor: Floor | None = None
+    byte: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,6 +166,8 @@ class Gemm(Op):
     alpha : float
     lo, hi : clamp in y's quantized domain
     floor : in place of R, where not None
+    byte : where not None, y is this byte of the sum, counted from the lowest, ``acc >> 8 * byte & 255``, in place of R:
+        uint8 of zero point 128, m = 1 and no clamp
     """
 
     weight: Array
@@ -174,6 +179,7 @@ class Gemm(Op):
     lo: int = -128
     hi: int = 127
     floor: Floor | None = None
+    byte: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -142,6 +142,8 @@ DESCRIPTOR: tuple[Field, ...] = (
     Field("early", 0, 12, 1, doc="CONV: may begin while a CONV with no second operand and no scales still writes"),
     Field("truncate", 0, 13, 1, doc="requantize towards zero, with parameters in the second form"),
     Field("product", 0, 14, 1, doc="VECTOR: multiply by the second operand; with `residual`, `Reduce.MAX`"),
+    Field("bytewise", 0, 21, 1, doc="requantize one byte of the sum, less 128, in place of the sum"),
+    Field("byte", 0, 22, 2, doc="`bytewise`: which one, counted from the lowest"),
     Field("table", 0, 16, 5, doc="map the output through this table, counted from 1; 0: none"),
     _address("ifm_base", 1, "first byte of the first tap of the first pixel"),
     Field("ifm_zero_point", 1, 24, 8, signed=True, doc="with `product`, taken off the reduced taps"),

@@ -68,6 +68,7 @@ class Machine:
         self.program = np.zeros(config.slots * isa.SLOT_WORDS, np.uint32)
         self.tables = np.zeros((config.tables, isa.TABLE_ENTRIES), np.int8)
         self._mask = (1 << config.address_bits) - 1
+        self._legal = config.legal_masks()
 
     def run(self, slot: int = 0, *, on_layer: Callable[[int], None] | None = None) -> Status:
         """Execute from `slot` until HALT or an error; `on_layer` is called with each slot that has ended."""
@@ -137,8 +138,7 @@ class Machine:
             shapeless = shapeless or unfit or uneven or not depthwise
         unary = d["opcode"] != isa.Opcode.VECTOR or not d["residual"] or d["reduce"] != isa.Reduce.MAX
         shapeless = shapeless or (d["product"] and unary)
-        masks = self.config.legal_masks()
-        stray = any(int(word) & ~mask for word, mask in zip(words, masks, strict=True))
+        stray = any(int(word) & ~mask for word, mask in zip(words, self._legal, strict=True))
         zero = any(field.nonzero and d[field.name] == 0 for field in isa.DESCRIPTOR)
         excess = d["last_channels"] > self.config.block_channels(d) or d["table"] > self.config.tables
         narrow = d["int4"] and (not self.config.int4 or d["opcode"] == isa.Opcode.VECTOR)
@@ -276,6 +276,8 @@ def _requantized(
     acc = (sums + p["bias"]).astype(np.int32)
     if config.small:
         acc = _wrapped(acc, config.sum_bits)
+    if d["bytewise"]:
+        acc = fixed.byte_of_sum(acc, d["byte"]) - np.int32(128)
     constants = d["zero_point"], d["lo"], d["hi"]
     if d["truncate"]:
         offset = p["offset_low"] | p["offset_high"] << form[1].width

@@ -201,6 +201,8 @@ def output_fields(plan: Plan, step: Step) -> Fields:
         fields = {"zero_point": result.zero_point - label, "lo": op.lo - label, "hi": op.hi - label}
         if not isinstance(op, ir.AveragePool) and op.floor is not None:
             fields |= {"truncate": 1, "zero_point": fields["lo"]}
+        if not isinstance(op, ir.AveragePool) and op.byte is not None:
+            fields |= {"bytewise": 1, "byte": op.byte}
     else:
         fields = {"zero_point": 0, "lo": -128, "hi": 127}
     fields |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}

@@ -159,6 +159,9 @@ class _Writer:
         if op.floor is not None:
             self._floor(op, op.floor, "ConvInteger", weight, zero_point, **_window_attributes(op))
             return
+        if op.byte is not None:
+            self._byte(op, op.byte, "ConvInteger", weight, zero_point, **_window_attributes(op))
+            return
         if op.block_scales is not None:
             self._blocks(op, op.block_scales, "ConvInteger", **_window_attributes(op))
             return
@@ -181,6 +184,9 @@ class _Writer:
         weight, zero_point = _kernel_type(x, op.weight, op.weight_zero_point)
         if op.floor is not None:
             self._floor(op, op.floor, "MatMulInteger", weight, zero_point)
+            return
+        if op.byte is not None:
+            self._byte(op, op.byte, "MatMulInteger", weight, zero_point)
             return
         if op.block_scales is not None:
             self._blocks(op, op.block_scales, "MatMulInteger")
@@ -210,14 +216,7 @@ class _Writer:
 
         The clamp is done on doubles: ONNX Runtime's Max of int64 compares their low halves only (1.31, AVX-512).
         """
-        x, y = self._ends(op)
-        inputs = [
-            x.name,
-            self._constant(f"{op.name}/weight", weight),
-            self._constant(f"{x.name}/zero_point", np.array(x.zero_point, x.dtype)),
-            self._constant(f"{op.name}/weight_zero_point", zero_point[0] if zero_point.size == 1 else zero_point),
-        ]
-        rank = len(y.shape) - 1 if op_type == "ConvInteger" else 1
+        y = self._ends(op)[1]
         raised = np.full_like(floor.offset, _ABOVE_SUMS)
         steps: list[tuple[str, str, Any]] = [
             ("Add", "bias", op.bias.astype(np.int32)),
@@ -231,6 +230,38 @@ class _Writer:
             ("Min", "hi", np.array(op.hi, np.float64)),
             ("Cast", "narrow", helper.np_dtype_to_tensor_dtype(np.dtype(y.dtype))),
         ]
+        self._sums(op, op_type, weight, zero_point, steps, **attributes)
+
+    def _byte(
+        self, op: Conv | Gemm, byte: int, op_type: str, weight: Array, zero_point: Array, **attributes: Any
+    ) -> None:
+        """Write a product, its bias and a shift of its 32 bits, of which uint8 keeps the lowest."""
+        steps: list[tuple[str, str, Any]] = [
+            ("Add", "bias", op.bias.astype(np.int32)),
+            ("Cast", "bits", TensorProto.UINT32),
+            ("BitShift", "shift", np.array([8 * byte], np.uint32)),
+            ("Cast", "byte", TensorProto.UINT8),
+        ]
+        self._sums(op, op_type, weight, zero_point, steps, **attributes)
+
+    def _sums(
+        self,
+        op: Conv | Gemm,
+        op_type: str,
+        weight: Array,
+        zero_point: Array,
+        steps: Sequence[tuple[str, str, Any]],
+        **attributes: Any,
+    ) -> None:
+        """Write a product and steps (operator, label, type or second operand) that make the result of its sums."""
+        x, y = self._ends(op)
+        inputs = [
+            x.name,
+            self._constant(f"{op.name}/weight", weight),
+            self._constant(f"{x.name}/zero_point", np.array(x.zero_point, x.dtype)),
+            self._constant(f"{op.name}/weight_zero_point", zero_point[0] if zero_point.size == 1 else zero_point),
+        ]
+        rank = len(y.shape) - 1 if op_type == "ConvInteger" else 1
         name = self._name(f"{op.name}/sum")
         self._node(op.name, op_type, inputs, name, **attributes)
         for position, (step, label, value) in enumerate(steps):
@@ -238,8 +269,9 @@ class _Writer:
             if step == "Cast":
                 self._node(f"{op.name}/{label}", step, [name], output, to=value)
             else:
+                direction = {"direction": "RIGHT"} if step == "BitShift" else {}
                 constant = self._constant(f"{op.name}/{label}", value.reshape(-1, *(1,) * (rank - 1)))
-                self._node(f"{op.name}/{label}", step, [name, constant], output)
+                self._node(f"{op.name}/{label}", step, [name, constant], output, **direction)
             name = output
 
     def _blocks(self, op: Conv | Gemm, scales: BlockScales, op_type: str, **attributes: Any) -> None:

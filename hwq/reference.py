@@ -17,7 +17,7 @@ from itertools import groupby
 import numpy as np
 
 from hwq.errors import InputError, ModelError
-from hwq.fixed import encode_multiplier, requantize, requantize_floor
+from hwq.fixed import byte_of_sum, encode_multiplier, requantize, requantize_floor
 from hwq.host import run_model
 from hwq.ir import (
     Array,
@@ -228,6 +228,8 @@ def _requantize(op: Conv | Gemm, graph: Graph, acc: Array) -> Array:
     if op.floor is not None:
         multiplier, offset, shift = op.floor.multiplier, op.floor.offset, op.floor.shift
         return requantize_floor(acc, multiplier, offset, shift, zero_point, op.lo, op.hi)
+    if op.byte is not None:
+        return byte_of_sum(acc, op.byte)
     mantissa, shift = encode_multiplier(multipliers(graph, op))
     return requantize(acc, mantissa, shift, zero_point, op.lo, op.hi)
 

@@ -102,7 +102,12 @@ def without_adder(fields: Fields) -> Fields:
 
 
 def _macs(op: ir.Op, size: int) -> int:
-    """Return the multiply-accumulates behind `size` results of a convolution or matrix product, 0 for others."""
+    """Return the multiply-accumulates behind `size` results of a convolution or matrix product, 0 for others.
+
+    Those behind several bytes of the same sums count once.
+    """
+    if isinstance(op, ir.Conv | ir.Gemm) and op.byte:
+        return 0
     if isinstance(op, ir.Conv):
         return size * op.weight[0].size
     return size * len(op.weight) if isinstance(op, ir.Gemm) else 0

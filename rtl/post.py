@@ -105,6 +105,7 @@ class Post(wiring.Component):
             return held
 
         truncate = constant(d.truncate, 0)
+        bytewise, byte = (constant(d[name], 0) if config.sum_bytes else 0 for name in ("bytewise", "byte"))
         zero_point, lo, hi = (constant(field, requantized - 3) for field in (d.zero_point, d.lo, d.hi))
         m.d.comb += table.eq(constant(d.table, requantized))
         results = []
@@ -118,6 +119,8 @@ class Post(wiring.Component):
                 requantizer.i_mantissa.eq(self.i_param[lane].mantissa),
                 requantizer.i_shift.eq(self.i_param[lane].shift),
                 requantizer.i_truncate.eq(truncate),
+                requantizer.i_bytewise.eq(bytewise),
+                requantizer.i_byte.eq(byte),
                 requantizer.i_zero_point.eq(zero_point),
                 requantizer.i_lo.eq(lo),
                 requantizer.i_hi.eq(hi),

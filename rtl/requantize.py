@@ -27,7 +27,7 @@ class Requantizer(wiring.Component):
     :func:`hwq.fixed.requantize_truncate`, and `i_bias` holds a shorter bias and an offset of the product. Stages:
 
     ===== ==========================================================================
-    1     acc + bias
+    1     acc + bias, or a byte of it
     2-5   first 24 bits of the magnitude (:class:`~rtl.normalizer.Normalizer`)
     6-10  times mantissa, offset added (:class:`~rtl.multiplier.PipelinedMultiplier`)
     11-14 rounded, sign, zero point and clamp (:class:`~rtl.normalized_rounder.NormalizedRounder`)
@@ -53,6 +53,9 @@ class Requantizer(wiring.Component):
         channels.
     i_truncate : In(1)
         Rounding, taken with the accumulator.
+    i_bytewise : In(1)
+        ``(acc >> 8 * i_byte & 255) - 128`` takes the place of ``acc``; taken with the accumulator.
+    i_byte : In(2)
     i_zero_point : In(signed(8))
     i_lo, i_hi : In(signed(8))
         Output zero point and bounds, ``i_lo <= i_hi``; taken `LATENCY` - 3 cycles after the accumulator and
@@ -72,6 +75,8 @@ class Requantizer(wiring.Component):
     i_lo: In(signed(8))
     i_hi: In(signed(8))
     i_truncate: In(1)
+    i_bytewise: In(1)
+    i_byte: In(2)
     o: Out(signed(8))
 
     def elaborate(self, platform):
@@ -86,9 +91,12 @@ class Requantizer(wiring.Component):
 
         bias = Mux(self.i_truncate, field_slice(_BIAS, self.i_bias), self.i_bias)
         offset = Mux(self.i_truncate, Cat(field_slice(_OFFSET_LOW, self.i_bias), self.i_offset_high), 0)
+        acc = (self.i_acc + bias)[:_ACC_BITS]
+        byte = acc.word_select(self.i_byte, 8) ^ 128  # less 128, as a signed byte
+        acc = Mux(self.i_bytewise, byte.as_signed(), acc.as_signed())
         normalized, multiplied = 1 + normalizer.latency, PipelinedMultiplier.LATENCY
         m.d.comb += [
-            normalizer.i.eq(delayed(m, (self.i_acc + bias)[:_ACC_BITS], 1)),
+            normalizer.i.eq(delayed(m, acc[:_ACC_BITS], 1)),
             normalizer.i_hold.eq(delayed(m, self.i_truncate, 1)),
             multiplier.i_a.eq(normalizer.o),
             multiplier.i_b.eq(delayed(m, self.i_mantissa, normalized - 1)),

@@ -115,10 +115,15 @@ def _scaled(total: int, p: dict[str, int], d: dict[str, int]) -> int:
     if d["truncate"]:
         offset, bias = divmod(p["bias"] % (1 << 32), 1 << 22)
         offset += p["offset_high"] * 1024
-        acc = _wrap(_wrap(total) + (bias ^ 1 << 21) - (1 << 21))
+        acc = _byte(d, _wrap(_wrap(total) + (bias ^ 1 << 21) - (1 << 21)))
         return _truncated(acc, p["mantissa"], offset, p["shift"], d["zero_point"], d["lo"], d["hi"])
-    acc = _wrap(_wrap(total) + p["bias"])
+    acc = _byte(d, _wrap(_wrap(total) + p["bias"]))
     return _requantize(acc, p["mantissa"], p["shift"], d["zero_point"], d["lo"], d["hi"])
+
+
+def _byte(d: dict[str, int], acc: int) -> int:
+    """Return what is requantized of a sum: all of it, or one byte less 128."""
+    return acc.to_bytes(4, "little", signed=True)[d["byte"]] - 128 if d["bytewise"] else acc
 
 
 def _product(machine: Machine, d: dict[str, int], value: int, block: int, k: int, column: int) -> int:

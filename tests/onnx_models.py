@@ -14,7 +14,13 @@ from hwq.ir import Graph, Tensor
 from hwq.onnx_load import value_info
 from hwq.onnx_writer import write
 
-TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+TYPES = {
+    "int8": TensorProto.INT8,
+    "uint8": TensorProto.UINT8,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "float32": TensorProto.FLOAT,
+}
 
 
 class Builder:

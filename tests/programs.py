@@ -28,7 +28,7 @@ def widths(shapes: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], dic
         (
             shape,
             {"weight_bits": weight_bits, "act_bits": act_bits, "codebooks": int(weight_bits == 4)}
-            | {"block_scales": int(weight_bits == 4)},
+            | {"block_scales": int(weight_bits == 4), "sum_bytes": int(weight_bits == 4)},
         )
         for shape in shapes
         for weight_bits, act_bits in ((8, 8), (4, 8), (4, 4))
@@ -142,6 +142,8 @@ def _post(config: ArrayConfig, rng: np.random.Generator, residual: bool, product
         }
     if rng.random() < 0.3 and not config.small:
         out["truncate"] = 1
+    if config.sum_bytes and rng.random() < 0.3:
+        out |= {"bytewise": 1, "byte": int(rng.integers(0, 4))}
     if rng.random() < 0.5:
         out["table"] = int(rng.integers(0, config.tables + 1))
     return out

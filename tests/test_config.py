@@ -59,7 +59,7 @@ def test_digest_changes_with_every_size():
         if field.name in {"name", "lanes", "act_bits"} | named:
             continue
         value = getattr(GOOD, field.name)
-        other = 1 - value if field.name in ("codebooks", "block_scales") else value * 2
+        other = 1 - value if field.name in ("codebooks", "block_scales", "sum_bytes") else value * 2
         digests.add(dataclasses.replace(GOOD, **{field.name: other}).digest())
     digests.add(dataclasses.replace(narrow, act_bits=8).digest())
     digests |= {dataclasses.replace(GOOD, **changes).digest() for changes in small}
@@ -88,6 +88,7 @@ def test_digest_changes_with_every_size():
         ("weight_bits", 5, "weight_bits must be 4 or 8, not 5"),
         ("codebooks", 2, "codebooks must be 0 or 1, not 2"),
         ("block_scales", -1, "block_scales must be 0 or 1, not -1"),
+        ("sum_bytes", 2, "sum_bytes must be 0 or 1, not 2"),
         ("act_bits", 5, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 5"),
         ("act_bits", 4, "act_bits must be 8, or 4 with weight_bits 4 and lanes of at least 2, not 4"),
         ("adder", 2, "adder must be 0 or 1, not 2"),

@@ -44,6 +44,7 @@ def flatten_to_conv(graph: Graph) -> Graph:
                 lo=op.lo,
                 hi=op.hi,
                 floor=op.floor,
+                byte=op.byte,
             )
         )
         ops.append(Reshape(name=f"{op.name}/flatten", inputs=(image.name,), outputs=op.outputs))

@@ -1,8 +1,7 @@
 """Dynamic quantization: integer weights now, each activation's scale and zero point from its own values at run time.
 
-A layer becomes DynamicQuantizeLinear, ConvInteger or MatMulInteger, and the scales' product: no samples are needed. The
-int32 sums are what the next nodes need, and the array writes bytes whose scale is constant; so these layers run on the
-host.
+A layer becomes DynamicQuantizeLinear, ConvInteger or MatMulInteger, and the scales' product: no samples are needed. An
+array that writes its sums byte by byte (`hwq.passes.sums_by_bytes`) runs the products; scales stay on the host.
 """
 
 from __future__ import annotations

@@ -120,7 +120,10 @@ def _fold(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def _rewrite(graph: onnx.GraphProto) -> None:
-    """Give layers their one form: Gemm without factors and transposition, biases of their own, no lone batch norm."""
+    """Give layers their one form: Gemm without factors and transposition, biases of their own, no lone batch norm.
+
+    A mean over an image, as PyTorch exports a global average, becomes one.
+    """
     values = constants(graph)
     for node in list(graph.node):
         if node.op_type == "Gemm":
@@ -129,6 +132,8 @@ def _rewrite(graph: onnx.GraphProto) -> None:
             _with_bias(graph, node, values)
         elif node.op_type == "BatchNormalization":
             _as_convolution(graph, node, values)
+        elif node.op_type == "ReduceMean":
+            _as_global_average(graph, node, values)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -170,8 +175,7 @@ def _with_bias(graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, A
 
 def _as_convolution(graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, Array]) -> None:
     """Turn a batch normalization that no layer could take in into a depthwise convolution of one tap."""
-    ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in [*graph.value_info, *graph.input]}
-    if ranks.get(node.input[0]) != 4 or any(name not in values for name in node.input[1:]):
+    if _ranks(graph).get(node.input[0]) != 4 or any(name not in values for name in node.input[1:]):
         return
     scale, bias, mean, variance = (values[name] for name in node.input[1:])
     factor = scale / np.sqrt(variance + np.float32(_attributes(node).get("epsilon", 1e-5)))
@@ -180,6 +184,23 @@ def _as_convolution(graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[s
     set_constant(graph, names[1], (bias - mean * factor).astype(np.float32))
     inputs = [node.input[0], *names]
     node.CopyFrom(helper.make_node("Conv", inputs, list(node.output)[:1], name=node.name, group=len(scale)))
+
+
+def _as_global_average(graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, Array]) -> None:
+    rank, axes = _ranks(graph).get(node.input[0], 0), values.get("".join(node.input[1:]))
+    if rank != 4 or axes is None or sorted(int(axis) % rank for axis in axes) != [2, 3]:
+        return
+    output = node.output[0]
+    pooled = helper.make_node("GlobalAveragePool", node.input[:1], [output], name=node.name)
+    if not _attributes(node).get("keepdims", 1):
+        pooled.output[0] = f"{output}_pooled"
+        place = next(index for index, other in enumerate(graph.node) if other.output[0] == output)
+        graph.node.insert(place + 1, helper.make_node("Flatten", [pooled.output[0]], [output], name=output))
+    node.CopyFrom(pooled)
+
+
+def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
+    return {info.name: len(info.type.tensor_type.shape.dim) for info in [*graph.value_info, *graph.input]}
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

@@ -56,6 +56,25 @@ def test_gemm_loses_its_factors(transposed, bias):
     np.testing.assert_array_equal(run(ready, inputs)[0], run(model, inputs)[0])
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2]])
+def test_a_mean_over_an_image_is_a_global_average(keepdims, axes):
+    rng, build = np.random.default_rng(3), Builder()
+    mean = build.node("ReduceMean", [build.input("x", (1, 3, 4, 4))], axes=axes, keepdims=keepdims)
+    model = build.model(build.node("Relu", [mean]))
+    ready = prepare(model, "net")
+    assert [node.op_type for node in ready.graph.node][:-1] == ["GlobalAveragePool"] + ["Flatten"] * (not keepdims)
+    inputs = whole(rng, 2, 3, 4, 4)
+    np.testing.assert_array_equal(run(ready, inputs)[0], run(model, inputs)[0])
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((1, 3, 4, 4), [1, 2]), ((1, 3, 4, 4), [3]), ((1, 3, 4), [1, 2])])
+def test_other_means_stay(shape, axes):
+    build = Builder()
+    model = build.model(build.node("ReduceMean", [build.input("x", shape)], axes=axes))
+    assert [node.op_type for node in prepare(model, "net").graph.node] == ["ReduceMean"]
+
+
 def test_constants_are_folded_and_every_shape_is_known():
     build = Builder()
     x = build.input("x", ("batch", 4))

@@ -29,6 +29,7 @@ ARRAYS += [(SHAPES[2], 4, 0, 8), (SHAPES[2], 8, 1, 8), (SHAPES[3], 4, 0, 8)]
 @pytest.mark.xdist_group("verilator")
 def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits, codebooks, act_bits):
     widths = {"weight_bits": weight_bits, "codebooks": codebooks, "act_bits": act_bits, "block_scales": codebooks}
+    widths["sum_bytes"] = codebooks
     config = programs.tiny(*shape, tables=TABLES[shape], **widths)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
@@ -47,6 +48,7 @@ EARLY_ARRAYS = [array for array in ARRAYS if array[0] in EARLY_SHAPES]
 @pytest.mark.xdist_group("verilator")
 def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, weight_bits, codebooks, act_bits):
     widths = {"weight_bits": weight_bits, "codebooks": codebooks, "act_bits": act_bits, "block_scales": codebooks}
+    widths["sum_bytes"] = codebooks
     config = programs.tiny(*shape, tables=TABLES[shape], **widths)
     driver = accelerator(config)
     marked = {0: set(), 1: set()}

@@ -60,7 +60,7 @@ def vectors_of(acc, m, *, bias=0, zero_point=0, lo=-128, hi=127):
     return vectors
 
 
-def simulate(vectors, platform=None):
+def simulate(vectors, platform=None, byte=None):
     """Results of vectors that share zero point and bounds, one a cycle, of the gateware for `platform`."""
     dut = Requantizer()
     results = []
@@ -69,6 +69,9 @@ def simulate(vectors, platform=None):
         for name in ("zero_point", "lo", "hi", "truncate"):
             (value,) = set(vectors[name].tolist())
             ctx.set(getattr(dut, f"i_{name}"), value)
+        if byte is not None:
+            ctx.set(dut.i_bytewise, 1)
+            ctx.set(dut.i_byte, byte)
         await ctx.tick()
         for n in range(len(vectors) + Requantizer.LATENCY):
             if n >= Requantizer.LATENCY:
@@ -252,6 +255,17 @@ def test_truncation_at_random():
     for zero_point, lo, hi in ((-128, -128, 127), (5, -7, 100)):
         vectors = random_truncated(rng, 1000, zero_point=zero_point, lo=lo, hi=hi)
         assert simulate(vectors) == expected(vectors).tolist()
+
+
+@pytest.mark.parametrize("byte", range(4))
+def test_bytes_of_sums(byte):
+    sums = np.concatenate(
+        [[0, 1, -1, 127, 128, -129, INT32_MAX, INT32_MIN], any_accumulators(np.random.default_rng(5), 300)]
+    )
+    stored = [int(acc).to_bytes(4, "little", signed=True)[byte] - 128 for acc in sums]
+    assert simulate(vectors_of(sums, 1.0, bias=-77), byte=byte) == stored
+    halves = [max(-60, min(60, round(value / 2) + 3)) for value in stored]
+    assert simulate(vectors_of(sums, 0.5, zero_point=3, lo=-60, hi=60), byte=byte) == halves
 
 
 @pytest.fixture(scope="module")
