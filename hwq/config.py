@@ -78,8 +78,7 @@ class ArrayConfig:
     small : int
         1 where cells count for more than the clock: sums have 24 bits with their bias, layers that may need more, or
         round down, run on the host, a layer has fewer than ``16 << count_bits`` pixels, and a tile takes a cycle more;
-        0 where not. Needs `act_ports` 1, `sum_bits` 24, no
-        vector unit and no tables.
+        0 where not. Needs `act_ports` 1, `sum_bits` 24, no vector unit, no tables and no `sum_bytes`.
 
     Raises
     ------
@@ -150,8 +149,8 @@ class ArrayConfig:
         small &= self.weight_bits == 8 and self.codebooks == 0 and self.block_scales == 0
         rule = "2, or 1 with fetch_bytes 4, lanes 1, 2 or 4 cols, weight_bits 8, no codebooks and no block_scales"
         self._require("act_ports", self.act_ports == 2 or (self.act_ports == 1 and small), rule)
-        least = self.one_port and self.sum_bits == 24 and self.vector == 0 and self.tables == 0
-        rule = "0, or 1 with act_ports 1, sum_bits 24, no vector unit and no tables"
+        least = self.one_port and self.sum_bits == 24 and self.vector == self.tables == self.sum_bytes == 0
+        rule = "0, or 1 with act_ports 1, sum_bits 24, no vector unit, no tables and no sum_bytes"
         self._require("small", self.small == 0 or (self.small == 1 and least), rule)
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
