@@ -7,6 +7,7 @@ error, never a traceback; HWQ_TRACEBACK=1 shows one.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -83,7 +84,13 @@ app.command()(flash.flash)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process with its status."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run_command(arguments))
+
+
+def _terminated(number: int, _frame: object) -> None:
+    """Leave as at an interrupt, so that half-made files and running tools go."""
+    sys.exit(128 + number)
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:

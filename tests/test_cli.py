@@ -466,16 +466,19 @@ def test_missing_simulator_says_what_to_install(refused, monkeypatch, folder, tm
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_interrupted_run_leaves_its_output_alone(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGINT, (130, "hwq: interrupted\n")), (signal.SIGTERM, (143, ""))]
+)
+def test_interrupted_run_leaves_its_output_alone(folder, tmp_path, number, ends):
     samples, output = tmp_path / "x.npz", tmp_path / "y.npz"
     np.savez(samples, image=np.zeros((200_000, 1, 8, 8), np.float32))
     output.write_text("what was there before")
     before = set(tmp_path.iterdir())
     child = process("run", folder / "p.hwq", "-i", samples, "-o", output)
     assert child.stderr.readline().startswith("hwq: Running on machine")  # said once it has taken a second
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     _, err = child.communicate(timeout=30)
-    assert (child.returncode, err) == (130, "hwq: interrupted\n")
+    assert (child.returncode, err) == ends
     assert output.read_text() == "what was there before"
     assert set(tmp_path.iterdir()) == before
 
