@@ -63,12 +63,17 @@ class ActRam(wiring.Component):
         raw = Signal(data.ArrayLayout(8, fetch))
         m.d.sync += [address.eq(self.i_address), turn.eq(address[:low]), turn_2.eq(turn)]
 
+        reading, count = Signal(), Signal.like(self.i_count)
         read_past, write_past = Signal(), Signal()
         m.d.comb += [
-            read_past.eq(self.i_address + self.i_count > self._bytes),
+            read_past.eq(address + count > self._bytes),
             write_past.eq(self.i_write_address + self.i_write_count > self._bytes),
         ]
-        m.d.sync += self.o_range.eq((self.i_read & read_past) | (self.i_write & write_past))
+        m.d.sync += [
+            reading.eq(self.i_read),
+            count.eq(self.i_count),
+            self.o_range.eq((reading & read_past) | (self.i_write & write_past)),
+        ]
 
         # a power of two of bytes: a bank takes the one of its number modulo that, or none
         given = [self.i_write_data[i] for i in range(self.write_bytes)]

@@ -113,10 +113,17 @@ class Fetch(wiring.Component):
         slice_left = Signal(range(config.widest_block + 1))
         slices_end, go = Signal(), Signal()
         turn, res_turn = Signal(), Signal()  # the walker goes back to the map's first pixel, for the next block
-        # what a pass ends is asked for in its last cycle: a register has it by then, if the pass has several
-        kernel_end, part_end, last_slice = Signal(), Signal(), Signal()
-        ends = Cat(part_end, kernel_end, last_slice)
-        m.d["sync" if rows > 1 else "comb"] += ends.eq(Cat(span_end, tile_end, slices_end))
+        # what a pass's last read ends; a register has it by then, if the pass has several
+        part_end, kernel_end, rewind, slice_end, res_end, res_rewind = (Signal() for _ in range(6))
+        is_ifm, is_res = ~residual_phase, residual_phase
+        ifm_ends, res_ends = (span_end, tile_end, ~tile_end), (1, slices_end, ~slices_end)
+        endings = Cat(*(is_ifm & end for end in ifm_ends), *(is_res & end for end in res_ends))
+        last = Cat(part_end, kernel_end, rewind, slice_end, res_end, res_rewind)
+        if rows == 1:
+            m.d.comb += last.eq(endings)
+        else:
+            with m.If(go):
+                m.d.sync += last.eq(Mux(row == rows - 2, endings, 0))
         m.d.comb += [
             self.o_midway.eq(running & midway),
             span_end.eq(span_left <= fetch),
@@ -144,7 +151,7 @@ class Fetch(wiring.Component):
             m.d.comb += [
                 self.o_address.eq(self.res.address + slice_offset),
                 self.o_count.eq(Mux(slices_end, slice_left, fetch)),
-                self.o_residual_end.eq(go & row_end & last_slice),
+                self.o_residual_end.eq(go & res_end),
             ]
         with m.Else():
             m.d.comb += [
@@ -153,24 +160,23 @@ class Fetch(wiring.Component):
             ]
 
         # walkers: rewind after every pass, go on after a tile's last, start again after a block's last
-        ifm_pass, res_pass = go & ~residual_phase, go & residual_phase
         m.d.sync += [
-            turn.eq(ifm_pass & row_end & kernel_end & self.ifm.final),
-            res_turn.eq(res_pass & row_end & last_slice & self.res.final),
+            turn.eq(go & kernel_end & self.ifm.final),
+            res_turn.eq(go & res_end & self.res.final),
         ]
         m.d.comb += [
-            self.taps.step.eq(ifm_pass & row_end & part_end),
-            self.taps.start.eq(self.i_start | (ifm_pass & row_end & kernel_end)),
+            self.taps.step.eq(go & part_end),
+            self.taps.start.eq(self.i_start | (go & kernel_end)),
             self.ifm.start.eq(self.i_start | turn),
             self.ifm.base.eq(d.ifm_base),
-            self.ifm.step.eq(ifm_pass),
-            self.ifm.commit.eq(ifm_pass & row_end & kernel_end),
-            self.ifm.rewind.eq(ifm_pass & row_end & ~kernel_end),
+            self.ifm.step.eq(go & is_ifm),
+            self.ifm.commit.eq(go & kernel_end),
+            self.ifm.rewind.eq(go & rewind),
             self.res.start.eq(self.i_start | res_turn),
             self.res.base.eq(Mux(self.i_start, d.res_base, (res_base + width)[: len(res_base)])),
-            self.res.step.eq(res_pass),
-            self.res.commit.eq(res_pass & row_end & last_slice),
-            self.res.rewind.eq(res_pass & row_end & ~last_slice),
+            self.res.step.eq(go & is_res),
+            self.res.commit.eq(go & res_end),
+            self.res.rewind.eq(go & res_rewind),
         ]
         with m.If(self.res.start):
             m.d.sync += res_base.eq(self.res.base)
@@ -179,11 +185,11 @@ class Fetch(wiring.Component):
             m.d.sync += [row.eq(Mux(row_end, 0, row + 1)), midway.eq(~row_end)]
             if rows > 1:
                 m.d.sync += row_end.eq(row == rows - 2)
-        with m.If(res_pass & row_end):
-            m.d.sync += slices.eq(Mux(last_slice, 0, slices + 1))
-            with m.If(last_slice):
+        with m.If(go & slice_end):
+            m.d.sync += slices.eq(Mux(res_end, 0, slices + 1))
+            with m.If(res_end):
                 m.d.sync += buffer.eq(buffer + 1)
-        with m.If(ifm_pass & row_end):
+        with m.If(go & (rewind | kernel_end)):
             m.d.sync += [span_left.eq(span_left - fetch), offset.eq(offset + fetch)]
             with m.If(part_end):
                 m.d.sync += [span_left.eq(d.span), offset.eq(self.taps.following)]
@@ -193,12 +199,12 @@ class Fetch(wiring.Component):
             m.d.sync += [blocks_left.eq(blocks_left - 1), running.eq(~last_block)]
 
         if config.adder:
-            with m.If(res_pass & row_end & last_slice):
+            with m.If(go & res_end):
                 m.d.sync += residual_phase.eq(0)
-            with m.If(self.i_start | (ifm_pass & row_end & kernel_end)):
+            with m.If(self.i_start | (go & kernel_end)):
                 m.d.sync += residual_phase.eq(d.residual)
 
-        used = res_pass & row_end & last_slice
+        used = go & res_end
         with m.If(used & ~self.i_residual_done):
             m.d.sync += [credits.eq(credits - 1), credit.eq(credits != 1)]
         with m.If(~used & self.i_residual_done):
@@ -211,6 +217,7 @@ class Fetch(wiring.Component):
                 running.eq(1),
                 row.eq(0),
                 midway.eq(0),
+                *([last.eq(0)] if rows > 1 else []),
                 row_end.eq(rows == 1),
                 slices.eq(0),
                 blocks_left.eq(d.blocks),
