@@ -320,7 +320,7 @@ PRESETS: dict[str, ArrayConfig] = {
         ArrayConfig(
             name="ice40-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,
             act_bytes=64 * KIB, weight_words=16 * KIB, param_words=1024, slots=16, act_ports=1, adder=0,
-            vector=0, sum_bits=24, count_bits=10, monitor=0, small=1,
+            vector=0, sum_bits=24, count_bits=8, monitor=0, small=1,
         ),
         ArrayConfig(
             name="ecp5-4x4", rows=4, cols=4, fetch_bytes=4, lanes=1,

@@ -78,7 +78,8 @@ class SmallRequantizer(wiring.Component):
             bits, shifts = delayed(m, bits, 1), [delayed(m, bit, 1) for bit in shifts]
         # beside the product, by how much the shift exceeds the least one that counts
         excess = delayed(m, self.i_shift + Cat(reversed(shifts)) - _LEAST_SHIFT, 1)
-        beyond, nothing = delayed(m, excess < 0, 2), delayed(m, excess >= _STEPS, 2)
+        scaled = delayed(m, self.i_mantissa[-1], 1)  # or else the mantissa is 0
+        beyond, nothing = delayed(m, (excess < 0) & scaled, 2), delayed(m, excess >= _STEPS, 2)
         excess = delayed(m, excess[:4], 2)
         product, inexact = self._multiply(m, bits)
         negative = delayed(m, negative, 5) & ~nothing

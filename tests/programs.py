@@ -16,6 +16,11 @@ Maker = Callable[[ArrayConfig, np.random.Generator], dict[str, int]]
 TINY = {"act_bytes": 4096, "weight_words": 2048, "param_words": 128, "slots": 16, "tables": 3}
 
 
+LEAST = {"act_ports": 1, "adder": 0, "vector": 0, "monitor": 0, "tables": 0}
+LEAST |= {"count_bits": 10, "sum_bits": 24, "small": 1}
+"""What makes `tiny` as small as it can be."""
+
+
 def tiny(rows: int, cols: int, fetch_bytes: int, lanes: int, **sizes: int) -> ArrayConfig:
     """Return a small configuration for tests."""
     name = f"test-{rows}x{cols}-f{fetch_bytes}-l{lanes}"

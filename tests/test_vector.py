@@ -39,6 +39,17 @@ def test_random_networks_without_vector_layers(arch):
     assert copies >= 5
 
 
+@pytest.mark.parametrize(("bias", "fits"), [(500_000, True), (-600_000, False)])
+def test_small_arrays_have_room_for_the_bias_too(bias, fits):
+    b = Builder()
+    x = b.dequantize(b.quantize(b.input("x", (1, 500)), 0.01, 0), 0.01, 0)
+    weight, biases = b.weight(np.full((500, 8), 123, np.int8), 0.01), b.constant(np.full(8, bias), np.int32)
+    y = b.node("Gemm", [x, weight, b.dequantize(biases, 1e-4, 0, "int32")])
+    program = hwq.compile(b.model(b.dequantize(b.quantize(y, 1.0, 0), 1.0, 0)), ARCHES[0])
+    reasons = [node.reason for node in program.host_nodes if node.reason.startswith("Sums may need")]
+    assert bool(reasons) != fits
+
+
 def test_sums_of_more_bits_than_the_array_has_run_on_the_host():
     arch = replace(ARCHES[0], count_bits=16)
     for weight, fits in ((63, True), (127, False)):

@@ -191,10 +191,10 @@ def test_program_without_halt_stops_at_the_end_of_program_memory(accelerator):
     driver.clear()
 
 
-@pytest.mark.parametrize("act_ports", [2, 1])
+@pytest.mark.parametrize("sizes", [{}, {"act_ports": 1}, programs.LEAST], ids=["two ports", "one", "smallest"])
 @pytest.mark.xdist_group("verilator")
-def test_abort_in_mid_layer_leaves_a_core_that_runs_again(accelerator, act_ports):
-    config = programs.tiny(4, 4, 4, 1, act_ports=act_ports)
+def test_abort_in_mid_layer_leaves_a_core_that_runs_again(accelerator, sizes):
+    config = programs.tiny(4, 4, 4, 1, **sizes)
     driver = accelerator(config)
     for delay in range(0, 400, 23):
         machine = programs.random_machine(config, np.random.default_rng(delay), 4)

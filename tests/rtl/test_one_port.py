@@ -32,7 +32,7 @@ def test_random_programs_in_every_byte_and_cycle(accelerator, shape, adder):
 
 @pytest.mark.xdist_group("verilator")
 def test_the_smallest_core(accelerator):
-    config = one_port(4, 4, adder=0, vector=0, monitor=0, count_bits=10, sum_bits=24, tables=0, small=1)
+    config = programs.tiny(4, 4, 4, 1, **programs.LEAST)
     driver = accelerator(config)
     for seed in range(PROGRAMS):
         rng = np.random.default_rng(seed)
@@ -56,6 +56,29 @@ def test_the_smallest_core(accelerator):
     assert machine.run().error is isa.ErrorCode.ILLEGAL_OPCODE
     with pytest.raises(DeviceError, match="slot 0: ILLEGAL_OPCODE"):
         driver.start(0)
+
+
+@pytest.mark.xdist_group("verilator")
+def test_the_smallest_core_keeps_to_its_memories(accelerator):
+    cases = [case for case in ONE_PORT_CASES if "residual" not in case[0]]
+    cases = [case for case in cases if case[0].get("opcode") != isa.Opcode.VECTOR]
+    assert len(cases) > 10
+    cases += [({"param_base": 127}, "NONE"), ({"param_base": 126, "last_channels": 2}, "NONE")]
+    cases += [({"param_base": 127, "last_channels": 2}, "PARAM_RANGE"), ({"weight_base": 2048}, "WEIGHT_RANGE")]
+    cases += [({"truncate": 1}, "ILLEGAL_FIELD"), ({"pixels": 1 << 14}, "ILLEGAL_FIELD")]
+    for changes, error in cases:
+        machine = blank(LEGAL | {"lo": -128, "hi": 127} | changes, slots=16, **programs.LEAST)
+        driver = accelerator(machine.config)
+        machine.act[:] = np.arange(machine.act.size) % 251
+        load(driver, machine)
+        if error == "NONE":
+            compare(driver, machine, changes)
+        else:
+            assert machine.run().error.name == error, changes
+            with pytest.raises(DeviceError, match=f"slot 0: {error}"):
+                driver.start(0)
+            driver.clear()
+        compare(driver, programs.random_machine(machine.config, np.random.default_rng(3), 3), changes)
 
 
 @pytest.mark.xdist_group("verilator")

@@ -86,6 +86,21 @@ def test_both_edges_of_the_tie_band_to_the_unit():
     check(acc, m)
 
 
+def test_last_bits_of_the_product_count():
+    # above an even integer and half, half of float32's last bit, which alone would be a tie, and less than 2**-13 of it
+    acc, m = [], []
+    for octave in range(1, 8):
+        n = ((1 << octave) << (24 - octave)) + (1 << (23 - octave)) + 1 << 20
+        for a in range((1 << 20) + 1, 1 << 21, 2):
+            mantissa = n // a + 1
+            if a * mantissa - n < 1 << 8 and mantissa < 1 << 24:
+                acc += [a, -a]
+                m += [np.float32(mantissa * 2.0 ** (octave - 44))] * 2
+                break
+    assert len(acc) == 14
+    check(acc, m)
+
+
 def test_extremes_of_the_sum_and_every_shift():
     corners = [0, 1, -1, LEAST, LEAST + 1, MOST, MOST - 1, *(s << k for k in range(23) for s in (1, -1))]
     for exponent in range(-42, 13):
