@@ -54,6 +54,13 @@ class BaseControl(wiring.Signature):
         super().__init__({"move": Out(1), "base": Out(shape)})
 
 
+def below(value: Value, limit: int) -> Value:
+    """Return whether unsigned `value` is less than `limit`; synthesis sees no carry chain where few gates will do."""
+    if limit & (limit - 1):
+        return value < limit
+    return ~value[limit.bit_length() - 1 :].any()
+
+
 def address_shape(config: ArrayConfig) -> Shape:
     """Return the shape of an address of activation memory."""
     return Shape(config.address_bits)

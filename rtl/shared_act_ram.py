@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwq import pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape
+from rtl.layouts import address_shape, below
 from rtl.primitives import SinglePortRam
 
 WORD_BYTES = 4
@@ -71,7 +71,7 @@ class SharedActRam(wiring.Component):
         ]
         past, row = Signal(), address[2:]
         m.d.comb += [
-            past.eq((row >= depth) | ((row == depth - 1) & address[1] & crosses)),
+            past.eq(~below(row, depth) | ((row == depth - 1) & address[1] & crosses)),
             self.o_range.eq(used & (past | (odd & address[0]))),
         ]
         place = Signal(2)

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwq import pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import descriptor_layout
+from rtl.layouts import below, descriptor_layout
 from rtl.param_ram import ParamRam
 from rtl.pipeline import delayed
 from rtl.readout import ShiftReadout
@@ -78,6 +78,6 @@ class SmallOutput(wiring.Component):
             words.i_write.eq(valid[-1]),
             words.i_data.eq(requantizer.o),
         ]
-        past = drain.o_param >= self._config.param_words
+        past = ~below(drain.o_param, self._config.param_words)
         m.d.sync += self.o_param_range.eq(drain.o_read & drain.o_exists & past)
         return m

@@ -19,7 +19,7 @@ from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import HostPort
 from rtl.issue import Issue
-from rtl.layouts import address_shape, kept_fields, param_address_shape
+from rtl.layouts import address_shape, below, kept_fields, param_address_shape
 from rtl.lookahead import Lookahead
 from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
@@ -119,7 +119,7 @@ class Accelerator(wiring.Component):
             program_read.addr.eq(Mux(readable[isa.Region.PROGRAM], window, sequencer.o_address)),
             program_write.addr.eq(window),
             program_write.data.eq(host.o_data),
-            program_write.en.eq(write[isa.Region.PROGRAM] & (window < config.slots * isa.SLOT_WORDS)),
+            program_write.en.eq(write[isa.Region.PROGRAM] & below(window, config.slots * isa.SLOT_WORDS)),
             sequencer.i_word.eq(program_read.data),
             host.i_program.eq(program_read.data),
             host.i_param.eq(params.o_window),
@@ -499,7 +499,7 @@ class Accelerator(wiring.Component):
         m.d.sync += [
             weight_past.eq(
                 (issue.o_book | issue.o_scale | (issue.o_step & ~issue.o_zero))
-                & (issue.o_weight >= config.weight_words)
+                & ~below(issue.o_weight, config.weight_words)
             ),
             param_past.eq(
                 (output.o_param_range if config.small else drain.o_read & (drain.o_param >= config.param_words))

@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from rtl.layouts import below
 from rtl.primitives import SinglePortRam
 from rtl.unordered import UNORDERED
 
@@ -68,7 +69,7 @@ class WindowRam(wiring.Component):
             count = min(4, self._word_bytes - start)
             bits = slice(8 * start, 8 * (start + count))
             m.d.comb += data[bits].eq(self.i_window_data)
-            with m.If(self.i_window_write & (part == word if low else 1) & (index < self._depth)):
+            with m.If(self.i_window_write & (part == word if low else 1) & below(index, self._depth)):
                 m.d.comb += enable[start : start + count].eq(self.i_window_mask)
             with m.If(part_read == word):
                 m.d.comb += self.o_window.eq(self.o_word[bits])
