@@ -117,6 +117,21 @@ def test_without_a_zero_point_and_of_a_quantized_tensor():
     np.testing.assert_array_equal(run(model, feed), stored @ weight.astype(np.int64))
 
 
+def test_a_product_over_a_flattened_image_becomes_convolutions():
+    rng, build = np.random.default_rng(9), Builder()
+    weight = rng.integers(-128, 128, (3 * 2 * 2, 5)).astype(np.int8)
+    stored = build.quantize(build.input("x", (1, 3, 4, 4)), 1.0, 3, "uint8")
+    pooled = build.dequantize(stored, 1.0, 3, "uint8")
+    pooled = build.node("MaxPool", [pooled], kernel_shape=[2, 2], strides=[2, 2])
+    flat = build.node("Flatten", [build.quantize(pooled, 1.0, 3, "uint8")])
+    product = build.node("MatMulInteger", [flat, build.constant(weight)], "y")
+    model = build.model(product, types={"y": ("int32", None)})
+    assert [op.byte for op in split(load(model), ARCH)[0].ops if isinstance(op, Conv)] == [0, 1, 2]
+    x = rng.integers(-3, 252, (1, 3, 4, 4))
+    wanted = (x.reshape(3, 2, 2, 2, 2).max(axis=(2, 4)).reshape(1, -1) + 3) @ weight.astype(np.int64)
+    np.testing.assert_array_equal(run(model, {"x": x.astype(np.float32)}), wanted)
+
+
 @pytest.mark.system
 def test_every_rung_down_to_the_rtl():
     rng, build = np.random.default_rng(4), Builder()

@@ -45,16 +45,25 @@ def test_4_bits_everywhere_where_post_training_quantization_loses_3_points(recor
 
 
 @pytest.mark.system
-def test_weights_of_2_bits(record_property):
+@pytest.mark.parametrize(
+    ("name", "layers", "epochs", "parts"),
+    [
+        ("plain", 5, 10, (qat.FreezeNorms(0.5),)),
+        pytest.param(
+            "bottlenecks", 15, 60, (qat.FreezeNorms(0.8), qat.Distill(1.0)), marks=pytest.mark.slow, id="bottlenecks"
+        ),
+    ],
+)
+def test_weights_of_2_bits(record_property, name, layers, epochs, parts):
     x, y, test_x, _ = data()
-    model = float_model("plain")
-    recipe = qat.Recipe(weights="int2", activations="uint8", epochs=10, batch=64, parts=(qat.FreezeNorms(0.5),))
+    model = float_model(name)
+    recipe = qat.Recipe(weights="int2", activations="uint8", epochs=epochs, batch=64, parts=parts)
     trained = qat.train(model, {"image": x}, y, recipe)
     before, learned = points(model, quantized=False), points(trained.model)
     record_property("points", f"float {before}, trained {learned}")
     assert before - learned <= 3
     weights = [onnx.numpy_helper.to_array(t) for t in trained.model.graph.initializer if t.data_type == 22]
-    assert len(weights) == 5
+    assert len(weights) == layers
     assert all(set(weight.astype(int).reshape(-1)) <= {-2, -1, 0, 1} for weight in weights)
     assert differing(trained.module, test_x) == 0
     checked = hwq.verify(trained.model, "sim-4x4", samples=1, targets=["reference", "machine", "verilator"])
