@@ -48,6 +48,8 @@ class Proof:
         Cycles of the induction, or of all that is looked at.
     bounded : bool
         No induction: only the first `depth` cycles after reset.
+    anywhere : bool
+        It is claimed from any state, and so covers may be reached, and the twin may fail, from any; else after reset.
     reach : int
         Cycles in which covers must be reached and the twin must fail.
     slow : bool
@@ -59,6 +61,7 @@ class Proof:
     bug: tuple[str, str]
     depth: int
     bounded: bool
+    anywhere: bool
     reach: int
     slow: bool
 
@@ -71,13 +74,22 @@ class Proof:
         return " ".join((self.build.__doc__ or "").split())
 
 
-def proof(where: str, *, bug: tuple[str, str], depth: int, bounded: bool = False, reach: int = 0, slow: bool = False):
+def proof(
+    where: str,
+    *,
+    bug: tuple[str, str],
+    depth: int,
+    bounded: bool = False,
+    anywhere: bool = False,
+    reach: int = 0,
+    slow: bool = False,
+):
     """Register the decorated function as a property of a component in module `where`; its docstring is the claim."""
 
     def register(build):
         assert build.__name__ not in PROOFS, build.__name__
         assert build.__doc__, build.__name__
-        PROOFS[build.__name__] = Proof(where, build, bug, depth, bounded, reach or depth + 2, slow)
+        PROOFS[build.__name__] = Proof(where, build, bug, depth, bounded, anywhere, reach or depth + 2, slow)
         return build
 
     return register
@@ -111,9 +123,10 @@ def check(property: Proof) -> float:
     seconds = time.perf_counter() - begin
     assert model.covers, f"{property.name} covers nothing"
     for cover in model.covers:
-        assert model.reached(cover, property.reach), f"{property.name}: a cover isn't reached"
+        assert model.reached(cover, property.reach, initial=not property.anywhere), f"{property.name}: a cover isn't reached"
     twin = _Model(property, property.bug)
-    assert twin.failure(property.reach, initial=True), f"{property.name} holds of its twin, too"
+    wrong = twin.failure(property.depth if property.anywhere else property.reach, initial=not property.anywhere)
+    assert wrong, f"{property.name} holds of its twin, too"
     return seconds
 
 
@@ -158,10 +171,10 @@ class _Model:
         held = [f"(|top_a| s{k})" for k in range(depth)]
         return self._trace(depth + 1, [*held, f"(not (|top_a| s{depth}))"])
 
-    def reached(self, cover: str, depth: int) -> bool:
-        """Return whether `cover` is met in one of the first `depth` cycles after reset."""
+    def reached(self, cover: str, depth: int, *, initial: bool) -> bool:
+        """Return whether `cover` is met in one of the first `depth` cycles, after reset or from any state."""
         met = " ".join(f"(|{cover}| s{k})" for k in range(depth))
-        return self._trace(depth, ["(|top_i| s0)", f"(or {met} false)"]) is not None
+        return self._trace(depth, [*["(|top_i| s0)"] * initial, f"(or {met} false)"]) is not None
 
     def _trace(self, cycles: int, conditions: Iterable[str]) -> str | None:
         """Return the wires' values in `cycles` cycles that meet `conditions`, or None where there are none."""
