@@ -17,7 +17,14 @@ def sequencer(m: Module, rtl):
     return dut
 
 
-@proof("rtl.sequencer", bug=("with m.If(self.i_clear):\n            m.d.sync += [\n                self.o_busy.eq(0),", "with m.If(self.i_clear):\n            m.d.sync += ["), depth=1)
+@proof(
+    "rtl.sequencer",
+    bug=(
+        "with m.If(self.i_clear):\n            m.d.sync += [\n                self.o_busy.eq(0),",
+        "with m.If(self.i_clear):\n            m.d.sync += [",
+    ),
+    depth=1,
+)
 def sequencer_is_idle_after_a_clear(m, rtl):
     """In the cycle after a clear it is idle, without error, runs no layer and reads none, from any state."""
     dut = sequencer(m, rtl)
@@ -26,9 +33,11 @@ def sequencer_is_idle_after_a_clear(m, rtl):
     m.d.comb += Cover(delayed(m, dut.o_busy & dut.i_clear, 1))
 
 
-@proof("rtl.sequencer", bug=("(idle_cycles >= self.i_watchdog)", "(idle_cycles > self.i_watchdog + 1)"), depth=14, reach=42)
+@proof(
+    "rtl.sequencer", bug=("(idle_cycles >= self.i_watchdog)", "(idle_cycles > self.i_watchdog + 1)"), depth=14, reach=42
+)
 def sequencer_stops_where_nothing_moves(m, rtl):
-    """No layer goes on for more than i_watchdog + 1 cycles without progress, for watchdogs of 1 to 6, from any state."""
+    """No layer goes on for more than i_watchdog + 1 cycles without progress, for watchdogs of 1 to 6."""
     dut = sequencer(m, rtl)
     watchdog, still = AnyConst(3), Signal(4)
     m.d.comb += [Assume(dut.i_watchdog == watchdog), Assume((watchdog != 0) & (watchdog != 7))]
@@ -71,7 +80,13 @@ def illegal(words: list, config) -> tuple:
     return ~(conv | vector | depthwise), Cat(rules).any()
 
 
-@proof("rtl.sequencer", bug=("alone = (read.opcode != isa.Opcode.CONV) |", "alone = (read.opcode == isa.Opcode.VECTOR) |"), depth=32, bounded=True, slow=True)
+@proof(
+    "rtl.sequencer",
+    bug=("alone = (read.opcode != isa.Opcode.CONV) |", "alone = (read.opcode == isa.Opcode.VECTOR) |"),
+    depth=32,
+    bounded=True,
+    slow=True,
+)
 def decoder_is_total(m, rtl):
     """Each of the 2**768 descriptors is, within 31 cycles of a start, done, its unit's start, or its rule's error."""
     dut = sequencer(m, rtl)
@@ -101,7 +116,13 @@ def decoder_is_total(m, rtl):
     starts = ((isa.Opcode.CONV, dut.o_conv), (isa.Opcode.DEPTHWISE, dut.o_depthwise), (isa.Opcode.VECTOR, dut.o_vector))
     m.d.comb += [Assert(~start | (words[0][:8] == code)) for code, start in starts]
     with m.If(since_reset(m, 31)):
-        m.d.comb += [Assert(decided), Cover(dut.o_done), Cover(dut.o_error == 1), Cover(dut.o_error == 2), Cover(dut.o_layer)]
+        m.d.comb += [
+            Assert(decided),
+            Cover(dut.o_done),
+            Cover(dut.o_error == 1),
+            Cover(dut.o_error == 2),
+            Cover(dut.o_layer),
+        ]
 
 
 def host_port(m: Module, rtl):

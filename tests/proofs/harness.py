@@ -123,7 +123,9 @@ def check(property: Proof) -> float:
     seconds = time.perf_counter() - begin
     assert model.covers, f"{property.name} covers nothing"
     for cover in model.covers:
-        assert model.reached(cover, property.reach, initial=not property.anywhere), f"{property.name}: a cover isn't reached"
+        assert model.reached(cover, property.reach, initial=not property.anywhere), (
+            f"{property.name}: a cover isn't reached"
+        )
     twin = _Model(property, property.bug)
     wrong = twin.failure(property.depth if property.anywhere else property.reach, initial=not property.anywhere)
     assert wrong, f"{property.name} holds of its twin, too"

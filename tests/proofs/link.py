@@ -53,7 +53,15 @@ def cobs_decoder_begins_afresh(m, rtl):
     m.d.comb += Assert(alike <= 8)
 
 
-@proof("rtl.link.cobs", bug=("with m.If(self.o.ready):\n                    m.d.comb += read", "with m.If(1):\n                    m.d.comb += read"), depth=2, reach=12)
+@proof(
+    "rtl.link.cobs",
+    bug=(
+        "with m.If(self.o.ready):\n                    m.d.comb += read",
+        "with m.If(1):\n                    m.d.comb += read",
+    ),
+    depth=2,
+    reach=12,
+)
 def cobs_encoder_keeps_its_offer(m, rtl):
     """What it offers stays until it is taken, from any state."""
     m.submodules.dut = dut = rtl.CobsEncoder(6)

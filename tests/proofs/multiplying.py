@@ -1,7 +1,7 @@
 """Properties of multipliers: wide ones, those without DSP blocks, and two products of one."""
 
-from amaranth.asserts import AnySeq
-from amaranth.hdl import Assert, Const, Cover, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.asserts import AnyConst, AnySeq
+from amaranth.hdl import Assert, Assume, Const, Cover, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,6 +9,7 @@ from rtl import paired
 from rtl.pipeline import delayed
 from rtl.primitives import Multiplier
 from tests.proofs.harness import drive, proof, since_reset
+from tests.proofs.rounding import as_float32, clamped, named, rounded_off
 
 
 def sum_of_rows(a: Value, b: Value, c: Value) -> Value:
@@ -66,7 +67,7 @@ def row_multiplier_adds(m, rtl):
         m.d.comb += [Assert(dut.o == want), Cover(want == (1 << 30) - 64)]
 
 
-@proof("rtl.multiplier", bug=("(inner.o << low_a)", "(inner.o << low_b - 1)"), depth=6)
+@proof("rtl.multiplier", bug=("(inner.o << low_a)", "(inner.o << low_b - 1)"), depth=6, slow=True)
 def pipelined_multiplier_joins_its_products(m, rtl):
     """o = a * b + c * 2**12 of 24-bit operands, given the products of their parts, for all operands."""
     blocks = [Free(a=unsigned(18), b=unsigned(bits)) for bits in (18, 6)]
@@ -147,3 +148,32 @@ def processing_element_adds_pairs(m, rtl):
 def processing_element_adds_products_of_halves(m, rtl):
     """With two activations in a byte as well, the upper sum is that of both halves' products, modulo 2**24."""
     accumulates(m, rtl, "dots")
+
+
+@proof(
+    "rtl.residual_add",
+    bug=("(upper << _LOW_BITS) + self.i_offset, 1)", "(upper << _LOW_BITS) + self.i_offset[:39].as_signed(), 1)"),
+    depth=12,
+    slow=True,
+)
+def residual_add_is_its_specification(m, rtl):
+    """o = clamp(RNE(fl(total / 2**shift)), lo, hi), total being the four products and the offset, for all of them."""
+    high = [Free(a=signed(bits), b=signed(18)) for bits in (8, 17)]
+    low = [Free(a=signed(bits), b=unsigned(8)) for bits in (8, 17)]
+    rtl.Multiplier, rtl.RowMultiplier = Stub([*high, low[1]]), Stub(low[:1])
+    m.submodules.dut = dut = rtl.ResidualAdd()
+    drive(m, dut)
+    # a descriptor's constants
+    for port in (dut.i_factor_a, dut.i_factor_b, dut.i_offset, dut.i_shift, dut.i_lo, dut.i_hi):
+        m.d.comb += Assume(port == AnyConst(port.shape()))
+    for blocks, bits in ((high, slice(8, None)), (low, slice(0, 8))):
+        for block, operand, factor in zip(blocks, (dut.i_a, dut.i_b), (dut.i_factor_a, dut.i_factor_b), strict=True):
+            m.d.comb += [Assert(block.i_a == operand), Assert(block.i_b.as_unsigned() == factor.as_unsigned()[bits])]
+    products = [delayed(m, block.o, 9) for block in (*high, *low)]
+    total = Signal(signed(44))
+    m.d.comb += total.eq(((products[0] + products[1]) << 8) + products[2] + products[3] + dut.i_offset)
+    magnitude = named(m, abs(total)[:43], "magnitude")
+    whole = named(m, rounded_off(as_float32(m, magnitude, "fl"), dut.i_shift), "whole")
+    value = Mux(total < 0, -whole, whole)
+    with m.If(since_reset(m, 12) & (magnitude < 1 << 42) & (dut.i_lo <= dut.i_hi)):
+        m.d.comb += [Assert(dut.o == clamped(value, dut.i_lo, dut.i_hi)), Cover(value == -100), Cover(value > dut.i_hi)]

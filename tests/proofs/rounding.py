@@ -160,7 +160,10 @@ def requantizes(m: Module, rtl, truncate: int) -> None:
 
     settled = since_reset(m, dut.LATENCY)
     back = FreeMultiplier.LATENCY + 4
-    got = [delayed(m, multiplier.i_a, back), *(delayed(m, value, back + 1) for value in (multiplier.i_b, multiplier.i_c))]
+    got = [
+        delayed(m, multiplier.i_a, back),
+        *(delayed(m, value, back + 1) for value in (multiplier.i_b, multiplier.i_c)),
+    ]
     product = delayed(m, multiplier.o, 4)
     some = (operand != 0) & (mantissa != 0)
     if not truncate:
@@ -177,13 +180,20 @@ def requantizes(m: Module, rtl, truncate: int) -> None:
         m.d.comb += [Assert(dut.o == clamped(value, lo, hi)), Cover((dut.o == -100) & (lo == -128)), Cover(excess > 7)]
 
 
-@proof("rtl.requantize", bug=("normalizer.o_shift + ~normalizer.o_carry", "normalizer.o_shift + 127"), depth=14, slow=True)
+@proof(
+    "rtl.requantize", bug=("normalizer.o_shift + ~normalizer.o_carry", "normalizer.o_shift + 127"), depth=14, slow=True
+)
 def requantizer_is_its_specification(m, rtl):
     """o = clamp(RNE(fl(fl(acc + bias) * m)) + zero point), given its multiplier's products, for all other inputs."""
     requantizes(m, rtl, truncate=0)
 
 
-@proof("rtl.requantize", bug=("Mux(self.i_truncate, field_slice(_BIAS, self.i_bias), self.i_bias)", "self.i_bias"), depth=14, slow=True)
+@proof(
+    "rtl.requantize",
+    bug=("Mux(self.i_truncate, field_slice(_BIAS, self.i_bias), self.i_bias)", "self.i_bias"),
+    depth=14,
+    slow=True,
+)
 def requantizer_truncates_as_specified(m, rtl):
     """With truncate it is clamp(±floor((|acc + bias| * M + offset * 2**12) / 2**shift) + zero point), likewise."""
     requantizes(m, rtl, truncate=1)
