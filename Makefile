@@ -37,6 +37,8 @@ prove: $(DEV_STAMP)
 campaign: $(DEV_STAMP)
 	HWQ_LINK_FRAMES=100000 HWQ_LINK_RTL_FRAMES=1000 \
 	    $(RUN) pytest -n auto tests/link/test_faults.py tests/link/test_rtl_device.py --durations=0 -vv
+	$(RUN) tests.campaigns program-files --trials 1000000
+	$(RUN) tests.campaigns descriptors-machine --trials 1000000
 	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
 
 boards: $(DEV_STAMP)
