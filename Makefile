@@ -2,6 +2,7 @@
 #
 #   make demo        the bundled model on every rung, compared element by element
 #   make test        make check, then every test
+#   make prove      every property of the gateware, over every input and state; minutes
 #   make campaign    the long form of what the tests try a little of
 #   make boards      what boards/results.json holds of another gateware, built again; hours
 #   make netlist     the bundled model on netlists in two FPGAs' cells; minutes
@@ -20,7 +21,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 TRAIN_STAMP := $(VENV)/.installed-train
 PAGES := $(wildcard README.md */README.md)
 
-.PHONY: demo test campaign boards netlist check train-demo clean
+.PHONY: demo test prove campaign boards netlist check train-demo clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -29,9 +30,15 @@ demo: $(STAMP)
 test: check
 	$(RUN) pytest -n auto --dist loadgroup
 
+prove: $(DEV_STAMP)
+	$(RUN) tests.proofs.registry
+	$(RUN) cogapp -r -I . rtl/README.md
+
 campaign: $(DEV_STAMP)
 	HWQ_LINK_FRAMES=100000 HWQ_LINK_RTL_FRAMES=1000 \
 	    $(RUN) pytest -n auto tests/link/test_faults.py tests/link/test_rtl_device.py --durations=0 -vv
+	$(RUN) tests.campaigns program-files --trials 1000000
+	$(RUN) tests.campaigns descriptors-machine --trials 1000000
 	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
 
 boards: $(DEV_STAMP)

@@ -305,7 +305,7 @@ class Program:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             raise ProgramError(f"{path}: no such file") from None
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # numpy lacks some dtypes
             raise ProgramError(f"{path}: not an hwq program ({error})") from error
         try:
             body = json.loads(metadata.get("hwq", "{}"))

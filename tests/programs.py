@@ -74,6 +74,12 @@ def set_program(machine: Machine, descriptors: Sequence[Mapping[str, int]]) -> N
 def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -> Machine:
     """Return a machine with random memories and a program of `layers` random layers and HALT at slot 0."""
     machine = random_memories(config, rng)
+    set_program(machine, random_layers(config, rng, layers))
+    return machine
+
+
+def random_layers(config: ArrayConfig, rng: np.random.Generator, layers: int) -> list[dict[str, int]]:
+    """Return the descriptors of `layers` random layers."""
     descriptors: list[dict[str, int]] = []
     half = config.act_bytes // 2
     for _ in range(layers):
@@ -87,8 +93,7 @@ def random_machine(config: ArrayConfig, rng: np.random.Generator, layers: int) -
             if apart and on_mesh and not before["residual"] and not config.one_port:
                 d["early"] = int(rng.integers(0, 2))
         descriptors.append(d)
-    set_program(machine, descriptors)
-    return machine
+    return descriptors
 
 
 def load(driver: Driver, machine: Machine) -> None:

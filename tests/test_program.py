@@ -117,6 +117,15 @@ def test_every_truncation_is_refused(data, tmp_path):
     assert opened(tmp_path / "p.hwq", data + b"\0") is None
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_dtypes_that_numpy_lacks_are_refused(data, tmp_path, dtype):
+    entries, rest = header(data)
+    start, end = entries["golden.image"]["data_offsets"]
+    entries["golden.image"] |= {"dtype": dtype, "shape": [end - start]}
+    text = json.dumps(entries).encode()
+    assert opened(tmp_path / "p.hwq", struct.pack("<Q", len(text)) + text + rest) is None
+
+
 def test_flipped_bytes_never_raise_anything_else(data, tmp_path):
     """Half of them in the header, which the decoder reads; a flipped byte of weights can't be noticed."""
     rng = np.random.default_rng(2)

@@ -1,0 +1,95 @@
+"""Campaigns: numbered trials, each a function of its number alone, counted by what they came to.
+
+    python -m tests.campaigns NAME --trials 1000000     goes on where the last run stopped
+    python -m tests.campaigns NAME --replay 4711        one trial again, its failure in full
+
+Results lie in `results.json`, which the README's table reads.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).with_name("results.json")
+SAVE_SECONDS = 20
+HANG_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A name, what a trial is, a number that makes its seeds its own, and the trial.
+
+    `trial` returns the names of the bins that it fell into; any exception is a failure.
+    """
+
+    name: str
+    what: str
+    number: int
+    trial: Callable[[np.random.Generator], list[str]]
+
+    def run(self, index: int) -> list[str]:
+        """Run trial `index`."""
+        with _no_hang():
+            return self.trial(np.random.default_rng([self.number, index]))
+
+
+class Hang(Exception):
+    """A trial took longer than `HANG_SECONDS`."""
+
+
+@contextmanager
+def _no_hang():
+    def stop(*_):
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def load() -> dict[str, dict]:
+    """Return what has been run."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def go_on(campaign: Campaign, trials: int) -> dict:
+    """Run what is missing of `trials` trials; return, and write every now and then, what all have come to."""
+    state = load().get(campaign.name, {"trials": 0, "failed": [], "bins": {}})
+    bins, saved = Counter(state["bins"]), time.monotonic()
+    while state["trials"] < trials:
+        index = state["trials"]
+        try:
+            bins.update(campaign.run(index))
+        except Exception as error:
+            state["failed"].append(index)
+            print(f"{campaign.name} --replay {index}: {type(error).__name__}: {error}", flush=True)
+        state["trials"] += 1
+        if time.monotonic() - saved > SAVE_SECONDS or state["trials"] == trials:
+            saved = time.monotonic()
+            _save(campaign.name, state | {"bins": dict(sorted(bins.items()))})
+    return load().get(campaign.name, state)
+
+
+def _save(name: str, state: dict) -> None:
+    results = load() | {name: state}
+    text = json.dumps({key: results[key] for key in sorted(results)}, indent=2) + "\n"
+    RESULTS.with_suffix(".new").write_text(text, encoding="utf-8")
+    RESULTS.with_suffix(".new").replace(RESULTS)
+
+
+def bound(trials: int, failed: int) -> str:
+    """Return the upper bound of the rate of failures at 95%: 3/N where there were none."""
+    return f"{3 / trials:.1e}" if trials and not failed else "–"

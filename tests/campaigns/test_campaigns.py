@@ -1,0 +1,57 @@
+"""A little of every campaign; `make campaign` runs the long ones."""
+
+import pytest
+
+from tests.campaigns import campaign
+from tests.campaigns.registry import CAMPAIGNS
+
+TRIALS = {"program-files": 1500, "descriptors-machine": 1000}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "RESULTS", tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_no_trial_fails(name):
+    state = campaign.go_on(CAMPAIGNS[name], TRIALS[name])
+    assert (state["trials"], state["failed"]) == (TRIALS[name], [])
+
+
+def fake(trial):
+    return campaign.Campaign("fake", "nothing", 0, trial)
+
+
+def test_failures_are_kept_by_number_and_a_later_run_goes_on(capsys):
+    ran = []
+
+    def trial(rng):
+        ran.append(int(rng.integers(1 << 30)))
+        assert len(ran) != 3, "the third"
+        return ["odd" if ran[-1] % 2 else "even"]
+
+    campaign.go_on(fake(trial), 5)
+    state = campaign.go_on(fake(trial), 9)
+    assert (state["trials"], state["failed"], sum(state["bins"].values())) == (9, [2], 8)
+    assert len(set(ran)) == 9
+    assert "fake --replay 2: AssertionError: the third" in capsys.readouterr().out
+    ran.clear()
+    first = [fake(trial).run(0), ran[0]]
+    assert [fake(trial).run(0), ran[1]] == first
+
+
+def test_a_hang_is_a_failure(monkeypatch):
+    monkeypatch.setattr(campaign, "HANG_SECONDS", 0.1)
+
+    def trial(rng):
+        while True:
+            pass
+
+    with pytest.raises(campaign.Hang):
+        fake(trial).run(0)
+
+
+def test_bound_is_three_over_the_trials():
+    assert campaign.bound(1_000_000, 0) == "3.0e-06"
+    assert campaign.bound(10, 1) == campaign.bound(0, 0) == "–"

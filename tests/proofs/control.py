@@ -1,0 +1,163 @@
+"""Properties of what starts and stops: the sequencer, and the host's port."""
+
+from amaranth.asserts import AnyConst
+from amaranth.hdl import Assert, Assume, Cat, Cover, Module, Mux, Signal
+
+from hwq import isa, pipeline
+from rtl.pipeline import delayed
+from tests import programs
+from tests.proofs.harness import drive, proof, since_reset
+
+CONFIG = programs.tiny(8, 16, 16, 8, weight_bits=4, act_bits=4, codebooks=1, block_scales=1)
+
+
+def sequencer(m: Module, rtl):
+    m.submodules.dut = dut = rtl.Sequencer(CONFIG)
+    drive(m, dut)
+    return dut
+
+
+@proof(
+    "rtl.sequencer",
+    bug=(
+        "with m.If(self.i_clear):\n            m.d.sync += [\n                self.o_busy.eq(0),",
+        "with m.If(self.i_clear):\n            m.d.sync += [",
+    ),
+    depth=1,
+)
+def sequencer_is_idle_after_a_clear(m, rtl):
+    """In the cycle after a clear it is idle, without error, runs no layer and reads none, from any state."""
+    dut = sequencer(m, rtl)
+    with m.If(delayed(m, dut.i_clear & since_reset(m, 1), 1)):
+        m.d.comb += [Assert(~(dut.o_busy | dut.o_layer | dut.o_loading | dut.o_done)), Assert(dut.o_error == 0)]
+    m.d.comb += Cover(delayed(m, dut.o_busy & dut.i_clear, 1))
+
+
+@proof(
+    "rtl.sequencer", bug=("(idle_cycles >= self.i_watchdog)", "(idle_cycles > self.i_watchdog + 1)"), depth=14, reach=42
+)
+def sequencer_stops_where_nothing_moves(m, rtl):
+    """No layer goes on for more than i_watchdog + 1 cycles without progress, for watchdogs of 1 to 6."""
+    dut = sequencer(m, rtl)
+    watchdog, still = AnyConst(3), Signal(4)
+    m.d.comb += [Assume(dut.i_watchdog == watchdog), Assume((watchdog != 0) & (watchdog != 7))]
+    with m.If(~dut.o_layer | dut.i_progress):
+        m.d.sync += still.eq(0)
+    with m.Else():
+        m.d.sync += still.eq(still + 1)
+    m.d.comb += [Assert(still <= watchdog + 1), Cover(dut.o_error == isa.ErrorCode.WATCHDOG)]
+
+
+def illegal(words: list, config) -> tuple:
+    """Return whether a descriptor's opcode, and whether its fields, are refused: `hwq.isa`'s prose, as gates."""
+    d = {}
+    for field in isa.DESCRIPTOR:
+        bits = words[field.word][field.lsb : field.lsb + field.width]
+        d[field.name] = bits.as_signed() if field.signed else bits
+    op = d["opcode"]
+    conv, vector, depthwise = (op == code for code in (isa.Opcode.CONV, isa.Opcode.VECTOR, isa.Opcode.DEPTHWISE))
+    narrow, book, scaled, strips = d["int4"], d["codebook"] != 0, d["scaled"], d["strips"] != 0
+    two_a_column = narrow & ~scaled
+    most = Mux(conv, config.cols << two_a_column, Mux(depthwise, config.depthwise_cols, config.lanes))
+    rules = [
+        *((word & ~mask) != 0 for word, mask in zip(words, config.legal_masks(), strict=True)),
+        *(d[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero),
+        d["last_channels"] > most,
+        d["table"] > config.tables,
+        depthwise & d["residual"],
+        depthwise & (d["span"] == 1) & (d["short_from"] != 0),
+        strips & ~depthwise,
+        strips & ((d["span"] > config.strip_columns) | (d["taps_y"] >= pipeline.STRIP_STEPS)),
+        strips & (d["pixels"][0] | (d["taps_x"] != 1) | (d["repeats"] != 0) | (d["short_from"] != 0)),
+        d["product"] & (~vector | ~d["residual"] | (d["reduce"] != isa.Reduce.MAX)),
+        vector & (narrow | book),
+        book & narrow,
+        d["codebook"] == 3,
+        scaled & ~conv,
+        (d["ifm_int4"] | d["ofm_int4"]) & ~conv,
+        d["ifm_int4"] & (narrow | book | scaled),
+    ]
+    return ~(conv | vector | depthwise), Cat(rules).any()
+
+
+@proof(
+    "rtl.sequencer",
+    bug=("alone = (read.opcode != isa.Opcode.CONV) |", "alone = (read.opcode == isa.Opcode.VECTOR) |"),
+    depth=32,
+    bounded=True,
+    slow=True,
+)
+def decoder_is_total(m, rtl):
+    """Each of the 2**768 descriptors is, within 31 cycles of a start, done, its unit's start, or its rule's error."""
+    dut = sequencer(m, rtl)
+    words = [AnyConst(32) for _ in range(isa.DESCRIPTOR_WORDS)]
+    first = since_reset(m, 1)
+    m.d.comb += [Assume(dut.i_start == ~first), Assume(~dut.i_clear), Assume(dut.i_pc == 0)]
+    at, word = delayed(m, dut.o_address, 1), Signal(32)
+    with m.Switch(at):
+        for index, value in enumerate(words):
+            with m.Case(index):
+                m.d.comb += word.eq(value)
+    m.d.comb += Assume(dut.i_word == word)
+    opcode, field = illegal(words, CONFIG)
+    halt = words[0][:8] == isa.Opcode.HALT
+    started = Signal()  # since then a layer has run, which may meet a range's error
+    with m.If(dut.o_layer):
+        m.d.sync += started.eq(1)
+    decided = dut.o_done | (dut.o_error != 0) | dut.o_layer | started
+    with m.If(~started):
+        m.d.comb += [
+            Assert(~dut.o_done | halt),
+            Assert((dut.o_error != isa.ErrorCode.ILLEGAL_OPCODE) | (~halt & opcode)),
+            Assert((dut.o_error != isa.ErrorCode.ILLEGAL_FIELD) | (~halt & ~opcode & field)),
+            Assert(dut.o_error <= isa.ErrorCode.ILLEGAL_FIELD),
+            Assert(~dut.o_layer | ~(halt | opcode | field)),
+        ]
+    starts = ((isa.Opcode.CONV, dut.o_conv), (isa.Opcode.DEPTHWISE, dut.o_depthwise), (isa.Opcode.VECTOR, dut.o_vector))
+    m.d.comb += [Assert(~start | (words[0][:8] == code)) for code, start in starts]
+    with m.If(since_reset(m, 31)):
+        m.d.comb += [
+            Assert(decided),
+            Cover(dut.o_done),
+            Cover(dut.o_error == 1),
+            Cover(dut.o_error == 2),
+            Cover(dut.o_layer),
+        ]
+
+
+def host_port(m: Module, rtl):
+    m.submodules.dut = dut = rtl.HostPort(CONFIG)
+    drive(m, dut)
+    return dut, dut.bus.cyc & dut.bus.stb
+
+
+@proof("rtl.host_port", bug=("request & ~self.i_busy & (region", "request & (region"), depth=2)
+def host_port_is_shut_while_busy(m, rtl):
+    """While the core is busy no window is read or written; else one at most, asked for, a write on a write."""
+    dut, asked = host_port(m, rtl)
+    both = Cat(dut.o_read, dut.o_write)
+    m.d.comb += [
+        Assert(~dut.i_busy | (both == 0)),
+        Assert((both & (both - 1)[: len(both)]) == 0),
+        Assert((both == 0) | asked),
+        Assert((dut.o_write == 0) | dut.bus.we),
+        Cover(dut.o_write[isa.Region.ACT]),
+    ]
+
+
+@proof("rtl.host_port", bug=("with m.If(bus.we | (waited ==", "with m.If(~bus.we & (waited =="), depth=12)
+def host_port_answers_every_request(m, rtl):
+    """A request held is acknowledged within 9 cycles, for one cycle, and nothing else is, from any state."""
+    dut, asked = host_port(m, rtl)
+    bus, waited = dut.bus, Signal(4)
+    with m.If(asked & ~bus.ack):
+        m.d.sync += waited.eq(waited + 1)
+    with m.Else():
+        m.d.sync += waited.eq(0)
+    before, answered = delayed(m, asked, 1), delayed(m, bus.ack, 1)
+    begun = since_reset(m, 1)
+    # an initiator holds its request until it is acknowledged
+    held = Cat(bus.we, bus.adr, bus.cyc, bus.stb)
+    m.d.comb += Assume(~begun | ~before | answered | (held == delayed(m, held, 1)))
+    with m.If(begun):
+        m.d.comb += [Assert(~bus.ack | (before & ~answered)), Assert(waited <= 9), Cover(bus.ack & ~bus.we)]
