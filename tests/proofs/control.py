@@ -37,7 +37,7 @@ def sequencer_is_idle_after_a_clear(m, rtl):
     "rtl.sequencer", bug=("(idle_cycles >= self.i_watchdog)", "(idle_cycles > self.i_watchdog + 1)"), depth=14, reach=42
 )
 def sequencer_stops_where_nothing_moves(m, rtl):
-    """No layer goes on for more than i_watchdog + 1 cycles without progress, for watchdogs of 1 to 6."""
+    """No layer goes on for more than i_watchdog + 2 cycles without progress, for watchdogs of 1 to 6."""
     dut = sequencer(m, rtl)
     watchdog, still = AnyConst(3), Signal(4)
     m.d.comb += [Assume(dut.i_watchdog == watchdog), Assume((watchdog != 0) & (watchdog != 7))]
@@ -45,7 +45,25 @@ def sequencer_stops_where_nothing_moves(m, rtl):
         m.d.sync += still.eq(0)
     with m.Else():
         m.d.sync += still.eq(still + 1)
-    m.d.comb += [Assert(still <= watchdog + 1), Cover(dut.o_error == isa.ErrorCode.WATCHDOG)]
+    m.d.comb += [Assert(still <= watchdog + 2), Cover(dut.o_error == isa.ErrorCode.WATCHDOG)]
+
+
+@proof(
+    "rtl.sequencer",
+    bug=("m.d.sync += self.o_abort.eq(", "m.d.comb += self.o_abort.eq("),
+    depth=32,
+    bounded=True,
+    slow=True,
+)
+def sequencer_starts_units_in_a_layer(m, rtl):
+    """No unit starts but in a layer, or together with its clear; 32 cycles."""
+    dut = sequencer(m, rtl)
+    starts = dut.o_conv | dut.o_depthwise | dut.o_vector | dut.o_back
+    writing = Signal()  # a result can't have been written before
+    with m.If(dut.o_back):
+        m.d.sync += writing.eq(1)
+    m.d.comb += [Assume(~dut.i_layer_done | writing), Assert(~starts | dut.o_layer | dut.o_abort)]
+    m.d.comb += Cover(starts & dut.o_abort)
 
 
 def illegal(words: list, config) -> tuple:

@@ -128,16 +128,12 @@ def act_ram_keeps_a_byte(m, rtl):
     late = delayed(m, byte, 3)
     with m.If(since_reset(m, 9) & shown):
         m.d.comb += [Assert(read == late), Cover(late == 3)]
-    m.d.comb += Assert(
-        ~since_reset(m, 9)
-        | (
-            dut.o_range
-            == delayed(m, (dut.i_write & past) | (dut.i_read & (dut.i_address + dut.i_count > config.act_bytes)), 1)
-        )
-    )
+    read_past = dut.i_read & (dut.i_address + dut.i_count > config.act_bytes)
+    ranges = delayed(m, dut.i_write & past, 1) | delayed(m, read_past, 2)
+    m.d.comb += Assert(~since_reset(m, 9) | (dut.o_range == ranges))
 
 
-@proof("rtl.lookahead", bug=("running & (~steps.valid | steps.step)", "running"), depth=2)
+@proof("rtl.lookahead", bug=("free.eq(~steps.valid | steps.step)", "free.eq(1)"), depth=2)
 def lookahead_keeps_its_step(m, rtl):
     """A step that is offered stays until it is taken or all is cleared, from any state."""
     m.submodules.dut = dut = rtl.Lookahead(programs.tiny(4, 4, 4, 1))
@@ -149,6 +145,18 @@ def lookahead_keeps_its_step(m, rtl):
     before = delayed(m, offered, 1)
     with m.If(since_reset(m, 1) & waits):
         m.d.comb += [Assert(steps.valid), Assert(offered == before), Cover(offered.all())]
+
+
+@proof("rtl.lookahead", bug=("running & source.valid & ~spare.valid", "running & source.valid"), depth=12, bounded=True)
+def lookahead_loses_no_step(m, rtl):
+    """Steps leave in the order in which they are taken from the unit, each of them once; 12 cycles."""
+    m.submodules.dut = dut = rtl.Lookahead(programs.tiny(4, 4, 4, 1))
+    drive(m, dut)
+    taken, left = Signal.like(dut.source.address), Signal.like(dut.source.address)
+    m.d.comb += [Assume(dut.source.address == taken), Assume(~dut.i_clear), Assume(~dut.steps.step | dut.steps.valid)]
+    m.d.sync += [taken.eq(taken + dut.source.step), left.eq(left + dut.steps.step)]
+    m.d.comb += [Assert(~dut.steps.valid | (dut.steps.address == left)), Cover((left == 2) & (taken == 4))]
+    m.d.comb += Assert(dut.steps.valid == (taken != left))
 
 
 @proof("rtl.codebook", bug=("write.addr.eq(self.i_entry)", "write.addr.eq(self.i_index[c])"), depth=5, anywhere=True)

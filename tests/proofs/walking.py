@@ -19,13 +19,13 @@ def constants(m: Module, *ports, below: int = 0) -> None:
 
 @proof(
     "rtl.walker",
-    bug=("Mux(row_end, self.i_row_pixels, row_left - 1)", "Mux(row_end, row_left, row_left - 1)"),
+    bug=("Mux(control.row_final, self.i_row_pixels, row_left - 1)", "Mux(control.row_final, row_left, row_left - 1)"),
     depth=9,
     bounded=True,
     slow=True,
 )
 def pixel_walker_is_its_formula(m, rtl):
-    """The address is that of pixel n = y * row + x, base + y * pitch + x * step, and n goes as it's told; 9 cycles."""
+    """The address is base + y * pitch + x * step of pixel n = y * row + x, which goes as told to the last; 9 cycles."""
     m.submodules.dut = dut = rtl.PixelWalker(CONFIG)
     drive(m, dut)
     control = dut.control
@@ -33,7 +33,7 @@ def pixel_walker_is_its_formula(m, rtl):
     constants(m, dut.i_x_step, dut.i_y_step)
     n, tile, base, started = Signal(3), Signal(3), Signal.like(control.base), Signal()
     following = Signal(3)
-    m.d.comb += following.eq(Mux(control.step & (n < dut.i_pixels), n + 1, n))
+    m.d.comb += following.eq(Mux(control.step & (n + 1 < dut.i_pixels), n + 1, n))
     m.d.comb += Assume(~(control.rewind & control.commit))
     with m.If(control.start):
         m.d.sync += [started.eq(1), n.eq(0), tile.eq(0), base.eq(control.base)]
@@ -43,20 +43,20 @@ def pixel_walker_is_its_formula(m, rtl):
         m.d.sync += n.eq(following)
         with m.If(control.commit):
             m.d.sync += tile.eq(following)
-    # past the last pixel the address stays
-    here = Mux(n == dut.i_pixels, n - 1, n)[:3]
     row = dut.i_row_pixels[:3]
-    x, y = here % row, here // row
+    x, y = n % row, n // row
     pitch = (row - 1) * dut.i_x_step + dut.i_y_step
     address = Signal.like(control.address)
     m.d.comb += address.eq(base + y * pitch + x * dut.i_x_step)
-    left = (dut.i_pixels - n)[:3]
+    left, row_left = (dut.i_pixels - n)[:3], (row - x)[:3]
     with m.If(started):
         m.d.comb += [
             Assert(control.address == address),
-            Assert(control.left == left),
-            Assert(control.valid == (left != 0)),
+            Assert(control.final == (left == 1)),
+            Assert(control.more == (left > CONFIG.rows)),
             Assert(control.near == Mux(left > CONFIG.rows, CONFIG.rows, left)),
+            Assert(control.row_final == (row_left == 1)),
+            Assert(control.row_near == Mux(row_left > CONFIG.rows, CONFIG.rows, row_left)),
             Cover((y == 2) & (x == 1) & (tile == 3)),
         ]
 
