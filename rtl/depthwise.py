@@ -1,6 +1,6 @@
 """Depthwise unit: the steps of a layer whose channels have weights of their own."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -108,6 +108,7 @@ class Depthwise(wiring.Component):
         m.d["comb" if config.one_port else "sync"] += turn.eq(steps.step & steps.last & final)
         one_step = [delayed(m, d.span == 1 + less, 1) for less in (0, 1)]  # no step comes with the start
         span_less = [delayed(m, d.span - less, 1) for less in (2, 3)]
+        alone = Const(1) if rows == 1 else ifm.final | ifm.row_final
         m.d.comb += [
             steps.valid.eq(1 if config.one_port else ~turn),
             steps.midway.eq(~run_begin),
@@ -116,7 +117,7 @@ class Depthwise(wiring.Component):
             span.eq(d.span - short),
             lead.eq(pixels + Mux(short, span_less[1], span_less[0])),
             # whether a step ends its run is known a step ahead, but for a run's first
-            single.eq(Mux(tile_begin, ifm.final | ifm.row_final, saved_single)),
+            single.eq(Mux(tile_begin, alone, saved_single)),
             run_end.eq(Mux(run_begin, single & Mux(short, one_step[1], one_step[0]), ending)),
             tap_end.eq(repeat == d.repeats),
             last_run.eq(tap_end & taps.end),
