@@ -10,7 +10,7 @@ from hwq.errors import ArchError
 
 GOOD = PRESETS["sim-4x4"]
 ONE_PORT = {"weight_bits": 8, "codebooks": 0, "block_scales": 0, "act_ports": 1}
-LEAST = ONE_PORT | {"sum_bits": 24, "adder": 0, "vector": 0, "tables": 0, "small": 1}
+LEAST = ONE_PORT | {"sum_bits": 24, "adder": 0, "vector": 0, "tables": 0, "sum_bytes": 0, "small": 1}
 
 
 def test_presets_are_known_by_name_and_named_so():
@@ -54,7 +54,8 @@ def test_digest_changes_with_every_size():
     digests = {GOOD.digest(), narrow.digest()}
     small = ({"adder": 0}, {"adder": 0, "vector": 0}, {"count_bits": 10}, {"monitor": 0})
     small += (ONE_PORT, ONE_PORT | {"sum_bits": 24}, LEAST)
-    named = {name for changes in small for name in changes} - {"weight_bits", "codebooks", "block_scales", "tables"}
+    alone = {"weight_bits", "codebooks", "block_scales", "tables", "sum_bytes"}
+    named = {name for changes in small for name in changes} - alone
     for field in dataclasses.fields(GOOD):
         if field.name in {"name", "lanes", "act_bits"} | named:
             continue
@@ -98,8 +99,8 @@ def test_digest_changes_with_every_size():
         ("count_bits", 7, "count_bits must be in 8..16, not 7"),
         ("count_bits", 17, "count_bits must be in 8..16, not 17"),
         ("monitor", 2, "monitor must be 0 or 1, not 2"),
-        ("small", 2, "small must be 0, or 1 with act_ports 1, sum_bits 24, no vector unit and no tables, not 2"),
-        ("small", 1, "small must be 0, or 1 with act_ports 1, sum_bits 24, no vector unit and no tables, not 1"),
+        ("small", 2, "small must be 0, or 1 with act_ports 1, sum_bits 24, .*, no tables and no sum_bytes, not 2"),
+        ("small", 1, "small must be 0, or 1 with act_ports 1, sum_bits 24, .*, no tables and no sum_bytes, not 1"),
         ("act_ports", 3, "act_ports must be 2, or 1 with fetch_bytes 4, .* and no block_scales, not 3"),
         ("act_ports", 1, "act_ports must be 2, or 1 with .* and no block_scales, not 1"),
         ("name", 3, "name must be a string, not 3"),

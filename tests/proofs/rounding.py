@@ -144,7 +144,9 @@ def requantizes(m: Module, rtl, truncate: int) -> None:
     m.d.comb += [Assume(dut.i_truncate == truncate), Assume(dut.i_shift >= 14)]
     form = TRUNCATE_PARAM if truncate else PARAM
     offset = Cat(field_slice(form[1], dut.i_bias), dut.i_offset_high) if truncate else C(0, OFFSET_BITS)
-    total = named(m, (dut.i_acc + field_slice(form[0], dut.i_bias))[:32].as_signed(), "total")
+    acc = (dut.i_acc + field_slice(form[0], dut.i_bias))[:32].as_signed()
+    byte = (acc >> (dut.i_byte << 3))[:8] - 128
+    total = named(m, Mux(dut.i_bytewise, byte, acc)[:32].as_signed(), "total")
 
     def constant(value: Value) -> Value:  # as the result sees it
         return delayed(m, value, dut.LATENCY)
@@ -184,7 +186,7 @@ def requantizes(m: Module, rtl, truncate: int) -> None:
     "rtl.requantize", bug=("normalizer.o_shift + ~normalizer.o_carry", "normalizer.o_shift + 127"), depth=14, slow=True
 )
 def requantizer_is_its_specification(m, rtl):
-    """o = clamp(RNE(fl(fl(acc + bias) * m)) + zero point), given its multiplier's products, for all other inputs."""
+    """o = clamp(RNE(fl(fl(s) * m)) + zero point), s = acc + bias or a byte of it, for any product of its multiplier."""
     requantizes(m, rtl, truncate=0)
 
 
