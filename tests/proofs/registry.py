@@ -10,10 +10,11 @@ from tests.proofs.harness import PROOFS, Proof, check
 
 RESULTS = Path(__file__).with_name("results.json")
 
-for _name in ("rounding", "multiplying", "walking", "storing", "control", "link"):
-    importlib.import_module(f"tests.proofs.{_name}")
+_MODULES = [f"tests.proofs.{name}" for name in ("rounding", "multiplying", "walking", "storing", "control", "link")]
+for _name in _MODULES:
+    importlib.import_module(_name)
 
-ALL = tuple(PROOFS.values())
+ALL = tuple(sorted(PROOFS.values(), key=lambda proof: _MODULES.index(proof.build.__module__)))
 QUICK = tuple(proof for proof in ALL if not proof.slow)
 
 
