@@ -127,10 +127,11 @@ def test_a_mismatch_is_an_exit_status(examples, monkeypatch, name, agreed):
 
 def test_show_says_whether_all_agree(examples, monkeypatch, capsys):
     digits, (images, labels) = examples["digits"], demo.load_samples()
-    verify, samples = hwq.verify, digits.Samples(images[:2], labels[:2])
+    verify, samples, cycles = hwq.verify, digits.Samples(images[:2], labels[:2]), []
 
     def planted(*arguments, **options):
         report = verify(*arguments, **options, targets=["reference", "machine"])
+        cycles.append(f"{report.cycles_predicted:,}")
         report.outputs["verilator"], report.cycles_measured = report.outputs["machine"], report.cycles_predicted
         report.rungs[1].mismatches = 3 * wrong
         return report
@@ -138,4 +139,4 @@ def test_show_says_whether_all_agree(examples, monkeypatch, capsys):
     monkeypatch.setattr(hwq, "verify", planted)
     for wrong in (0, 1):
         assert digits.show("name", demo.model_path(), samples) is not bool(wrong)
-        assert ROW.fullmatch(capsys.readouterr().out.strip()).groups() == ("name", "100.0", "22,326", str(3 * wrong))
+        assert ROW.fullmatch(capsys.readouterr().out.strip()).groups() == ("name", "100.0", cycles[-1], str(3 * wrong))
