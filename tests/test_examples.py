@@ -79,8 +79,11 @@ def test_within_a_limit_on_cycles(tmp_path):
 def test_notebook():
     notebook = nbformat.read(EXAMPLES / "digits.ipynb", nbformat.NO_CONVERT)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": EXAMPLES}}).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    assert [output.output_type for output in outputs if "data" not in output] == ["stream"] * 3
+    by_cell = [cell.get("outputs", ()) for cell in notebook.cells]
+    outputs = [output for outputs in by_cell for output in outputs]
+    printed = [[output for output in outputs if "data" not in output] for outputs in by_cell]
+    assert {(output.output_type, output.name) for outputs in printed for output in outputs} == {("stream", "stdout")}
+    assert sum(map(bool, printed)) == 3  # in as many pieces as the kernel likes
     plots = [output.data["image/svg+xml"] for output in outputs if "data" in output]
     titles = [
         "Training with 4 bits everywhere",
