@@ -27,7 +27,7 @@ class ActRam(wiring.Component):
     o_data : the bytes, first one lowest
     i_write, i_write_address, i_write_data : bytes to write, first one lowest
     i_write_count, i_write_mask : extent of the write; which of its bytes are written
-    o_range : one cycle after a read or write that leaves the memory; such a write is dropped
+    o_range : one cycle after a write that leaves the memory, which is dropped; two after such a read
     """
 
     def __init__(self, config: ArrayConfig):

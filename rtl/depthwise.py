@@ -104,7 +104,7 @@ class Depthwise(wiring.Component):
         blocks_left, repeat = Signal.like(d.blocks), Signal(2)
         single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
         run_end, tap_end, last_run = Signal(), Signal(), Signal()
-        turn = Signal()  # the walker goes back to the map's first pixel; a spare step hides the cycle this takes
+        turn = Signal()  # the walker goes back to the map's first pixel; with two ports no step is offered meanwhile
         m.d["comb" if config.one_port else "sync"] += turn.eq(steps.step & steps.last & final)
         one_step = [delayed(m, d.span == 1 + less, 1) for less in (0, 1)]  # no step comes with the start
         span_less = [delayed(m, d.span - less, 1) for less in (2, 3)]

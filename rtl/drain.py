@@ -27,9 +27,9 @@ class Drain(wiring.Component):
 
     Latency: `o_read` comes `first_read` cycles after `i_last`, in strips `strip_skew` later, or right after the
     previous tile's last, `TURN` later if that was its block's or strip's, `BACK_CHANGE` if another layer's.
-    Throughput: one (group, row) a cycle,
-    ``rows * groups`` cycles a tile of `rows` pixels, and with a second operand one every
-    `hwq.pipeline.read_interval` cycles; the last group ends with the last pixel, and with one port every group does.
+    Throughput: one (group, row) a cycle, ``rows * groups`` cycles a tile of `rows` pixels, and with a second operand
+    one every `hwq.pipeline.read_interval` cycles; the last group ends with the last pixel, and with one port every
+    group does.
     Backpressure: none; the issuer keeps the distance.
 
     Members
@@ -124,9 +124,7 @@ class Drain(wiring.Component):
         at_last, at_full = Signal(), Signal()  # the row is the tile's last, the mesh's
         stops = depthwise & ~strips  # at the end of a row of the map
         in_row = Mux(stops, self.ofm.row_near, rows)
-        m.d.comb += [
-            single.eq(self.ofm.final | (stops & self.ofm.row_final) | (rows == 1)),
-        ]
+        m.d.comb += single.eq(self.ofm.final | (stops & self.ofm.row_final) | (rows == 1))
         this_last = Mux(row_begin, Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1, last_row)
         m.d.sync += last_row.eq(this_last)
         m.d.comb += [

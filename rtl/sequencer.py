@@ -38,7 +38,8 @@ class Sequencer(wiring.Component):
     -------
     i_start, i_pc : begin at slot `i_pc`; ignored while busy
     i_clear : abort; busy, done and error fall
-    i_watchdog, i_progress : cycles without `i_progress` until `ErrorCode.WATCHDOG`; 0 switches it off
+    i_watchdog, i_progress : cycles without `i_progress` until `ErrorCode.WATCHDOG`, which comes up to two later; 0
+        switches it off
     i_act_range, i_weight_range, i_param_range : a unit's address has left its memory
     i_drained : the last result of the drain unit's layer has been read out of the mesh
     i_layer_done : the running layer's last result has been written

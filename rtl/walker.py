@@ -46,8 +46,8 @@ class PixelWalker(wiring.Component):
     """Walk the pixels of a feature map in raster order.
 
     The address of pixel n+1 is that of pixel n plus `i_x_step`, or plus `i_y_step` after the last pixel of a row.
-    It stays at the last pixel. A tile is walked several times: `rewind` returns to its
-    first pixel, `commit` makes the pixel stepped to the first one of the next tile.
+    It stays at the last pixel. A tile is walked several times: `rewind` returns to its first pixel, `commit` makes the
+    pixel stepped to the first one of the next tile.
 
     Latency: 1, a step taken in one cycle shows in the next. Throughput: one pixel a cycle. Nothing pushes back.
 
