@@ -103,11 +103,13 @@ class Depthwise(wiring.Component):
         position, lead = Signal(len(span) + 1), Signal(len(span) + 1)
         blocks_left, repeat = Signal.like(d.blocks), Signal(2)
         single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
-        run_end, tap_end, last_run = Signal(), Signal(), Signal()
+        run_end, tap_end, last_run, second_ends = Signal(), Signal(), Signal(), Signal()
         turn = Signal()  # the walker goes back to the map's first pixel; with two ports no step is offered meanwhile
         m.d["comb" if config.one_port else "sync"] += turn.eq(steps.step & steps.last & final)
-        one_step = [delayed(m, d.span == 1 + less, 1) for less in (0, 1)]  # no step comes with the start
+        spans = [delayed(m, d.span == 1 + more, 1) for more in range(3)]  # no step comes with the start
+        one_step, two_steps = (Mux(short, spans[more + 1], spans[more]) for more in (0, 1))  # for a tile of one pixel
         span_less = [delayed(m, d.span - less, 1) for less in (2, 3)]
+        less = Mux(short, span_less[1], span_less[0])
         alone = Const(1) if rows == 1 else ifm.final | ifm.row_final
         m.d.comb += [
             steps.valid.eq(1 if config.one_port else ~turn),
@@ -115,10 +117,11 @@ class Depthwise(wiring.Component):
             pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
             final.eq(Mux(tile_begin, ~ifm.more & (ifm.near <= ifm.row_near), saved_final)),
             span.eq(d.span - short),
-            lead.eq(pixels + Mux(short, span_less[1], span_less[0])),
+            lead.eq(pixels + less),
             # whether a step ends its run is known a step ahead, but for a run's first
             single.eq(Mux(tile_begin, alone, saved_single)),
-            run_end.eq(Mux(run_begin, single & Mux(short, one_step[1], one_step[0]), ending)),
+            run_end.eq(Mux(run_begin, single & one_step, ending)),
+            second_ends.eq(Mux(single, two_steps, (pixels == 2) & one_step)),
             tap_end.eq(repeat == d.repeats),
             last_run.eq(tap_end & taps.end),
             steps.read.eq(1),
@@ -150,7 +153,7 @@ class Depthwise(wiring.Component):
                 saved_single.eq(single),
                 saved_final.eq(final),
                 position.eq(position + 1),
-                ending.eq(position + 1 == lead),
+                ending.eq(Mux(run_begin, second_ends, position + 1 == saved_pixels + less)),
                 run_begin.eq(run_end),
                 cursor.eq(steps.address + d.ifm_x_step),
             ]

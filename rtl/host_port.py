@@ -88,7 +88,7 @@ class HostPort(wiring.Component):
         register, is_csr = bus.adr[:8], region == isa.Region.CSR
         write_csr = request & bus.we & is_csr
         control = write_csr & (register == index["control"])
-        m.d.comb += [
+        m.d.sync += [
             self.o_start.eq(control & (bus.dat_w & isa.CONTROL_START).any()),
             self.o_clear.eq(control & (bus.dat_w & isa.CONTROL_CLEAR).any()),
         ]

@@ -107,7 +107,7 @@ class Issue(wiring.Component):
         m.d.sync += depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE)  # others have been refused
         with m.If(depthwise):
             m.d.comb += [
-                available.eq(steps.valid & ~self.i_blocked),
+                available.eq(steps.valid & (steps.midway | ~self.i_blocked)),
                 head_last.eq(steps.last),
                 head_tile_end.eq(steps.last),
                 head_first.eq(steps.first),

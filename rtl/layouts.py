@@ -8,6 +8,9 @@ from hwq import isa
 from hwq.config import ArrayConfig
 
 
+PIXELS = ("row_pixels", "pixels")
+
+
 def field_shape(field: isa.Field) -> Shape:
     """Return the field's width and sign as an Amaranth shape."""
     return Shape(field.width, field.signed)
@@ -20,10 +23,22 @@ def field_slice(field: isa.Field, word: Value) -> Value:
 
 
 def descriptor_layout(config: ArrayConfig) -> data.StructLayout:
-    """Return the layout of a decoded descriptor, one member a field; fields that the array hasn't are always 0."""
-    return data.StructLayout(
-        {field.name: Shape(config.kept_bits(field) or field.width, field.signed) for field in isa.DESCRIPTOR}
-    )
+    """Return the layout of a decoded descriptor, one member a field; fields that the array hasn't are always 0.
+
+    Counts of `PIXELS` are held less `tile_excess`: below zero once what is left fits into one tile.
+    """
+    shapes = {field.name: Shape(config.kept_bits(field) or field.width, field.signed) for field in isa.DESCRIPTOR}
+    return data.StructLayout(shapes | {name: Shape(shapes[name].width + 1, signed=True) for name in PIXELS})
+
+
+def tile_excess(config: ArrayConfig) -> int:
+    """Return one pixel more than a tile of the mesh has."""
+    return config.rows + 1
+
+
+def held_field(config: ArrayConfig, field: isa.Field, word: Value) -> Value:
+    """Return what a decoded descriptor holds of the field in the 32-bit `word`."""
+    return field_slice(field, word) - (tile_excess(config) if field.name in PIXELS else 0)
 
 
 def kept_fields(m: Module, config: ArrayConfig, descriptor: data.View) -> data.View:

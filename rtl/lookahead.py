@@ -49,7 +49,7 @@ class Lookahead(wiring.Component):
             m.d.comb += source.step.eq(running & source.valid & free)
             with m.If(free):
                 m.d.sync += [getattr(steps, name).eq(getattr(source, name)) for name in offered]
-                m.d.sync += steps.valid.eq(source.step)
+                m.d.sync += [steps.valid.eq(source.step), steps.midway.eq(source.step & source.midway)]
         else:
             spare = StepSource(self._config).create()
             m.d.comb += source.step.eq(running & source.valid & ~spare.valid)
@@ -65,7 +65,7 @@ class Lookahead(wiring.Component):
         with m.If(self.i_start):
             m.d.sync += running.eq(1)
         with m.If(self.i_clear):
-            m.d.sync += [running.eq(0), steps.valid.eq(0)]
+            m.d.sync += [running.eq(0), steps.valid.eq(0), steps.midway.eq(0)]
             if not self._config.one_port:
                 m.d.sync += spare.valid.eq(0)
         return m

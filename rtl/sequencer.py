@@ -8,12 +8,14 @@ from amaranth.lib.wiring import In, Out
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import (
+    PIXELS,
     BaseControl,
     address_shape,
     descriptor_layout,
-    field_slice,
+    held_field,
     kept_fields,
     param_address_shape,
+    tile_excess,
     weight_address_shape,
 )
 from rtl.paired import wide_blocks
@@ -135,7 +137,7 @@ class Sequencer(wiring.Component):
                 for index in range(isa.DESCRIPTOR_WORDS):
                     with m.Case(index):
                         fields = [field for field in isa.DESCRIPTOR if field.word == index and config.kept_bits(field)]
-                        m.d.sync += [upcoming[f.name].eq(field_slice(f, self.i_word)) for f in fields]
+                        m.d.sync += [upcoming[f.name].eq(held_field(config, f, self.i_word)) for f in fields]
         m.d.sync += whole.eq(loading & valid & (arrived == isa.DESCRIPTOR_WORDS - 1))
         with m.If(whole):
             m.d.sync += [loading.eq(0), loaded.eq(1), sound.eq(known & ~faulty & inside)]
@@ -159,12 +161,17 @@ class Sequencer(wiring.Component):
             for opcode, (_, most) in starts.items():
                 with m.Case(opcode):
                     m.d.comb += [known.eq(1), too_many.eq(read.last_channels > most)]
-        zero = [read[field.name] == 0 for field in isa.DESCRIPTOR if field.nonzero]
+        pixels = read.pixels + tile_excess(config)
+        zero = [
+            read[field.name] == (-tile_excess(config) if field.name in PIXELS else 0)
+            for field in isa.DESCRIPTOR
+            if field.nonzero
+        ]
         # an inner tap must keep at least one pixel, a depthwise layer has no second operand, a strip's kernel is small,
         # a product is of two bytes
         is_depthwise, striped = read.opcode == isa.Opcode.DEPTHWISE, read.strips != 0
         unfit = (read.span > config.strip_columns) | (read.taps_y > pipeline.STRIP_STEPS - 1)
-        uneven = read.pixels[0] | (read.taps_x != 1) | (read.repeats != 0) | (read.short_from != 0)
+        uneven = pixels[0] | (read.taps_x != 1) | (read.repeats != 0) | (read.short_from != 0)
         unary = (read.opcode != isa.Opcode.VECTOR) | ~read.residual | (read.reduce != isa.Reduce.MAX)
         lost = is_depthwise & (((read.short_from != 0) & (read.span == 1)) | read.residual)
         shapeless = lost | (striped & (unfit | uneven | ~is_depthwise)) | (read.product & unary)

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.depthwise import StepSource
-from rtl.layouts import address_shape, descriptor_layout
+from rtl.layouts import address_shape, descriptor_layout, tile_excess
 
 
 class Strips(wiring.Component):
@@ -52,7 +52,9 @@ class Strips(wiring.Component):
         block_base, strip_base, column_base, cursor = (Signal(address_shape(config)) for _ in range(4))
         begin, flushing, tile_last, strip_last = Signal(), Signal(), Signal(), Signal()
         column_end, strip_end, last_strip, single = Signal(), Signal(), Signal(), Signal()
-        columns = d.pixels >> 1
+        pixels = Signal(24)
+        m.d.comb += pixels.eq(d.pixels + tile_excess(config))
+        columns = pixels >> 1
         m.d.comb += [
             column_end.eq(y == height - 1),
             last_strip.eq(strips_left == 1),
@@ -98,7 +100,7 @@ class Strips(wiring.Component):
                     begin.eq(1),
                     flushing.eq(0),
                     column.eq(0),
-                    pixels_left.eq(d.pixels),
+                    pixels_left.eq(pixels),
                     flush_left.eq(columns + d.span - 1),
                     strips_left.eq(Mux(last_strip, d.strips, strips_left - 1)),
                     strip_base.eq(base),
@@ -113,7 +115,7 @@ class Strips(wiring.Component):
                 flushing.eq(0),
                 y.eq(0),
                 column.eq(0),
-                pixels_left.eq(d.pixels),
+                pixels_left.eq(pixels),
                 flush_left.eq(columns + d.span - 1),
                 strips_left.eq(d.strips),
                 blocks_left.eq(d.blocks),

@@ -64,21 +64,25 @@ class TapWalker(wiring.Component):
         control = self.control
         after, rows_left = Signal.like(control.inner), Signal.like(self.i_taps_y)
         last_row = Signal()
+        # one tap, one row: of counts that aren't 0, and no comparison that synthesis would join to another
+        single, flat = (~count[1:].any() for count in (self.i_taps_x, self.i_taps_y))
         m.d.comb += [
             after.eq(control.inner + 1),
             control.end.eq(control.row_end & last_row),
             control.following.eq(control.offset + Mux(control.row_end, self.i_y_step, self.i_x_step)),
         ]
+        second_last = Signal(attrs={"keep": 1})  # or synthesis puts a late `step` in front of the comparison
+        m.d.comb += second_last.eq(control.inner + 2 == self.i_taps_x)
         with m.If(control.step):
             m.d.sync += [
                 control.offset.eq(control.following),
                 control.inner.eq(Mux(control.row_end, 0, after)),
                 rows_left.eq(rows_left - control.row_end),
-                control.row_end.eq(Mux(control.row_end, self.i_taps_x == 1, control.inner + 2 == self.i_taps_x)),
+                control.row_end.eq(Mux(control.row_end, single, second_last)),
             ]
             with m.If(control.row_end):
                 m.d.sync += last_row.eq(rows_left == 2)
         with m.If(control.start):
             m.d.sync += [control.offset.eq(0), control.inner.eq(0), rows_left.eq(self.i_taps_y)]
-            m.d.sync += [control.row_end.eq(self.i_taps_x == 1), last_row.eq(self.i_taps_y == 1)]
+            m.d.sync += [control.row_end.eq(single), last_row.eq(flat)]
         return m

@@ -135,7 +135,7 @@ class Accelerator(wiring.Component):
             sequencer.i_watchdog.eq(host.o_watchdog),
             self.busy.eq(sequencer.o_busy),
             self.error.eq(sequencer.o_error != 0),
-            self.irq.eq(sequencer.o_done | self.error),
+            self.irq.eq((sequencer.o_done | self.error) & ~host.o_start),
         ]
         windows = [(params, isa.Region.PARAM), (weights, isa.Region.WEIGHT)]
         if not config.small:
@@ -222,12 +222,11 @@ class Accelerator(wiring.Component):
         m.d.comb += [act.i_address.eq(offset), act.i_count.eq(4)]
         if config.one_port:
             odd = Signal()
-            midway = fetch.o_midway | (issue.o_running & use_depthwise & lookahead.steps.valid & lookahead.steps.midway)
-            midway |= _any(unit.o_midway for unit in vectors)
+            midway = fetch.o_midway | lookahead.steps.midway | _any(unit.o_midway for unit in vectors)
             m.d.sync += odd.eq(queue.i_take & queue.o_odd)
             m.d.comb += [
                 queue.i_take.eq(queue.o_valid & ~midway),
-                *(unit.i_blocked.eq(queue.i_take) for unit in (fetch, issue, *vectors)),
+                *(unit.i_blocked.eq(queue.o_valid) for unit in (fetch, issue, *vectors)),
                 act.i_write.eq(queue.i_take | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
                 act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
                 act.i_write_mask.eq(Mux(queue.i_take, queue.o_mask, host.o_mask)),

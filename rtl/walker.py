@@ -3,9 +3,10 @@
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, field_width, step_shape
+from rtl.layouts import address_shape, descriptor_layout, step_shape
 
 
 class WalkerControl(wiring.Signature):
@@ -54,19 +55,18 @@ class PixelWalker(wiring.Component):
     Members
     -------
     i_x_step, i_y_step : to the next pixel; from a row's last pixel to the next row's first
-    i_row_pixels, i_pixels : pixels in a row, in all
+    i_row_pixels, i_pixels : pixels in a row, in all, less `tile_excess`
     control : the using unit
     """
 
     def __init__(self, config: ArrayConfig):
         self._rows = config.rows
-        self._registered = not config.one_port  # a small core is slow enough to do without
         super().__init__(
             {
                 "i_x_step": In(step_shape(config)),
                 "i_y_step": In(step_shape(config)),
-                "i_row_pixels": In(field_width(config, "row_pixels")),
-                "i_pixels": In(field_width(config, "pixels")),
+                "i_row_pixels": In(descriptor_layout(config)["row_pixels"].shape),
+                "i_pixels": In(descriptor_layout(config)["pixels"].shape),
                 "control": In(WalkerControl(config)),
             }
         )
@@ -75,49 +75,35 @@ class PixelWalker(wiring.Component):
         """Return the module."""
         m = Module()
         control = self.control
-        row_left, left = Signal.like(self.i_row_pixels), Signal.like(self.i_pixels)
+        row_left, left = Signal.like(self.i_row_pixels), Signal.like(self.i_pixels)  # the current one counted
         here = (control.address, row_left, left)
         tile = tuple(Signal.like(value, name=f"tile_{value.name}") for value in here)
-        row_more, fresh = Signal(), Signal()
-        row_counts, counts = (
-            Cat(control.row_near, row_more, control.row_final),
-            Cat(control.near, control.more, control.final),
-        )
+        fresh = Signal()
+        m.d.comb += [
+            Cat(control.row_near, control.row_final).eq(self._near(row_left)),
+            Cat(control.near, control.final).eq(self._near(left)),
+            control.more.eq(left >= 0),
+        ]
         # the tile's first pixel is noted in its first cycle, from which nothing has stepped yet
         m.d.sync += fresh.eq(control.start | control.commit)
         with m.If(fresh):
             m.d.sync += [first.eq(value) for first, value in zip(tile, here, strict=True)]
         with m.If(control.start):
-            starts = (control.base, self.i_row_pixels, self.i_pixels)
-            m.d.sync += [value.eq(start) for value, start in zip(here, starts, strict=True)]
-            self._register(m, row_counts, self._counts(self.i_row_pixels))
-            self._register(m, counts, self._counts(self.i_pixels))
-        with m.Elif(control.rewind):
-            with m.If(~fresh):
-                m.d.sync += [value.eq(first) for value, first in zip(here, tile, strict=True)]
-                self._register(m, row_counts, self._counts(tile[1]))
-                self._register(m, counts, self._counts(tile[2]))
-        with m.Elif(control.step & ~control.final):
+            begin = (control.base, self.i_row_pixels, self.i_pixels)
+            m.d.sync += [value.eq(start) for value, start in zip(here, begin, strict=True)]
+        with m.Elif(control.rewind & ~fresh):
+            m.d.sync += [value.eq(first) for value, first in zip(here, tile, strict=True)]
+        with m.Elif(control.step & ~control.rewind & ~control.final):
             m.d.sync += [
                 control.address.eq(control.address + Mux(control.row_final, self.i_y_step, self.i_x_step)),
                 row_left.eq(Mux(control.row_final, self.i_row_pixels, row_left - 1)),
                 left.eq(left - 1),
             ]
-            row_after = Mux(control.row_final, self._counts(self.i_row_pixels), self._counts(row_left, 1))
-            self._register(m, row_counts, row_after)
-            self._register(m, counts, self._counts(left, 1))
-        if not self._registered:
-            m.d.comb += [row_counts.eq(self._counts(row_left)), counts.eq(self._counts(left))]
         return m
 
-    def _register(self, m, counts, value):
-        if self._registered:
-            m.d.sync += counts.eq(value)
-
-    def _counts(self, count, less=0):
-        """Return `near` of `count` - `less` pixels, whether there are more, whether at most one is left."""
-        most = self._rows + less
-        low = most.bit_length()
-        more = count[low:].any() | (count[:low] > most)
-        near = Mux(more, self._rows, count[:low] - less)
-        return Cat(near[: self._rows.bit_length()], more, ~count[1:].any() if less == 0 else count <= 2)
+    def _near(self, left):
+        """Return of pixels less `tile_excess` how many there are, at most a tile's, and whether there is one."""
+        low = ceil_log2(self._rows)
+        fits, part = left < 0, left[:low]
+        near = Mux(fits, part + (self._rows + 1 - (1 << low)), self._rows)
+        return Cat(near[: self._rows.bit_length()], fits & (part == (1 << low) - self._rows))

@@ -66,20 +66,19 @@ class WordWriter(wiring.Component):
 
         lane, bits = Signal(range(cols)), ceil_log2(words)
         # a word can be read from memory one cycle after it was written there
-        written, readable, taken, following = Signal(bits), Signal(bits), Signal(bits), Signal(bits)
+        written, taken, following = Signal(bits), Signal(bits), Signal(bits)
         m.d.comb += [
             write.en.eq(self.i_write << lane),
             write.addr.eq(written),
             write.data.eq(self.i_data.replicate(cols)),
             following.eq(taken + self.i_take),
             read.addr.eq(following),
-            self.o_valid.eq(taken != readable),
         ]
-        m.d.sync += [readable.eq(written), taken.eq(following), lane.eq(lane + self.i_write)]
+        m.d.sync += [self.o_valid.eq(following != written), taken.eq(following), lane.eq(lane + self.i_write)]
         with m.If(self.i_write & (lane == cols - 1)):
             m.d.sync += written.eq(written + 1)
         with m.If(self.i_clear):
-            m.d.sync += [lane.eq(0), written.eq(0), readable.eq(0), taken.eq(0)]
+            m.d.sync += [lane.eq(0), written.eq(0), taken.eq(0), self.o_valid.eq(0)]
 
         blocks_left, last_block, map_end = Signal.like(d.blocks), Signal(), Signal()
         odd, several = self.ofm.address[0], Signal()

@@ -79,20 +79,18 @@ class WriteQueue(wiring.Component):
 
         # a word can be read from memory one cycle after it was written there
         bits = ceil_log2(self._words)
-        written, readable, taken = Signal(bits), Signal(bits), Signal(bits)
-        following = Signal(bits)
+        written, taken, following = Signal(bits), Signal(bits), Signal(bits)
         m.d.comb += [
             write.addr.eq(written),
             following.eq(taken + self.i_take),
             read.addr.eq(following),
-            self.o_valid.eq(taken != readable),
             self.o_address.eq(read.data.half << 1),
             self.o_data.eq(read.data.data),
             self.o_mask.eq(read.data.mask),
             self.o_odd.eq(read.data.odd),
             self.o_final.eq(read.data.final),
         ]
-        m.d.sync += [written.eq(written + write.en), readable.eq(written), taken.eq(following)]
+        m.d.sync += [written.eq(written + write.en), self.o_valid.eq(following != written), taken.eq(following)]
         with m.If(self.i_clear):
-            m.d.sync += [lane.eq(0), written.eq(0), readable.eq(0), taken.eq(0)]
+            m.d.sync += [lane.eq(0), written.eq(0), taken.eq(0), self.o_valid.eq(0)]
         return m

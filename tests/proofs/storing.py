@@ -43,8 +43,8 @@ def serializer_keeps_every_byte(m, rtl):
 @proof(
     "rtl.write_queue",
     bug=(
-        "m.d.sync += [written.eq(written + write.en), readable.eq(written)",
-        "m.d.sync += [written.eq(written + write.en), readable.eq(written + write.en)",
+        "self.o_valid.eq(following != written)",
+        "self.o_valid.eq(following != written + write.en)",
     ),
     depth=11,
     bounded=True,

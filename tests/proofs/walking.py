@@ -3,18 +3,19 @@
 from amaranth.asserts import AnyConst
 from amaranth.hdl import Assert, Assume, Cover, Module, Mux, Signal
 
+from rtl.layouts import tile_excess
 from tests import programs
 from tests.proofs.harness import drive, proof
 
 CONFIG = programs.tiny(4, 4, 4, 1, act_bytes=16)
 
 
-def constants(m: Module, *ports, below: int = 0) -> None:
-    """Let `ports` have any value that doesn't change, less than `below`."""
+def constants(m: Module, *ports, below: int = 0, less: int = 0) -> None:
+    """Let `ports` have any value that doesn't change: with `below`, `less` under one from 1 to below it."""
     for port in ports:
         m.d.comb += Assume(port == AnyConst(port.shape()))
         if below:
-            m.d.comb += Assume((port > 0) & (port < below))
+            m.d.comb += Assume((port > -less) & (port < below - less))
 
 
 @proof(
@@ -29,11 +30,13 @@ def pixel_walker_is_its_formula(m, rtl):
     m.submodules.dut = dut = rtl.PixelWalker(CONFIG)
     drive(m, dut)
     control = dut.control
-    constants(m, dut.i_row_pixels, dut.i_pixels, below=8)
+    constants(m, dut.i_row_pixels, dut.i_pixels, below=8, less=tile_excess(CONFIG))
+    row, pixels = (Signal(3, name=name) for name in ("row", "pixels"))
+    m.d.comb += [row.eq(dut.i_row_pixels + tile_excess(CONFIG)), pixels.eq(dut.i_pixels + tile_excess(CONFIG))]
     constants(m, dut.i_x_step, dut.i_y_step)
     n, tile, base, started = Signal(3), Signal(3), Signal.like(control.base), Signal()
     following = Signal(3)
-    m.d.comb += following.eq(Mux(control.step & (n + 1 < dut.i_pixels), n + 1, n))
+    m.d.comb += following.eq(Mux(control.step & (n + 1 < pixels), n + 1, n))
     m.d.comb += Assume(~(control.rewind & control.commit))
     with m.If(control.start):
         m.d.sync += [started.eq(1), n.eq(0), tile.eq(0), base.eq(control.base)]
@@ -43,12 +46,11 @@ def pixel_walker_is_its_formula(m, rtl):
         m.d.sync += n.eq(following)
         with m.If(control.commit):
             m.d.sync += tile.eq(following)
-    row = dut.i_row_pixels[:3]
     x, y = n % row, n // row
     pitch = (row - 1) * dut.i_x_step + dut.i_y_step
     address = Signal.like(control.address)
     m.d.comb += address.eq(base + y * pitch + x * dut.i_x_step)
-    left, row_left = (dut.i_pixels - n)[:3], (row - x)[:3]
+    left, row_left = (pixels - n)[:3], (row - x)[:3]
     with m.If(started):
         m.d.comb += [
             Assert(control.address == address),
