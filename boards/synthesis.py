@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_OPTIONS = {"LFE5": "-nowidelut"}
+_OPTIONS = {"LFE5": "-nowidelut", "iCE40": "-dffe_min_ce_use 4"}
 """By the beginning of a device's name. An ECP5's wide multiplexers (yosys 4798) force lookup tables into pairs and
-fours, which then can't be placed freely. An UltraPlus's eight DSP blocks are the mesh's: without ``-dsp`` Yosys takes
-none."""
+fours, which then can't be placed freely. An iCE40's eight cells of a tile share one clock enable: of a full device
+nextpnr finds no legal placement where many registers have one of their own. An UltraPlus's eight DSP blocks are the
+mesh's: without ``-dsp`` Yosys takes none."""
 
 _MODULE = re.compile(r"^module .*?^end$", re.DOTALL | re.MULTILINE)
 _MEMORY = re.compile(r"^  attribute \\no_rw_check 1\n(?:  attribute .*\n)*  memory .* \\(\S+)$", re.MULTILINE)

@@ -374,7 +374,7 @@ class _Walk:
                 left -= same
             previous = state
         # while the unit turns back to the map's first pixel, what is left is the steps it has offered since the begin
-        if not self._config.one_port and pixels + runs[-1] - 2 > 1:
+        if pixels + runs[-1] - 2 > (0 if self._config.one_port else 1):
             self.offered += pipeline.TURN
 
     def _tile(self, slices: int, drain: int, pixels: int) -> None:

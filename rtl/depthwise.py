@@ -100,19 +100,19 @@ class Depthwise(wiring.Component):
         saved_single = Signal()
         final, saved_final = Signal(), Signal()
         span = Signal.like(d.span)
-        position, lead = Signal(len(span) + 1), Signal(len(span) + 1)
+        lead, left = Signal(len(span) + 1), Signal(len(span) + 1)  # of the run, the present step counted
         blocks_left, repeat = Signal.like(d.blocks), Signal(2)
         single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
         run_end, tap_end, last_run, second_ends = Signal(), Signal(), Signal(), Signal()
-        turn = Signal()  # the walker goes back to the map's first pixel; with two ports no step is offered meanwhile
-        m.d["comb" if config.one_port else "sync"] += turn.eq(steps.step & steps.last & final)
+        turn = Signal()  # the walker goes back to the map's first pixel
+        m.d.sync += turn.eq(steps.step & steps.last & final)
         spans = [delayed(m, d.span == 1 + more, 1) for more in range(3)]  # no step comes with the start
         one_step, two_steps = (Mux(short, spans[more + 1], spans[more]) for more in (0, 1))  # for a tile of one pixel
         span_less = [delayed(m, d.span - less, 1) for less in (2, 3)]
         less = Mux(short, span_less[1], span_less[0])
         alone = Const(1) if rows == 1 else ifm.final | ifm.row_final
         m.d.comb += [
-            steps.valid.eq(1 if config.one_port else ~turn),
+            steps.valid.eq(~turn),
             steps.midway.eq(~run_begin),
             pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
             final.eq(Mux(tile_begin, ~ifm.more & (ifm.near <= ifm.row_near), saved_final)),
@@ -131,16 +131,16 @@ class Depthwise(wiring.Component):
             steps.pixels.eq(pixels),
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final),
-            steps.zero.eq(~tile_begin & (position >= span)),
+            steps.zero.eq(~run_begin & (left < saved_pixels)),
             steps.begin.eq(run_begin & last_run),
             steps.last.eq(run_end & last_run),
             steps.block_end.eq(final),
             steps.map_end.eq(final),
             steps.last_block.eq(blocks_left == 1),
             taps.step.eq(steps.step & run_end & tap_end),
-            taps.start.eq(self.i_start | (steps.step & steps.last)),
+            taps.start.eq(self.i_start),
             # the walker stays at the tile's first pixel until the last run has been there
-            ifm.step.eq(steps.step & last_run & (tile_begin | (position < saved_pixels))),
+            ifm.step.eq(steps.step & last_run & (run_begin | (left >= span))),
             ifm.start.eq(self.i_start | turn),
             ifm.base.eq(d.ifm_base + Mux(self.i_start, 0, cols)),
             self.base.move.eq(ifm.start),
@@ -152,23 +152,20 @@ class Depthwise(wiring.Component):
                 saved_pixels.eq(pixels),
                 saved_single.eq(single),
                 saved_final.eq(final),
-                position.eq(position + 1),
-                ending.eq(Mux(run_begin, second_ends, position + 1 == saved_pixels + less)),
+                left.eq(Mux(run_begin, lead, left - 1)),
+                ending.eq(Mux(run_begin, second_ends, left == 2)),
                 run_begin.eq(run_end),
                 cursor.eq(steps.address + d.ifm_x_step),
             ]
             with m.If(run_end):
                 m.d.sync += [
-                    position.eq(0),
                     cursor.eq(ifm.address + Mux(tap_end, taps.following, taps.offset)),
                     repeat.eq(Mux(tap_end, 0, repeat + 1)),
                 ]
             with m.If(steps.last):
                 m.d.sync += [tile_begin.eq(1), blocks_left.eq(blocks_left - final)]
-        with m.If(taps.start):
-            m.d.sync += short.eq(0)
-        with m.Elif(taps.step):
+        with m.If(taps.step):
             m.d.sync += short.eq(~taps.row_end & (d.short_from != 0) & (taps.inner + 1 >= d.short_from))
         with m.If(self.i_start):
-            m.d.sync += [tile_begin.eq(1), run_begin.eq(1), position.eq(0), repeat.eq(0), blocks_left.eq(d.blocks)]
+            m.d.sync += [short.eq(0), tile_begin.eq(1), run_begin.eq(1), repeat.eq(0), blocks_left.eq(d.blocks)]
         return m

@@ -166,7 +166,7 @@ class Fetch(wiring.Component):
         ]
         m.d.comb += [
             self.taps.step.eq(go & part_end),
-            self.taps.start.eq(self.i_start | (go & kernel_end)),
+            self.taps.start.eq(self.i_start),
             self.ifm.start.eq(self.i_start | turn),
             self.ifm.base.eq(d.ifm_base),
             self.ifm.step.eq(go & is_ifm),

@@ -13,8 +13,8 @@ class TapControl(wiring.Signature):
 
     Members
     -------
-    start : go to the first tap; overrides `step`
-    step : go to the next tap
+    start : begin; overrides `step`
+    step : go to the next tap, after the last one to the first
     offset : of the current tap from the first [byte]
     following : of the next one
     inner : number of the current tap in its row
@@ -75,13 +75,13 @@ class TapWalker(wiring.Component):
         m.d.comb += second_last.eq(control.inner + 2 == self.i_taps_x)
         with m.If(control.step):
             m.d.sync += [
-                control.offset.eq(control.following),
+                control.offset.eq(Mux(control.end, 0, control.following)),
                 control.inner.eq(Mux(control.row_end, 0, after)),
-                rows_left.eq(rows_left - control.row_end),
+                rows_left.eq(Mux(control.end, self.i_taps_y, rows_left - control.row_end)),
                 control.row_end.eq(Mux(control.row_end, single, second_last)),
             ]
             with m.If(control.row_end):
-                m.d.sync += last_row.eq(rows_left == 2)
+                m.d.sync += last_row.eq(Mux(last_row, flat, rows_left == 2))
         with m.If(control.start):
             m.d.sync += [control.offset.eq(0), control.inner.eq(0), rows_left.eq(self.i_taps_y)]
             m.d.sync += [control.row_end.eq(single), last_row.eq(flat)]

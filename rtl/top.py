@@ -231,8 +231,8 @@ class Accelerator(wiring.Component):
                 act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
                 act.i_write_mask.eq(Mux(queue.i_take, queue.o_mask, host.o_mask)),
                 layer_end.eq(queue.i_take & queue.o_final),
-                act_range.eq(act.o_range | odd),
             ]
+            m.d.sync += act_range.eq(act.o_range | odd)
             if not config.small:
                 m.d.comb += [
                     queue.i_clear.eq(abort),

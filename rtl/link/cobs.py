@@ -61,8 +61,9 @@ class CobsEncoder(wiring.Component):
     A code tells how far the next zero is, so a payload is written to a buffer, each code behind its bytes, and sent
     from there.
 
-    Latency: a payload is taken whole before its first byte is sent. Throughput: a byte a cycle, in and out; one cycle
-    more for every 254 bytes without zero and at a payload's end. Backpressure: `i.ready` is low while a frame is sent.
+    Latency: a payload is taken whole before its first byte is sent. Throughput: in, a byte in two cycles, and one
+    more for every 254 bytes without zero and at a payload's end; out, a byte a cycle. Backpressure: `i.ready` is low
+    while a frame is sent.
 
     Parameters
     ----------
@@ -85,30 +86,33 @@ class CobsEncoder(wiring.Component):
         m.submodules.buffer = buffer = Memory(shape=8, depth=self._depth, init=[], attrs=UNORDERED)
         write, read = buffer.write_port(), buffer.read_port()
         end, code_at = Signal(range(1, self._depth + 1), init=1), Signal(range(self._depth))
-        code, last = Signal(8, init=1), Signal()
-        byte = self.i.payload.byte
+        code, last, byte = Signal(8, init=1), Signal(), Signal(8)
         m.d.comb += write.addr.eq(code_at)
-        sent = Signal(range(self._depth + 1))
-        m.d.comb += read.addr.eq(sent)
+        reached = Signal(range(self._depth + 2))  # bytes read
+        m.d.comb += [read.addr.eq(reached), read.en.eq(0)]
 
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.i.ready.eq(1)
                 with m.If(self.i.valid):
-                    m.d.comb += write.en.eq(1)
-                    m.d.sync += [end.eq(end + 1), last.eq(self.i.payload.last)]
-                    with m.If(byte == 0):
-                        m.d.comb += write.data.eq(code)
-                        m.d.sync += [code.eq(1), code_at.eq(end)]
-                    with m.Else():
-                        m.d.comb += [write.addr.eq(end), write.data.eq(byte)]
-                        m.d.sync += code.eq(code + 1)
-                    with m.If(self.i.payload.last | ((byte != 0) & (code == 0xFE))):
-                        m.next = "CODE"
+                    m.d.sync += [byte.eq(self.i.payload.byte), last.eq(self.i.payload.last)]
+                    m.next = "STUFF"
+            with m.State("STUFF"):
+                m.d.comb += write.en.eq(1)
+                m.d.sync += end.eq(end + 1)
+                with m.If(byte == 0):
+                    m.d.comb += write.data.eq(code)
+                    m.d.sync += [code.eq(1), code_at.eq(end)]
+                with m.Else():
+                    m.d.comb += [write.addr.eq(end), write.data.eq(byte)]
+                    m.d.sync += code.eq(code + 1)
+                m.next = "TAKE"
+                with m.If(last | ((byte != 0) & (code == 0xFE))):
+                    m.next = "CODE"
             with m.State("CODE"):
                 m.d.comb += [write.en.eq(1), write.data.eq(code)]
                 with m.If(last):
-                    m.d.sync += sent.eq(0)
+                    m.d.sync += reached.eq(0)
                     m.next = "OPEN"
                 with m.Else():
                     m.d.sync += [code.eq(1), code_at.eq(end), end.eq(end + 1)]
@@ -116,13 +120,15 @@ class CobsEncoder(wiring.Component):
             with m.State("OPEN"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
+                    m.d.comb += read.en.eq(1)
+                    m.d.sync += reached.eq(1)
                     m.next = "SEND"
             with m.State("SEND"):
                 m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(read.data)]
                 with m.If(self.o.ready):
-                    m.d.comb += read.addr.eq(sent + 1)
-                    m.d.sync += sent.eq(sent + 1)
-                    with m.If(sent == end - 1):
+                    m.d.comb += read.en.eq(1)
+                    m.d.sync += reached.eq(reached + 1)
+                    with m.If(reached == end):
                         m.next = "CLOSE"
             with m.State("CLOSE"):
                 m.d.comb += self.o.valid.eq(1)

@@ -48,7 +48,6 @@ class LinkDevice(wiring.Component):
             sender.i_session.eq(session),
             receiver.i_address.eq(place),
             behind.eq(expected - sequence),
-            last.eq(index == words - 1),
             # a frame stays in its window
             bus.adr.eq(
                 Cat((address[2 : isa.REGION_SHIFT] + index)[: isa.REGION_SHIFT - 2], address[isa.REGION_SHIFT :])
@@ -56,6 +55,8 @@ class LinkDevice(wiring.Component):
             bus.dat_w.eq(word),
             bus.sel.eq(0xF),
         ]
+
+        m.d.sync += last.eq(index == words - 1)  # a word takes longer
 
         def shift_in(target, then):
             """Fill `target` with the bytes from `place` on, each of which takes two cycles."""
