@@ -104,6 +104,7 @@ class Depthwise(wiring.Component):
         blocks_left, repeat = Signal.like(d.blocks), Signal(2)
         single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
         run_end, tap_end, last_run, second_ends = Signal(), Signal(), Signal(), Signal()
+        tap_done = Signal(attrs={"keep": 1})  # or synthesis puts a late `step` in front of what is known long before
         turn = Signal()  # the walker goes back to the map's first pixel
         m.d.sync += turn.eq(steps.step & steps.last & final)
         spans = [delayed(m, d.span == 1 + more, 1) for more in range(3)]  # no step comes with the start
@@ -115,7 +116,7 @@ class Depthwise(wiring.Component):
             steps.valid.eq(~turn),
             steps.midway.eq(~run_begin),
             pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
-            final.eq(Mux(tile_begin, ~ifm.more & (ifm.near <= ifm.row_near), saved_final)),
+            final.eq(Mux(tile_begin, ifm.tile_final, saved_final)),
             span.eq(d.span - short),
             lead.eq(pixels + less),
             # whether a step ends its run is known a step ahead, but for a run's first
@@ -123,6 +124,7 @@ class Depthwise(wiring.Component):
             run_end.eq(Mux(run_begin, single & one_step, ending)),
             second_ends.eq(Mux(single, two_steps, (pixels == 2) & one_step)),
             tap_end.eq(repeat == d.repeats),
+            tap_done.eq(run_end & tap_end),
             last_run.eq(tap_end & taps.end),
             steps.read.eq(1),
             steps.address.eq(Mux(tile_begin, ifm.address, cursor)),
@@ -137,7 +139,7 @@ class Depthwise(wiring.Component):
             steps.block_end.eq(final),
             steps.map_end.eq(final),
             steps.last_block.eq(blocks_left == 1),
-            taps.step.eq(steps.step & run_end & tap_end),
+            taps.step.eq(steps.step & tap_done),
             taps.start.eq(self.i_start),
             # the walker stays at the tile's first pixel until the last run has been there
             ifm.step.eq(steps.step & last_run & (run_begin | (left >= span))),

@@ -49,7 +49,7 @@ class Fetch(wiring.Component):
     i_clear : stop
     i_free : the serializers' waiting half is free
     i_residual_done : a buffer of second operands has been used up
-    i_blocked : no pass may begin, since activation memory's port is taken
+    i_blocked : no pass may begin, since a word waits for activation memory's port
     o_running : passes remain
     o_midway : a pass has begun and has reads to come
     o_launch : row 0's address of a part is being sent; `o_part` describes it

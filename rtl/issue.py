@@ -35,7 +35,7 @@ class Issue(wiring.Component):
     base : the descriptor's `weight_base`
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
-    i_blocked : no run of a DEPTHWISE layer may begin, since activation memory's port is taken
+    i_blocked : no run of a DEPTHWISE layer may begin, since a word waits for activation memory's port
     o_free : the serializers' waiting half is free
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its sum's first, last
     o_pixels, o_block_end, o_last_block : of the step's tile, its pixels; it is its block's last, its block the layer's
@@ -98,8 +98,9 @@ class Issue(wiring.Component):
 
         # the step at the head: the next byte of a part
         head_last, head_block_end, head_last_block, head_map_end = Signal(), Signal(), Signal(), Signal()
-        available, ready, depthwise, tile_begin = Signal(), Signal(), Signal(), Signal()
-        pausing = Signal()
+        depthwise, tile_begin, pausing = Signal(), Signal(), Signal()
+        # a step can come if there are operands: of the unit's that there are, of a part; and then it may
+        able, offered, unit_may, part_may, part_last, part_step = (Signal() for _ in range(6))
         head_first, head_end, head_tile_end = Signal(), Signal(), Signal()  # the second: of its block
         head_pixels = Signal(range(config.rows + 1))
         steps = self.depthwise
@@ -107,7 +108,6 @@ class Issue(wiring.Component):
         m.d.sync += depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE)  # others have been refused
         with m.If(depthwise):
             m.d.comb += [
-                available.eq(steps.valid & (steps.midway | ~self.i_blocked)),
                 head_last.eq(steps.last),
                 head_tile_end.eq(steps.last),
                 head_first.eq(steps.first),
@@ -120,8 +120,7 @@ class Issue(wiring.Component):
             ]
         with m.Else():
             m.d.comb += [
-                available.eq(held & ~self.o_scale),
-                head_last.eq(head_tile_end),
+                head_last.eq(part_last),
                 head_tile_end.eq(ends_tile),
                 head_pixels.eq(head.pixels),
                 head_block_end.eq(head.block_end),
@@ -130,8 +129,6 @@ class Issue(wiring.Component):
                 head_first.eq(tile_begin),
                 head_end.eq(head_tile_end & head_block_end),
             ]
-            if config.block_scales:
-                m.d.comb += head_last.eq(head.sum_end & last_byte)
 
         wide, paired = wide_blocks(d, config), Signal()
         m.d.comb += [
@@ -161,26 +158,34 @@ class Issue(wiring.Component):
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(Mux(d.residual, reads * intervals[1], reads)),
-            may_end.eq(rested & (seconds | ~head_tile_end)),
+            may_end.eq(rested & (seconds | ~ends_tile)),
             may_begin.eq((hold <= lead + 1) & (~strips | (busy <= first_read + lead + 1))),
-            ready.eq(Mux(depthwise, ~steps.begin | allowed, ~head_last | may_end)),
+            # neither has a step in the other's layers
+            able.eq(self.o_running & ~self.o_book & ~pausing),
+            offered.eq(steps.valid & (steps.midway | ~self.i_blocked)),
+            unit_may.eq(~steps.begin | allowed),
+            part_last.eq(head.sum_end & last_byte if config.block_scales else ends_tile),
+            part_may.eq(~part_last | may_end),
+            steps.step.eq(able & offered & unit_may),
+            part_step.eq(able & held & ~self.o_scale & part_may),
+            self.o_step.eq(steps.step | part_step),
             self.o_first.eq(head_first),
             Cat(self.o_pixels, self.o_block_end, self.o_last_block).eq(
                 Cat(head_pixels, head_block_end, head_last_block)
             ),
-            steps.step.eq(self.o_step & depthwise),
-            self.o_step.eq(self.o_running & available & ready & ~self.o_book & ~pausing),
-            self.o_take.eq(self.o_step & fresh & ~depthwise),
+            self.o_take.eq(part_step & fresh),
             self.o_last.eq(self.o_step & head_last),
             self.o_free.eq(~full),
-            self.o_wait_output.eq(self.o_running & available & ~ready & ~self.o_book),
+            self.o_wait_output.eq(
+                self.o_running & ~self.o_book & ((offered & ~unit_may) | (held & ~self.o_scale & ~part_may))
+            ),
         ]
         if config.small:
             assert pipeline.SMALL_PAUSE == 1
             m.d.sync += pausing.eq(self.o_last)
         m.d.sync += [
             rested.eq(hold <= 1),
-            allowed.eq(may_begin & steps.valid & steps.begin & ~self.o_step),
+            allowed.eq(may_begin & steps.valid & steps.begin & ~steps.step),
             hold.eq(Mux(hold == 0, 0, hold - 1)),
             busy.eq(Mux(busy == 0, 0, busy - 1)),
         ]
@@ -208,14 +213,14 @@ class Issue(wiring.Component):
         used_up, source = Signal(), Signal.like(waiting)
         single, waiting_single, two_left = Signal(), Signal(), head.count == 2  # the new head has one byte
         m.d.comb += [
-            used_up.eq(~held | (self.o_step & ~depthwise & last_byte)),
+            used_up.eq(~held | (part_step & last_byte)),
             source.eq(Mux(unread, waiting, self.i_part)),
             single.eq(Mux(unread, waiting_single, self.i_part.count == 1)),
         ]
         with m.If(used_up):
             m.d.sync += [held.eq(unread | self.i_launch), unread.eq(0), head.eq(source)]
             m.d.sync += [fresh.eq(1), last_byte.eq(single), ends_tile.eq(single & source.tile_end)]
-        with m.Elif(self.o_step & ~depthwise):
+        with m.Elif(part_step):
             m.d.sync += [fresh.eq(0), last_byte.eq(two_left), ends_tile.eq(two_left & head.tile_end)]
             m.d.sync += head.count.eq(head.count - 1)
         with m.If(self.o_take):

@@ -28,15 +28,15 @@ class SmallRequantizer(wiring.Component):
     ==== ==========================================================
     1, 2 acc + bias; magnitude
     3, 4 shifted by 16 and 8; by 4, 2 and 1
-    5-8  times mantissa: two halves of a's bits, in three stages; sum
-    9    integer, first fraction bit, how the others compare
-    10   rounded, sign, zero point
-    11   clamp
+    5-9  times mantissa: two halves of a's bits, in four stages; sum
+    10   integer, first fraction bit, how the others compare
+    11   rounded, sign, zero point
+    12   clamp
     ==== ==========================================================
 
     Bare signals: it sits inside a pipeline that never stalls.
 
-    Latency: 11 cycles (`LATENCY`). Throughput: one result a cycle. Backpressure: none.
+    Latency: 12 cycles (`LATENCY`). Throughput: one result a cycle. Backpressure: none.
 
     Members
     -------
@@ -50,7 +50,7 @@ class SmallRequantizer(wiring.Component):
         Result of the sum `LATENCY` cycles ago.
     """
 
-    LATENCY = 11
+    LATENCY = 12
     LATE = 4
 
     i_acc: In(signed(MULTIPLIER_BITS))
@@ -79,10 +79,10 @@ class SmallRequantizer(wiring.Component):
         # beside the product, by how much the shift exceeds the least one that counts
         excess = delayed(m, self.i_shift + Cat(reversed(shifts)) - _LEAST_SHIFT, 1)
         scaled = delayed(m, self.i_mantissa[-1], 1)  # or else the mantissa is 0
-        beyond, nothing = delayed(m, (excess < 0) & scaled, 3), delayed(m, excess >= _STEPS, 3)
-        excess = delayed(m, excess[:4], 3)
+        beyond, nothing = delayed(m, (excess < 0) & scaled, 4), delayed(m, excess >= _STEPS, 4)
+        excess = delayed(m, excess[:4], 4)
         product, inexact = self._multiply(m, bits)
-        negative = delayed(m, negative, 6) & ~nothing
+        negative = delayed(m, negative, 7) & ~nothing
 
         window = (product[38:] >> excess)[:10] & (~nothing).replicate(10)
         half, odd = delayed(m, window[0], 1), delayed(m, window[1], 1)
@@ -114,7 +114,7 @@ class SmallRequantizer(wiring.Component):
         low_bits = MULTIPLIER_BITS // 2
         halves = []
         for name, part in (("low", a[1 : 1 + low_bits]), ("high", a[1 + low_bits :])):
-            rows = RowMultiplier(unsigned(MULTIPLIER_BITS), unsigned(len(part)), latency=3)
+            rows = RowMultiplier(unsigned(MULTIPLIER_BITS), unsigned(len(part)), latency=4)
             m.submodules[name] = rows
             m.d.comb += [rows.i_a.eq(self.i_mantissa), rows.i_b.eq(part)]
             halves.append(rows.o)

@@ -27,7 +27,7 @@ class Vector(wiring.Component):
     -------
     i_start : begin with `i_descriptor`
     i_clear : stop
-    i_blocked : no read, since activation memory's port is taken
+    i_blocked : a word waits for activation memory's port: no read but one right behind a tap
     o_running : reads remain
     o_midway : a second operand is read, which must come right behind the last tap
     o_read, o_address, o_count : read request to activation memory and its bytes that matter
@@ -83,7 +83,7 @@ class Vector(wiring.Component):
             last_group.eq(groups_left == 1),
             taps_end.eq(tap_row_end & last_row),
             self.o_midway.eq(self.o_running & second_operand),
-            go.eq(self.o_running & ~self.i_blocked),
+            go.eq(self.o_running & (self.o_midway | ~self.i_blocked)),
             result_end.eq(go & Mux(d.residual, second_operand, taps_end)),
             pixel_end.eq(result_end & last_group),
             self.o_read.eq(go),

@@ -22,6 +22,7 @@ class WalkerControl(wiring.Signature):
     final : no pixel follows the current one
     near, row_near : pixels from the current one to the last of all, of its row, but at most the mesh's rows
     more : there are more than the mesh's rows
+    tile_final : a tile of one row of the map, from the current pixel on, ends with the last of all
     row_final : the current pixel is its row's last
     """
 
@@ -38,6 +39,7 @@ class WalkerControl(wiring.Signature):
                 "near": In(range(config.rows + 1)),
                 "row_near": In(range(config.rows + 1)),
                 "more": In(1),
+                "tile_final": In(1),
                 "row_final": In(1),
             }
         )
@@ -79,10 +81,12 @@ class PixelWalker(wiring.Component):
         here = (control.address, row_left, left)
         tile = tuple(Signal.like(value, name=f"tile_{value.name}") for value in here)
         fresh = Signal()
+        low = ceil_log2(self._rows)
         m.d.comb += [
             Cat(control.row_near, control.row_final).eq(self._near(row_left)),
             Cat(control.near, control.final).eq(self._near(left)),
             control.more.eq(left >= 0),
+            control.tile_final.eq((left < 0) & ((row_left >= 0) | (left[:low] <= row_left[:low]))),
         ]
         # the tile's first pixel is noted in its first cycle, from which nothing has stepped yet
         m.d.sync += fresh.eq(control.start | control.commit)

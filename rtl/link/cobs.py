@@ -35,9 +35,8 @@ class CobsDecoder(wiring.Component):
         """Return the module."""
         m = Module()
         left, implied, empty = Signal(8), Signal(), Signal(init=1)  # bytes to the next code; it stands for a zero
-        byte, is_code = self.i.payload, Signal()
+        byte, is_code = self.i.payload, Signal(init=1)  # the latter: none are left
         m.d.comb += [
-            is_code.eq(left == 0),
             self.o.payload.end.eq(byte == 0),
             self.o.payload.good.eq(is_code & ~empty),
             self.o.payload.byte.eq(Mux(is_code, 0, byte)),
@@ -47,11 +46,11 @@ class CobsDecoder(wiring.Component):
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += empty.eq(0)
             with m.If(byte == 0):
-                m.d.sync += [left.eq(0), implied.eq(0), empty.eq(1)]
+                m.d.sync += [is_code.eq(1), implied.eq(0), empty.eq(1)]
             with m.Elif(is_code):
-                m.d.sync += [left.eq(byte - 1), implied.eq(byte != 0xFF)]
+                m.d.sync += [left.eq(byte - 1), is_code.eq(byte == 1), implied.eq(byte != 0xFF)]
             with m.Else():
-                m.d.sync += left.eq(left - 1)
+                m.d.sync += [left.eq(left - 1), is_code.eq(left == 1)]
         return m
 
 
