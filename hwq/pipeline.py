@@ -50,7 +50,7 @@ REQUANTIZE_LATENCY = 14
 ADD_LATENCY = 13
 """From a requantized byte and its second operand to their sum, of two lanes that share an adder."""
 
-SMALL_REQUANTIZE_LATENCY = 12
+SMALL_REQUANTIZE_LATENCY = 11
 """The same, of an array whose output path is the smallest one."""
 
 TABLE_LATENCY = 2

@@ -1,11 +1,11 @@
 """The requantizer of small arrays: in lookup tables alone, with as few registers as the clock of such arrays needs."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwq.fixed import MULTIPLIER_BITS, SHIFT_MAX
-from rtl.multiplier import RowMultiplier
+from rtl.digit_multiplier import DigitMultiplier
 from rtl.pipeline import delayed
 from rtl.primitives import Negator
 
@@ -28,15 +28,15 @@ class SmallRequantizer(wiring.Component):
     ==== ==========================================================
     1, 2 acc + bias; magnitude
     3, 4 shifted by 16 and 8; by 4, 2 and 1
-    5-9  times mantissa: two halves of a's bits, in four stages; sum
-    10   integer, first fraction bit, how the others compare
-    11   rounded, sign, zero point
-    12   clamp
+    5-8  times mantissa
+    9    integer, first fraction bit, how the others compare
+    10   rounded, sign, zero point
+    11   clamp
     ==== ==========================================================
 
     Bare signals: it sits inside a pipeline that never stalls.
 
-    Latency: 12 cycles (`LATENCY`). Throughput: one result a cycle. Backpressure: none.
+    Latency: 11 cycles (`LATENCY`). Throughput: one result a cycle. Backpressure: none.
 
     Members
     -------
@@ -50,8 +50,8 @@ class SmallRequantizer(wiring.Component):
         Result of the sum `LATENCY` cycles ago.
     """
 
-    LATENCY = 12
-    LATE = 4
+    LATENCY = 11
+    LATE = 5
 
     i_acc: In(signed(MULTIPLIER_BITS))
     i_bias: In(signed(MULTIPLIER_BITS))
@@ -77,12 +77,17 @@ class SmallRequantizer(wiring.Component):
                 shifts.append(far)
             bits, shifts = delayed(m, bits, 1), [delayed(m, bit, 1) for bit in shifts]
         # beside the product, by how much the shift exceeds the least one that counts
-        excess = delayed(m, self.i_shift + Cat(reversed(shifts)) - _LEAST_SHIFT, 1)
+        excess = delayed(m, self.i_shift + delayed(m, Cat(reversed(shifts)), 1) - _LEAST_SHIFT, 1)
         scaled = delayed(m, self.i_mantissa[-1], 1)  # or else the mantissa is 0
-        beyond, nothing = delayed(m, (excess < 0) & scaled, 4), delayed(m, excess >= _STEPS, 4)
-        excess = delayed(m, excess[:4], 4)
-        product, inexact = self._multiply(m, bits)
-        negative = delayed(m, negative, 7) & ~nothing
+        beyond, nothing = delayed(m, (excess < 0) & scaled, 2), delayed(m, excess >= _STEPS, 2)
+        excess = delayed(m, excess[:4], 2)
+        # a is even: it has been shifted, or is 2**23
+        m.submodules.multiplier = multiplier = DigitMultiplier(
+            width_a=MULTIPLIER_BITS, width_b=MULTIPLIER_BITS - 1, levels=2
+        )
+        m.d.comb += [multiplier.i_a.eq(self.i_mantissa), multiplier.i_b.eq(bits[1:])]
+        product = Cat(C(0, 1), multiplier.o)
+        negative = delayed(m, negative, 6) & ~nothing
 
         window = (product[38:] >> excess)[:10] & (~nothing).replicate(10)
         half, odd = delayed(m, window[0], 1), delayed(m, window[1], 1)
@@ -92,7 +97,7 @@ class SmallRequantizer(wiring.Component):
         near, far = product[38:47], product[24:38]
         some = far.any() | (near & mask).any() | (product[23] & ~top)
         ones = far.all() & (near | ~mask).all() & (product[23] | top)
-        after, follow = Mux(top, product[23], product[22]), product[13:22].any() | inexact | (product[22] & top)
+        after, follow = Mux(top, product[23], product[22]), product[:22].any() | (product[22] & top)
         above_half = delayed(m, some | (after & follow), 1)
         reaches_half = delayed(m, ones & after, 1)
         up = Mux(half, above_half | odd, reaches_half & odd)
@@ -105,19 +110,3 @@ class SmallRequantizer(wiring.Component):
         clamped = Mux(total < self.i_lo, self.i_lo, Mux(total > self.i_hi, self.i_hi, total[:8].as_signed()))
         m.d.comb += self.o.eq(delayed(m, clamped, 1))
         return m
-
-    def _multiply(self, m: Module, a: Value) -> tuple[Value, Value]:
-        """Return the product of `a` and the mantissa, its lowest 13 bits 0, and whether one of them isn't.
-
-        `a` is even: it has been shifted, or is 2**23.
-        """
-        low_bits = MULTIPLIER_BITS // 2
-        halves = []
-        for name, part in (("low", a[1 : 1 + low_bits]), ("high", a[1 + low_bits :])):
-            rows = RowMultiplier(unsigned(MULTIPLIER_BITS), unsigned(len(part)), latency=4)
-            m.submodules[name] = rows
-            m.d.comb += [rows.i_a.eq(self.i_mantissa), rows.i_b.eq(part)]
-            halves.append(rows.o)
-        low, high = halves
-        upper = delayed(m, (low[low_bits:] + high)[: 2 * MULTIPLIER_BITS - 1 - low_bits], 1)
-        return Cat(C(0, 1 + low_bits), upper), delayed(m, low[:low_bits].any(), 1)

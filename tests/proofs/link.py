@@ -32,7 +32,7 @@ def cobs_decoder_keeps_its_offer(m, rtl):
     m.d.comb += [Assert(keeps(m, dut.o)), Cover(dut.o.valid & ~dut.o.ready & dut.o.payload.end & dut.o.payload.good)]
 
 
-@proof("rtl.link.cobs", bug=("left.eq(0), implied.eq(0), empty.eq(1)", "left.eq(0), empty.eq(1)"), depth=9)
+@proof("rtl.link.cobs", bug=("is_code.eq(1), implied.eq(0), empty.eq(1)", "is_code.eq(1), empty.eq(1)"), depth=9)
 def cobs_decoder_begins_afresh(m, rtl):
     """For the 8 cycles after a zero byte, what came before makes no difference, from any two states."""
     m.submodules.one = one = rtl.CobsDecoder()

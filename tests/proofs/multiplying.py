@@ -85,7 +85,7 @@ def pipelined_multiplier_joins_its_products(m, rtl):
         m.d.comb += [Assert(dut.o == want), Cover(want == 20501)]
 
 
-@proof("rtl.digit_multiplier", bug=("digit == 0, C(0, 1)", "digit == 1, C(0, 1)"), depth=6, slow=True)
+@proof("rtl.digit_multiplier", bug=("else digit == 0", "else digit == 1"), depth=6, slow=True)
 def digit_multiplier_multiplies(m, rtl):
     """o = a * b + c of 8-bit operands by digits to base 4, for all whose result fits."""
     m.submodules.dut = dut = rtl.DigitMultiplier(width_a=8, width_b=8, width_c=12)
