@@ -21,7 +21,8 @@ class DigitMultiplier(wiring.Component):
 
     Bare signals: it sits inside a pipeline that never stalls.
 
-    Latency: `latency` from `i_a`, 5 for widths of 24, 3 with two levels a cycle. Throughput: one product a cycle. Backpressure: none.
+    Latency: `latency` from `i_a`, 5 for widths of 24, 3 with two levels a cycle. Throughput: one product a cycle.
+    Backpressure: none.
 
     Parameters
     ----------

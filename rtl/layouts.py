@@ -7,7 +7,6 @@ from amaranth.lib.wiring import Out
 from hwq import isa
 from hwq.config import ArrayConfig
 
-
 PIXELS = ("row_pixels", "pixels")
 
 

@@ -73,6 +73,6 @@ def test_a_device_has_its_family_s_options(name):
     platform, plan = board.open_platform(), plan_core(board, LinkMemory, board.clock())
     lines = [line.split() for line in plan.files["top.ys"].decode().splitlines()]
     (synthesis,) = [words for words in lines if words and words[0].startswith("synth_")]
-    wanted = {"ecp5": ["-nowidelut"], "ice40": ["-dffe_min_ce_use", "4"]}.get(platform.family, [])
+    wanted = {"ecp5": ["-nowidelut"], "iCE40": ["-dffe_min_ce_use", "4"]}.get(platform.family, [])
     assert synthesis[1 : len(wanted) + 3] == [*wanted, "-top", "top"]
     assert options(platform).split() == wanted
