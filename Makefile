@@ -39,6 +39,7 @@ campaign: $(DEV_STAMP)
 	    $(RUN) pytest -n auto tests/link/test_faults.py tests/link/test_rtl_device.py --durations=0 -vv
 	$(RUN) tests.campaigns program-files --trials 1000000
 	$(RUN) tests.campaigns descriptors-machine --trials 1000000
+	$(RUN) tests.campaigns descriptors-core --trials 10000
 	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
 
 boards: $(DEV_STAMP)

@@ -1,9 +1,11 @@
 """Every campaign, and the table of what they have come to."""
 
-from tests.campaigns import descriptors, program_files
+from tests.campaigns import descriptors, descriptors_core, program_files
 from tests.campaigns.campaign import bound, load
 
-CAMPAIGNS = {campaign.name: campaign for campaign in (program_files.CAMPAIGN, descriptors.CAMPAIGN)}
+CAMPAIGNS = {
+    campaign.name: campaign for campaign in (program_files.CAMPAIGN, descriptors.CAMPAIGN, descriptors_core.CAMPAIGN)
+}
 
 
 def table() -> str:

@@ -5,7 +5,7 @@ import pytest
 from tests.campaigns import campaign
 from tests.campaigns.registry import CAMPAIGNS
 
-TRIALS = {"program-files": 1500, "descriptors-machine": 1000}
+TRIALS = {"program-files": 1500, "descriptors-machine": 1000, "descriptors-core": 200}
 
 
 @pytest.fixture(autouse=True)
