@@ -74,7 +74,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
             walk.layer()
             first = start + 1
             walk.shift(start)
-            issued, end, before = walk.next_step, walk.end, None if d["scaled"] else walk
+            issued, end, before = walk.next_step, walk.end, None if d["scaled"] or d["residual"] else walk
         macs = pixels(d) * (weight_words(d) << d["ifm_int4"]) * channels(d, config) * (d["opcode"] != isa.Opcode.VECTOR)
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), first, issued))
         ended_before, ended = ended, end

@@ -25,9 +25,9 @@ class Sequencer(wiring.Component):
     """Walk the descriptors of program memory until HALT or an error.
 
     The next descriptor is read and checked while the current one runs; a unit is started when the one before has
-    written its last result. A layer of the mesh that may be `early` begins when one ahead of it on the mesh has issued
-    its last step; the drain unit changes to its descriptor when it has read that one's last result. The first error is
-    kept with its slot, every unit is cleared and the program stops.
+    written its last result. A layer of the mesh that may be `early` begins when one ahead of it on the mesh, with
+    neither second operands nor scales, has issued its last step; the drain unit changes to its descriptor when it has
+    read that one's last result. The first error is kept with its slot, every unit is cleared and the program stops.
 
     Where layers never overlap there is one descriptor, which is read when the layer before has ended.
 
@@ -197,7 +197,9 @@ class Sequencer(wiring.Component):
             bad_field.eq(known & faulty),
             may_overlap.eq(upcoming.early & upcoming.opcode.matches(*on_mesh) & int(config.overlaps)),
             may_be_followed.eq(
-                self.o_descriptor.opcode.matches(*on_mesh) & ~(self.o_descriptor.scaled & config.block_scales)
+                self.o_descriptor.opcode.matches(*on_mesh)
+                & ~(self.o_descriptor.scaled & config.block_scales)
+                & ~(self.o_descriptor.residual & config.adder)
             ),
         ]
         m.d.comb += [

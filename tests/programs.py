@@ -89,8 +89,8 @@ def random_layers(config: ArrayConfig, rng: np.random.Generator, layers: int) ->
             # what a layer reads must not be what the one before it writes
             apart = (before["ofm_base"] < half) == (d["ofm_base"] < half)
             on_mesh = isa.Opcode.VECTOR not in (before["opcode"], d["opcode"])
-            # after taps with scales it has no effect
-            if apart and on_mesh and not before["residual"] and not config.one_port:
+            # after second operands, and taps with scales, it has no effect
+            if apart and on_mesh and not config.one_port:
                 d["early"] = int(rng.integers(0, 2))
         descriptors.append(d)
     return descriptors
@@ -392,10 +392,10 @@ def random_vector(config: ArrayConfig, rng: np.random.Generator) -> dict[str, in
         }
 
 
-def decoded(machine: Machine) -> list[dict[str, int]]:
-    """Return the machine's descriptors up to and including HALT."""
+def decoded(machine: Machine, first: int = 0) -> list[dict[str, int]]:
+    """Return the machine's descriptors from slot `first` up to and including HALT."""
     out = []
-    for slot in range(machine.config.slots):
+    for slot in range(first, machine.config.slots):
         words = machine.program[slot * isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS]
         out.append(isa.decode(isa.DESCRIPTOR, words.tolist()))
         if out[-1]["opcode"] == isa.Opcode.HALT:

@@ -119,6 +119,25 @@ def test_short_layer_keeps_its_constants_with_an_early_one_behind(accelerator, c
     assert predicted.layers[1].cycles < timing.cycles(layers[1], config), "the layer did begin early"
 
 
+@pytest.mark.xdist_group("verilator")
+def test_early_layer_waits_for_one_with_second_operands(accelerator):
+    widths = {"weight_bits": 4, "codebooks": 1, "act_bits": 4, "block_scales": 1, "sum_bytes": 1}
+    config = programs.tiny(*SHAPES[4], tables=TABLES[SHAPES[4]], **widths)
+    driver = accelerator(config)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        machine = programs.random_memories(config, rng)
+        while not (before := programs.random_conv(config, rng))["residual"]:
+            pass
+        half = config.act_bytes // 2
+        maker = rng.choice(programs.mesh_makers(config))
+        while (before["ofm_base"] < half) != ((d := maker(config, rng))["ofm_base"] < half):
+            pass  # it would read what isn't written yet
+        programs.set_program(machine, [before, d | {"early": 1}])
+        predicted = compare(driver, machine, f"seed {seed}")
+        assert predicted.layers[1].cycles > timing.cycles(d, config)
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
