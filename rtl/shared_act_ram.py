@@ -28,8 +28,9 @@ class SharedActRam(wiring.Component):
     i_read, i_count : a read whose first `i_count` bytes matter
     o_data : the bytes, first one lowest
     i_write, i_write_data, i_write_mask : bytes to write, first one lowest
-    o_range : one cycle after a read or write that leaves the memory, or a read of several bytes at an odd address; such
-        a write is dropped
+    i_odd : the bytes to write were meant for an odd address
+    o_range : one cycle after a read or write that leaves the memory, or a read of several bytes at an odd address, or a
+        write with `i_odd`; such writes are dropped
     """
 
     def __init__(self, config: ArrayConfig):
@@ -44,6 +45,7 @@ class SharedActRam(wiring.Component):
                 "i_write": In(1),
                 "i_write_data": In(data.ArrayLayout(8, WORD_BYTES)),
                 "i_write_mask": In(WORD_BYTES),
+                "i_odd": In(1),
             }
         )
 
@@ -57,13 +59,14 @@ class SharedActRam(wiring.Component):
         several = Mux(self.i_write, self.i_write_mask[1:].any(), self.i_count > 1)
         beyond_half = Mux(self.i_write, self.i_write_mask[2:].any(), self.i_count > 2)
         address = Signal.like(self.i_address)
-        used, write, odd, crosses = Signal(), Signal(), Signal(), Signal()
+        used, write, odd, crosses, misplaced = (Signal() for _ in range(5))
         mask, word = Signal(WORD_BYTES), Signal(8 * WORD_BYTES)
         swap, given = self.i_address[1], self.i_write_data.as_value()
         m.d.sync += [
             address.eq(self.i_address),
             used.eq(self.i_read | self.i_write),
-            write.eq(self.i_write),
+            write.eq(self.i_write & ~self.i_odd),
+            misplaced.eq(self.i_write & self.i_odd),
             odd.eq(several & ~self.i_write),
             crosses.eq(beyond_half),
             mask.eq(Mux(swap, Cat(self.i_write_mask[2:], self.i_write_mask[:2]), self.i_write_mask)),
@@ -72,7 +75,7 @@ class SharedActRam(wiring.Component):
         past, row = Signal(), address[2:]
         m.d.comb += [
             past.eq(~below(row, depth) | ((row == depth - 1) & address[1] & crosses)),
-            self.o_range.eq(used & (past | (odd & address[0]))),
+            self.o_range.eq((used & (past | (odd & address[0]))) | misplaced),
         ]
         place = Signal(2)
         m.d.sync += place.eq(address[:2])

@@ -218,21 +218,19 @@ class Accelerator(wiring.Component):
             _share(m, walker.control, users)
 
         # activation memory: reads by fetch, vector or host, writes by the output path or the host
-        layer_end, act_range = Signal(), Signal()
+        layer_end = Signal()
         m.d.comb += [act.i_address.eq(offset), act.i_count.eq(4)]
         if config.one_port:
-            odd = Signal()
             midway = fetch.o_midway | lookahead.steps.midway | _any(unit.o_midway for unit in vectors)
-            m.d.sync += odd.eq(queue.i_take & queue.o_odd)
             m.d.comb += [
                 queue.i_take.eq(queue.o_valid & ~midway),
                 *(unit.i_blocked.eq(queue.o_valid) for unit in (fetch, issue, *vectors)),
                 act.i_write.eq(queue.i_take | (write[isa.Region.ACT] & ~offset[config.address_bits :].any())),
                 act.i_write_data.as_value().eq(Mux(queue.i_take, queue.o_data.as_value(), host.o_data)),
                 act.i_write_mask.eq(Mux(queue.i_take, queue.o_mask, host.o_mask)),
+                act.i_odd.eq(queue.i_take & queue.o_odd),
                 layer_end.eq(queue.i_take & queue.o_final),
             ]
-            m.d.sync += act_range.eq(act.o_range | odd)
             if not config.small:
                 m.d.comb += [
                     queue.i_clear.eq(abort),
@@ -253,7 +251,6 @@ class Accelerator(wiring.Component):
                 act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
                 act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host_mask)),
                 layer_end.eq(post.o_final),
-                act_range.eq(act.o_range),
             ]
 
         ahead = lookahead.steps
@@ -507,7 +504,7 @@ class Accelerator(wiring.Component):
         ]
         m.d.comb += [
             sequencer.i_layer_done.eq(ended[-1]),
-            sequencer.i_act_range.eq(act_range),
+            sequencer.i_act_range.eq(act.o_range),
             sequencer.i_weight_range.eq(weight_past),
             sequencer.i_param_range.eq(param_past),
             sequencer.i_progress.eq(progress),

@@ -81,6 +81,20 @@ def test_the_smallest_core_keeps_to_its_memories(accelerator):
         compare(driver, programs.random_machine(machine.config, np.random.default_rng(3), 3), changes)
 
 
+@pytest.mark.parametrize("sizes", [{}, programs.LEAST], ids=["one port", "smallest"])
+@pytest.mark.parametrize("changes", [{"ofm_base": 1, "last_channels": 3}, {"ofm_base": 4094, "last_channels": 3}], ids=str)
+@pytest.mark.xdist_group("verilator")
+def test_a_word_in_a_wrong_place_is_not_written(accelerator, sizes, changes):
+    machine = blank(LEGAL | {"lo": -128, "hi": 127} | changes, slots=16, **({"act_ports": 1} | sizes))
+    driver = accelerator(machine.config)
+    machine.act[:] = np.arange(machine.act.size) % 251
+    load(driver, machine)
+    with pytest.raises(DeviceError, match="slot 0: ACT_RANGE"):
+        driver.start(0)
+    assert driver.read_act(0, machine.act.size).tolist() == machine.act.tolist()
+    driver.clear()
+
+
 @pytest.mark.xdist_group("verilator")
 def test_words_of_one_byte_wait_while_long_runs_read(accelerator):
     config = one_port(4, 4)
