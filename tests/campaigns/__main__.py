@@ -12,7 +12,7 @@ parser.add_argument("--replay", type=int, help="run this trial alone")
 arguments = parser.parse_args()
 campaign = CAMPAIGNS[arguments.name]
 if arguments.replay is not None:
-    print(campaign.run(arguments.replay))
+    print(campaign.replay(arguments.replay))
 else:
     state = go_on(campaign, arguments.trials)
     print(f"{campaign.name}: {state['trials']} trials, {len(state['failed'])} failed")

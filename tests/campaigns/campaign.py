@@ -28,18 +28,34 @@ HANG_SECONDS = 20
 class Campaign:
     """A name, what a trial is, a number that makes its seeds its own, and the trial.
 
-    `trial` returns the names of the bins that it fell into; any exception is a failure.
+    `trial` returns the names of the bins that it fell into; any exception is a failure. `prepare` goes before every
+    trial, takes as long as it takes, and does nothing the second time. `explain` says in full how a trial fails.
     """
 
     name: str
     what: str
     number: int
     trial: Callable[[np.random.Generator], list[str]]
+    prepare: Callable[[], None] = lambda: None
+    explain: Callable[[np.random.Generator], str] | None = None
 
     def run(self, index: int) -> list[str]:
         """Run trial `index`."""
+        self.prepare()
         with _no_hang():
-            return self.trial(np.random.default_rng([self.number, index]))
+            return self.trial(self._rng(index))
+
+    def replay(self, index: int) -> list[str]:
+        """Run trial `index`; if it fails, print why."""
+        try:
+            return self.run(index)
+        except Exception:
+            if self.explain is not None:
+                print(self.explain(self._rng(index)), flush=True)
+            raise
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.number, index])
 
 
 class Hang(Exception):

@@ -6,21 +6,13 @@ import functools
 
 import numpy as np
 
-from hwq import isa
+from hwq import isa, timing
 from hwq.addresses import output_addresses
 from hwq.config import ArrayConfig
 from hwq.machine import Machine
 from tests import programs
 from tests.campaigns.campaign import Campaign
-
-WIDE = {"weight_bits": 4, "act_bits": 4, "codebooks": 1, "block_scales": 1}
-
-CONFIGS = (
-    programs.tiny(4, 4, 4, 1),
-    programs.tiny(8, 16, 16, 8, **WIDE),
-    programs.tiny(6, 4, 4, 2, **WIDE),
-    programs.tiny(4, 4, 4, 1, act_ports=1),
-)
+from tests.campaigns.cores import ARRAYS
 
 MOST = 1 << 14
 """Products of a layer that is run; a longer one only takes longer."""
@@ -88,18 +80,13 @@ def layers(machine: Machine, last: int) -> list[dict[str, int]]:
     ]
 
 
-def channels(d: dict[str, int], config: ArrayConfig) -> int:
-    """Return a layer's channels."""
-    return (d["blocks"] - 1) * config.block_channels(d) + d["last_channels"]
-
-
 def writable(machine: Machine, last: int) -> np.ndarray:
     """Return which bytes of activation memory the layers up to slot `last` may write."""
     config, allowed = machine.config, np.zeros(machine.config.act_bytes, bool)
     mask = (1 << config.address_bits) - 1
     for d in layers(machine, last):
         if d["opcode"] in (isa.Opcode.CONV, isa.Opcode.VECTOR, isa.Opcode.DEPTHWISE) and products(d):
-            run = np.arange(-(-channels(d, config) // 2) if d["ofm_int4"] else channels(d, config))
+            run = np.arange(timing.pixel_bytes(d, config))
             reach = ((output_addresses(d)[:, None] & mask) + run).reshape(-1)
             allowed[reach[reach < config.act_bytes]] = True
     return allowed
@@ -107,7 +94,7 @@ def writable(machine: Machine, last: int) -> np.ndarray:
 
 def on_machine(rng: np.random.Generator) -> list[str]:
     """Run a malformed layer on the machine."""
-    config = CONFIGS[rng.integers(len(CONFIGS))]
+    config = ARRAYS[rng.integers(len(ARRAYS))]
     if (case := drawn(config, rng)) is None:
         return ["too long to run"]
     machine, kind = case

@@ -1,10 +1,10 @@
 """Every campaign, and the table of what they have come to."""
 
-from tests.campaigns import descriptors, descriptors_core, program_files
+from tests.campaigns import coverage, descriptors, descriptors_core, program_files, random_programs
 from tests.campaigns.campaign import bound, load
 
 CAMPAIGNS = {
-    campaign.name: campaign for campaign in (program_files.CAMPAIGN, descriptors.CAMPAIGN, descriptors_core.CAMPAIGN)
+    module.CAMPAIGN.name: module.CAMPAIGN for module in (program_files, descriptors, descriptors_core, random_programs)
 }
 
 
@@ -18,3 +18,8 @@ def table() -> str:
         rate = bound(state["trials"], failed)
         lines.append(f"| {campaign.what} | {state['trials']:,} | {failed} | {rate} | {len(state['bins'])} |")
     return "\n".join(lines)
+
+
+def reached() -> str:
+    """Return the clauses that random programs have reached, as Markdown."""
+    return coverage.table(load().get(random_programs.CAMPAIGN.name, {"bins": {}})["bins"])

@@ -1,11 +1,13 @@
 """A little of every campaign; `make campaign` runs the long ones."""
 
+import numpy as np
 import pytest
 
-from tests.campaigns import campaign
+from tests.campaigns import campaign, edges, random_programs
 from tests.campaigns.registry import CAMPAIGNS
 
-TRIALS = {"program-files": 1500, "descriptors-machine": 1000, "descriptors-core": 200}
+TRIALS = {"program-files": 1500, "descriptors-machine": 1000}
+ON_CORES = {"descriptors-core": 200, "programs": 300}
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +19,24 @@ def elsewhere(tmp_path, monkeypatch):
 def test_no_trial_fails(name):
     state = campaign.go_on(CAMPAIGNS[name], TRIALS[name])
     assert (state["trials"], state["failed"]) == (TRIALS[name], [])
+
+
+@pytest.mark.xdist_group("verilator")
+@pytest.mark.parametrize("name", ON_CORES)
+def test_no_trial_on_cores_fails(name):
+    state = campaign.go_on(CAMPAIGNS[name], ON_CORES[name])
+    assert (state["trials"], state["failed"]) == (ON_CORES[name], [])
+
+
+def test_random_programs_end_as_they_are_meant_to():
+    meant = set()
+    for index in range(200):
+        case = random_programs.draw(np.random.default_rng(index))
+        status = case.machine().run(case.slot)
+        assert status.error.name == case.error, case
+        assert edges.defined(case.layers[: status.slot - case.slot], case.config), case
+        meant.add(case.error)
+    assert meant == {"NONE", "ILLEGAL_OPCODE", "ILLEGAL_FIELD", "ACT_RANGE", "WEIGHT_RANGE", "PARAM_RANGE", "PC_RANGE"}
 
 
 def fake(trial):

@@ -82,7 +82,9 @@ def test_the_smallest_core_keeps_to_its_memories(accelerator):
 
 
 @pytest.mark.parametrize("sizes", [{}, programs.LEAST], ids=["one port", "smallest"])
-@pytest.mark.parametrize("changes", [{"ofm_base": 1, "last_channels": 3}, {"ofm_base": 4094, "last_channels": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"ofm_base": 1, "last_channels": 3}, {"ofm_base": 4094, "last_channels": 3}], ids=str
+)
 @pytest.mark.xdist_group("verilator")
 def test_a_word_in_a_wrong_place_is_not_written(accelerator, sizes, changes):
     machine = blank(LEGAL | {"lo": -128, "hi": 127} | changes, slots=16, **({"act_ports": 1} | sizes))
