@@ -143,7 +143,7 @@ class Drain(wiring.Component):
             self.o_row_end.eq(group_end),
             exists.eq(row_begin | (self.o_row <= last_row)),
             last_strip.eq((strips_left <= 1) if config.strip_columns else 1),
-            hidden.eq(d.short_strip & last_strip & self.o_row[:1].any()),
+            hidden.eq(strips & d.short_strip & last_strip & self.o_row[:1].any()),
             next_block.eq(turn & last_strip),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
             self.o_valid.eq(exists & ~hidden),

@@ -120,6 +120,18 @@ def test_short_layer_keeps_its_constants_with_an_early_one_behind(accelerator, c
 
 
 @pytest.mark.xdist_group("verilator")
+def test_short_strip_means_nothing_without_strips(accelerator):
+    widths = {"weight_bits": 4, "codebooks": 1, "act_bits": 4, "block_scales": 1, "sum_bytes": 1}
+    config = programs.tiny(*SHAPES[4], tables=TABLES[SHAPES[4]], **widths)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        machine = programs.random_memories(config, rng)
+        layers = [programs.random_conv(config, rng), programs.random_depthwise(config, rng)]
+        programs.set_program(machine, [d | {"short_strip": 1} for d in layers])
+        compare(accelerator(config), machine, f"seed {seed}")
+
+
+@pytest.mark.xdist_group("verilator")
 def test_early_layer_waits_for_one_with_second_operands(accelerator):
     widths = {"weight_bits": 4, "codebooks": 1, "act_bits": 4, "block_scales": 1, "sum_bytes": 1}
     config = programs.tiny(*SHAPES[4], tables=TABLES[SHAPES[4]], **widths)
