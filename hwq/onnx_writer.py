@@ -80,6 +80,7 @@ class _Writer:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes: list[onnx.NodeProto] = []
+        self.node_names: set[str] = set()
         self.initializers: dict[str, Array] = {}
         self.taken = set(graph.tensors)
 
@@ -130,7 +131,20 @@ class _Writer:
     def _node(
         self, name: str, op_type: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any
     ) -> None:
-        self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, domain=domain, **attributes))
+        self._append(helper.make_node(op_type, inputs, [output], name=name, domain=domain, **attributes))
+
+    def _append(self, node: onnx.NodeProto) -> None:
+        """Add a node under a name of its own: a node whose floats and whose integers are both read becomes two."""
+        if node.name in self.node_names:
+            named, count = onnx.NodeProto(), 2
+            named.CopyFrom(node)
+            while (name := f"{node.name}_{count}") in self.node_names:
+                count += 1
+            named.name = name
+            node = named
+        if node.name:
+            self.node_names.add(node.name)
+        self.nodes.append(node)
 
     def _clamp(self, op: Conv | Gemm | Pair | AveragePool) -> str:
         """Return the tensor the operator's node writes, after which `_clip` makes the output."""
@@ -150,7 +164,7 @@ class _Writer:
 
     @_write.register
     def _(self, op: HostNode) -> None:
-        self.nodes.append(op.node)
+        self._append(op.node)
 
     @_write.register
     def _(self, op: Conv) -> None:
@@ -394,7 +408,7 @@ class _Writer:
             for field in (copy.input, copy.output):
                 for index, name in enumerate(field):
                     field[index] = names[name] if name else ""
-            self.nodes.append(copy)
+            self._append(copy)
 
     @_write.register
     def _(self, op: Concat) -> None:

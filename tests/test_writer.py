@@ -51,6 +51,18 @@ def test_oracle_equals_the_reference():
     assert_exact(chain(), samples=5)
 
 
+def test_a_node_whose_floats_and_integers_are_both_read_is_two_nodes_of_two_names():
+    b = Builder()
+    x = b.dequantize(b.quantize(b.input("x", (1, 2, 4, 4)), 0.5, 0), 0.5, 0)
+    pooled = b.node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
+    y = b.node("Conv", [pooled, b.weight(np.ones((3, 2, 1, 1), np.int8), 0.5)])
+    graph = read(b.model(pooled, b.dequantize(b.quantize(y, 0.5, 0), 0.5, 0)), "net")
+    names = [node.name for node in write(graph).graph.node]
+    assert len(names) == len(set(names))
+    assert [name for name in names if "maxpool" in name] == ["n_maxpool_2", "n_maxpool_2_2"]
+    assert_exact(graph)
+
+
 def test_writing_is_deterministic():
     graph = chain()
     assert write(graph).SerializeToString(deterministic=True) == write(graph).SerializeToString(deterministic=True)
