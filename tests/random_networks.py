@@ -9,6 +9,7 @@ import onnx
 
 from tests import blocked_models
 from tests.onnx_models import Builder
+from tests.windows import windows
 
 
 @dataclass(frozen=True)
@@ -111,30 +112,12 @@ class RandomNetwork:
         values = [book[index] for book, index in zip(books[chosen], channels, strict=True)]
         return np.moveaxis(np.stack(values), 0, axis)
 
-    def _window(self, size: int, pool: str | None) -> tuple[int, int, int, int, int]:
-        """Return kernel, stride, dilation and both pads along an axis of `size`."""
-        rng = self._rng
-        while True:
-            kernel, stride, dilation = (int(rng.integers(1, end)) for end in (6, 4, 3))
-            dilation = 1 if pool == "average" else dilation
-            reach = (kernel - 1) * dilation + 1
-            most = {None: reach - 1, "max": kernel - 1, "average": 0}[pool]
-            pads = [int(pad) for pad in rng.integers(0, most + 1, 2)]
-            if reach <= size + sum(pads):
-                return kernel, stride, dilation, pads[0], pads[1]
+    def _below(self, start: int, end: int) -> int:
+        return int(self._rng.integers(start, end))
 
     def _windows(self, x: Value, pool: str | None = None) -> tuple[dict[str, list[int]], tuple[int, ...]]:
         """Return a sliding window's attributes and the size of what it makes."""
-        axes = [self._window(size, pool) for size in x.shape[1:]]
-        kernels, strides, dilations, before, after = ([axis[index] for axis in axes] for index in range(5))
-        attributes = {"kernel_shape": kernels, "strides": strides, "pads": before + after}
-        if pool != "average":
-            attributes["dilations"] = dilations
-        size = tuple(
-            (size + low + high - (kernel - 1) * dilation - 1) // stride + 1
-            for size, (kernel, stride, dilation, low, high) in zip(x.shape[1:], axes, strict=True)
-        )
-        return attributes, size
+        return windows(self._below, x.shape[1:], pool)
 
     def _sums(self, x: Value, outputs: int, groups: int, attributes: dict[str, list[int]]) -> str:
         """Return a convolution with random weights, at times with a bias or Relu, not yet quantized."""

@@ -62,6 +62,12 @@ class Hang(Exception):
     """A trial took longer than `HANG_SECONDS`."""
 
 
+def allow(seconds: float | None = None) -> None:
+    """Give the trial that runs so many seconds from now on, `HANG_SECONDS` unless told."""
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS if seconds is None else seconds)
+
+
 @contextmanager
 def _no_hang():
     def stop(*_):
