@@ -8,6 +8,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 
+pytest_plugins = ["tests.complete"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
