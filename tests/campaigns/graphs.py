@@ -58,25 +58,27 @@ def samples(graph: ir.Graph, drawn: Drawn) -> dict[str, np.ndarray]:
     feeds = {}
     for name in graph.inputs:
         tensor = graph.tensors[name]
-        shape = (SAMPLES * tensor.shape[0], *tensor.shape[1:])
-        scale, zero_point, (low, high) = tensor.scale, tensor.zero_point, (0, 255)
-        if scale is None:
-            quantized = graph.tensors[next(graph.consumers(name)).outputs[0]]
-            scale, zero_point = quantized.scale, quantized.zero_point
-            low, high = quantized.range
+        integers = tensor.dtype in ("int8", "uint8")
+        quantized = tensor if integers else graph.tensors[next(graph.consumers(name)).outputs[0]]
+        halves = _halves(drawn.inputs, quantized, (SAMPLES * tensor.shape[0], *tensor.shape[1:]), rng)
+        if integers:
+            feeds[name] = np.clip(halves // 2, *quantized.range).astype(tensor.dtype)
         else:
-            low, high = tensor.range
-        halves = {
-            "whole range": lambda low=low, high=high, shape=shape: rng.integers(2 * low - 20, 2 * high + 21, shape),
-            "ends": lambda low=low, high=high, shape=shape: rng.choice([2 * low, 2 * high], shape),
-            "constant": lambda low=low, high=high, shape=shape: np.full(shape, rng.integers(2 * low, 2 * high + 1)),
-            "near zero point": lambda zero=zero_point, shape=shape: rng.integers(2 * zero - 6, 2 * zero + 7, shape),
-        }[drawn.inputs]()
-        if tensor.scale is None:
-            feeds[name] = ((halves - 2 * zero_point) * (np.float32(scale) / 2)).astype(np.float32)
-        else:
-            feeds[name] = np.clip(halves // 2, low, high).astype(tensor.dtype)
+            feeds[name] = (halves - 2 * quantized.zero_point) * np.float32(quantized.scale / 2)
+            feeds[name] = feeds[name].astype(np.float32)
     return feeds
+
+
+def _halves(kind: str, tensor: ir.Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Return samples in halves of a quantized tensor's steps."""
+    (low, high), zero_point = tensor.range, tensor.zero_point
+    if kind == "constant":
+        return np.full(shape, rng.integers(2 * low, 2 * high + 1))
+    if kind == "ends":
+        return rng.choice([2 * low, 2 * high], shape)
+    if kind == "near zero point":
+        return rng.integers(2 * zero_point - 6, 2 * zero_point + 7, shape)
+    return rng.integers(2 * low - 20, 2 * high + 21, shape)
 
 
 def expected(drawn: Drawn, graph: ir.Graph, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
