@@ -41,6 +41,7 @@ campaign: $(DEV_STAMP)
 	$(RUN) tests.campaigns descriptors-machine --trials 1000000
 	$(RUN) tests.campaigns descriptors-core --trials 10000
 	$(RUN) tests.campaigns programs --trials 20000
+	$(RUN) tests.campaigns graphs --trials 20000
 	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
 
 boards: $(DEV_STAMP)

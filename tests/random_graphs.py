@@ -56,6 +56,8 @@ def graphs(draw, archs: int) -> Drawn:
     network.input()
     for _ in range(draw(st.integers(1, 8))):
         network.layer()
+    if len(network.values) == 1:
+        network._table(network.read(network.values[0]))
     read, oracle = network.models()
     inputs, seed = draw(st.sampled_from(INPUTS)), draw(st.integers(0, 1 << 16))
     bins = {form, f"inputs: {inputs}", *network.bins}

@@ -50,6 +50,7 @@ BYTES = 8192
 SAMPLES = 2
 SHRINK_SECONDS = 300
 BUILD_SECONDS = 600
+RTL_SECONDS = 120
 
 
 def samples(graph: ir.Graph, drawn: Drawn) -> dict[str, np.ndarray]:
@@ -158,7 +159,7 @@ def trial(rng: np.random.Generator) -> list[str]:
     if target == "verilator":
         for index in range(len(RTL)):
             build(index)
-        allow()
+        allow(RTL_SECONDS)
     try:
         drawn = check(target).hypothesis.fuzz_one_input(rng.bytes(BYTES))
     except Hang:

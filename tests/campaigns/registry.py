@@ -1,10 +1,11 @@
 """Every campaign, and the table of what they have come to."""
 
-from tests.campaigns import coverage, descriptors, descriptors_core, program_files, random_programs
+from tests.campaigns import coverage, descriptors, descriptors_core, graphs, program_files, random_programs
 from tests.campaigns.campaign import bound, load
 
 CAMPAIGNS = {
-    module.CAMPAIGN.name: module.CAMPAIGN for module in (program_files, descriptors, descriptors_core, random_programs)
+    module.CAMPAIGN.name: module.CAMPAIGN
+    for module in (program_files, descriptors, descriptors_core, random_programs, graphs)
 }
 
 

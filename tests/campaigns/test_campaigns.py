@@ -6,7 +6,7 @@ import pytest
 from tests.campaigns import campaign, edges, random_programs
 from tests.campaigns.registry import CAMPAIGNS
 
-TRIALS = {"program-files": 1500, "descriptors-machine": 1000}
+TRIALS = {"program-files": 1500, "descriptors-machine": 1000, "graphs": 500}
 ON_CORES = {"descriptors-core": 200, "programs": 300}
 
 
