@@ -29,7 +29,7 @@ class SharedActRam(wiring.Component):
     o_data : the bytes, first one lowest
     i_write, i_write_data, i_write_mask : bytes to write, first one lowest
     i_odd : the bytes to write were meant for an odd address
-    o_range : one cycle after a read or write that leaves the memory, or a read of several bytes at an odd address, or a
+    o_range : two cycles after a read or write that leaves the memory, a read of several bytes at an odd address, or a
         write with `i_odd`; such writes are dropped
     """
 
@@ -73,10 +73,8 @@ class SharedActRam(wiring.Component):
             word.eq(Mux(swap, Cat(given[16:], given[:16]), given)),
         ]
         past, row = Signal(), address[2:]
-        m.d.comb += [
-            past.eq(~below(row, depth) | ((row == depth - 1) & address[1] & crosses)),
-            self.o_range.eq((used & (past | (odd & address[0]))) | misplaced),
-        ]
+        m.d.comb += past.eq(~below(row, depth) | ((row == depth - 1) & address[1] & crosses))
+        m.d.sync += self.o_range.eq((used & (past | (odd & address[0]))) | misplaced)
         place = Signal(2)
         m.d.sync += place.eq(address[:2])
         raw = Signal(8 * WORD_BYTES)
