@@ -56,8 +56,8 @@ def cobs_decoder_begins_afresh(m, rtl):
 @proof(
     "rtl.link.cobs",
     bug=(
-        "with m.If(self.o.ready):\n                    m.d.comb += read",
-        "with m.If(1):\n                    m.d.comb += read",
+        "self.o.payload.eq(read.data)]\n                with m.If(self.o.ready):",
+        "self.o.payload.eq(read.data)]\n                with m.If(1):",
     ),
     depth=2,
     reach=12,
