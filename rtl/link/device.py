@@ -56,7 +56,15 @@ class LinkDevice(wiring.Component):
             bus.sel.eq(0xF),
         ]
 
-        m.d.sync += last.eq(index == words - 1)  # a word takes longer
+        # what is asked of a header a cycle after it has come, of a word later
+        unlike, due, refused = Signal(), Signal(), Signal()
+        unknown = (kind != Kind.READ) & (kind != Kind.WRITE)
+        m.d.sync += [
+            unlike.eq(session != address),
+            due.eq(behind == 0),
+            refused.eq(unknown | (behind > frames.WINDOW)),
+            last.eq(index == words - 1),
+        ]
 
         def shift_in(target, then):
             """Fill `target` with the bytes from `place` on, each of which takes two cycles."""
@@ -86,21 +94,23 @@ class LinkDevice(wiring.Component):
                 with m.If(receiver.o_full):
                     m.next = "HEADER"
             with m.State("HEADER"):
-                shift_in(header, "JUDGE")
+                shift_in(header, "WEIGH")
+            with m.State("WEIGH"):
+                m.next = "JUDGE"
             with m.State("JUDGE"):
                 m.d.sync += [kind.eq(kind | frames.REPLY), reads.eq(0)]
                 m.next = "FREE"
                 with m.If(kind == Kind.HELLO):
                     m.d.sync += [words.eq(0), session.eq(address), address.eq(frames.VERSION)]
-                    with m.If(session != address):
+                    with m.If(unlike):
                         m.d.sync += expected.eq(0)
                         m.d.comb += receiver.i_flush.eq(1)
                         m.next = "REPLY"
-                with m.Elif((kind != Kind.READ) & (kind != Kind.WRITE) | (behind > frames.WINDOW)):
+                with m.Elif(refused):
                     m.d.sync += [kind.eq(frames.REPLY | Kind.REFUSED), sequence.eq(expected), words.eq(0)]
                 with m.Else():
-                    m.d.sync += [reads.eq((kind == Kind.READ) & (words != 0)), expected.eq(expected + (behind == 0))]
-                    with m.If((kind == Kind.WRITE) & (words != 0) & (behind == 0)):
+                    m.d.sync += [reads.eq((kind == Kind.READ) & (words != 0)), expected.eq(expected + due)]
+                    with m.If((kind == Kind.WRITE) & (words != 0) & due):
                         m.next = "DATA"
             with m.State("DATA"):
                 shift_in(word, "WRITE")
