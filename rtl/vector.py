@@ -171,7 +171,7 @@ class Vector(wiring.Component):
         ]
 
         with m.If(self.i_clear):
-            m.d.sync += self.o_running.eq(0)
+            m.d.sync += [self.o_running.eq(0), *(stage.emit.eq(0) for stage in stages[1:])]
         with m.Elif(self.i_start):
             m.d.sync += [
                 self.o_running.eq(1),

@@ -81,8 +81,10 @@ def draw(rng: np.random.Generator) -> Case:
 
 
 def memories(driver: Driver, machine: Machine) -> None:
-    """Compare the memories that no program writes."""
+    """Compare the memories that no program writes, where the host can read them."""
     config = machine.config
+    if not config.monitor:
+        return
     images = [
         (isa.Region.PROGRAM, machine.program.reshape(config.slots, -1), 4 * isa.SLOT_WORDS),
         (isa.Region.PARAM, machine.params, config.param_stride_bytes),
@@ -143,7 +145,9 @@ def _fails(case: Case, driver: Driver, machine: Machine, ended) -> None:
         name = str(error).rsplit(": ", 1)[-1]
     slot, early = driver._register("pc"), case.layers[-1]["early"] and case.error.endswith("_RANGE")
     assert name == case.error, f"{name} in slot {slot}, not {case.error}"
-    assert slot == last or (early and slot == last - 1), f"{name} in slot {slot}, not {last}"
+    # a core that runs out of slots stays at the last one
+    slots = {last - 1} if case.error == "PC_RANGE" else {last, last - 1} if early else {last}
+    assert slot in slots, f"{name} in slot {slot}, not {last}"
     kept = np.ones(case.config.act_bytes, bool)
     if case.error in ("ACT_RANGE", "WEIGHT_RANGE", "PARAM_RANGE"):
         first, count = edges.runs(case.layers[-1], case.config)["ofm"]
