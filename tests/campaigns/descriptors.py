@@ -84,8 +84,8 @@ def writable(machine: Machine, last: int) -> np.ndarray:
     """Return which bytes of activation memory the layers up to slot `last` may write."""
     config, allowed = machine.config, np.zeros(machine.config.act_bytes, bool)
     mask = (1 << config.address_bits) - 1
-    for d in layers(machine, last):
-        if d["opcode"] in (isa.Opcode.CONV, isa.Opcode.VECTOR, isa.Opcode.DEPTHWISE) and products(d):
+    for slot, d in enumerate(layers(machine, last)):
+        if accepts(machine, slot) and d["opcode"] != isa.Opcode.HALT:
             run = np.arange(timing.pixel_bytes(d, config))
             reach = ((output_addresses(d)[:, None] & mask) + run).reshape(-1)
             allowed[reach[reach < config.act_bytes]] = True
