@@ -62,7 +62,8 @@ class Depthwise(wiring.Component):
     others bring zeros. A convolution with stride s has s inner taps, one for each phase of its input pixels; weights
     of more than 8 bits are the sum of several, for which an inner tap is repeated.
 
-    Latency: none, a step is offered in the cycle after the one before was taken. Throughput: one step a cycle.
+    Latency: none, a step is offered in the cycle after the one before was taken. Throughput: one step a cycle, and a
+    cycle without one between two blocks.
     Backpressure: a run once begun isn't interrupted, since weights move every cycle; the issuer holds a tile's last run
     until it can end.
 

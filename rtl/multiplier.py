@@ -17,8 +17,8 @@ class RowMultiplier(wiring.Component):
 
     Registers: the sums of as many equal parts of the rows as there are cycles, from the lowest row on.
 
-    Latency: `latency`; if not given that of `rtl.primitives.Multiplier`, beside which it stands. Throughput: one
-    product a cycle. Backpressure: none.
+    Latency: `LATENCY`, that of `rtl.primitives.Multiplier`, beside which it stands. Throughput: one product a cycle.
+    Backpressure: none.
 
     Parameters
     ----------
@@ -26,8 +26,6 @@ class RowMultiplier(wiring.Component):
         Operands' shapes, signed or not; `shape_b` has at least 2 bits.
     adds : bool
         Whether there is a third operand.
-    latency : int
-        Cycles from operands to result, at least 1.
 
     Members
     -------
@@ -37,25 +35,23 @@ class RowMultiplier(wiring.Component):
     i_c : In(shape_a)
         With `adds`, the third one.
     o : Out(shape of the operands' product)
-        Result of the operands `latency` cycles ago; it must fit.
+        Result of the operands `LATENCY` cycles ago; it must fit.
 
     Raises
     ------
     ValueError
-        If `shape_b` has less than 2 bits, or is signed and `shape_a` isn't, or if `latency` isn't a positive integer.
+        If `shape_b` has less than 2 bits, or is signed and `shape_a` isn't.
     """
 
     LATENCY = Multiplier.LATENCY
 
-    def __init__(self, shape_a, shape_b, *, adds: bool = False, latency: int = LATENCY):
+    def __init__(self, shape_a, shape_b, *, adds: bool = False):
         shape_a, shape_b = Shape.cast(shape_a), Shape.cast(shape_b)
         if shape_b.width < 2:
             raise ValueError(f"Second operand must have at least 2 bits, not {shape_b.width!r}")
         if shape_b.signed and not shape_a.signed:
             raise ValueError("First operand must be signed where the second is")
-        if not isinstance(latency, int) or latency < 1:
-            raise ValueError(f"Latency must be a positive integer, not {latency!r}")
-        self._adds, self.latency = adds, latency
+        self._adds = adds
         product = Shape(shape_a.width + shape_b.width, shape_a.signed)
         members = {"i_a": In(shape_a), "i_b": In(shape_b), "o": Out(product)}
         super().__init__(members | ({"i_c": In(shape_a)} if adds else {}))
@@ -70,7 +66,7 @@ class RowMultiplier(wiring.Component):
         if not self._adds:
             first = (a & b[0].replicate(len(a)))[: len(a)]
             m.d.comb += upper.eq(first.as_signed() if self.i_a.shape().signed else first)
-        cuts = {-(-part * bits // self.latency) for part in range(1, self.latency)} - {bits}
+        cuts = {-(-part * bits // self.LATENCY) for part in range(1, self.LATENCY)} - {bits}
         for bit in range(0 if self._adds else 1, bits):
             if bit in cuts:
                 a, b, product, upper = (delayed(m, value, 1) for value in (a, b, product, upper))
@@ -86,7 +82,7 @@ class RowMultiplier(wiring.Component):
                 product = Cat(product, upper[0])
             total = adder.o[len(addend) - row.width :]
             upper = total.as_signed() if row.signed else total
-        m.d.comb += self.o.eq(delayed(m, Cat(product, upper), self.latency - len(cuts)))
+        m.d.comb += self.o.eq(delayed(m, Cat(product, upper), self.LATENCY - len(cuts)))
         return m
 
 
