@@ -114,8 +114,8 @@ class Mesh(wiring.Component):
     Row p's byte of a step must come p cycles after row 0's; the mesh itself delays column c's weight by c cycles,
     so PE (p, c) meets step k's operands p + c cycles after PE (0, 0). With `i_broadcast` all rows of column c see the
     column's byte c cycles after it came, while weights still move down a row a cycle: row p multiplies step j's byte
-    by step j - p's weight, which is a convolution along the steps. The control bits come with row 0's operands and
-    run down a chain that the PEs of an anti-diagonal share. Bubbles (cycles without `i_valid`) are allowed anywhere.
+    by step j - p's weight, which is a convolution along the steps. The control bits come with row 0's operands, go
+    down a chain row by row, and along each row from PE to PE. Bubbles (cycles without `i_valid`) are allowed anywhere.
 
     Where columns are `aligned`, all of them meet a step's operands at once, and c counts as 0.
 
@@ -177,7 +177,7 @@ class Mesh(wiring.Component):
         operand_stages = pipeline.EDGE_TO_SHADOW - 2
         # cycles by which a pair of rows lags more in strips
         lag = [(p // 2) * (pipeline.STRIP_STEPS - 2) if self._strips else 0 for p in range(rows)]
-        depth = operand_stages + rows + cols + lag[-1]
+        depth = operand_stages + rows + lag[-1]
         # a strip's control bits have a chain of their own, so that the longer way down shows none of other layers' bits
         kinds = (0, 1) if self._strips else (0,)
         names = ("enable", "first", "last", "pairs")
@@ -191,7 +191,7 @@ class Mesh(wiring.Component):
             ]
             if self._int4 and not kind:
                 m.d.sync += pairs.eq((pairs << 1) | self.i_pairs)
-        modes = [Cat(bit, _history(m, bit, operand_stages + rows + cols)) for bit in (self.i_broadcast, self.i_strips)]
+        modes = [Cat(bit, _history(m, bit, operand_stages + rows)) for bit in (self.i_broadcast, self.i_strips)]
         broadcast, strips = modes
         dots = Cat(self.i_dots, _history(m, self.i_dots, rows)) if self._act_int4 else None
         form = {"int4": self._int4, "act_int4": self._act_int4, "shift": self._shift, "sum_bits": self._sum_bits}
@@ -202,25 +202,24 @@ class Mesh(wiring.Component):
             m.d.comb += pes[0][c].i_w.eq(delayed(m, self.i_w[c], skew[c]))
             column = delayed(m, self.i_column[c], skew[c])
             for p in range(rows):
-                m.d.comb += [pes[p][c].i_column.eq(column), pes[p][c].i_broadcast.eq(broadcast[p + skew[c]])]
+                m.d.comb += pes[p][c].i_column.eq(column)
         for p in range(rows):
             a = self.i_a[p] if dots is None else paired.operand(self.i_a[p], dots[p])
+            # chain[k] holds the control of the step that was on the edge k + 1 cycles ago
+            position = operand_stages - 1 + p
+
+            def tap(index, at, late=lag[p]):
+                plain = chains[0][index][at]
+                return Mux(strips[at + 1], chains[1][index][at + late], plain) if self._strips else plain
+
+            control = Cat(tap(0, position), tap(1, position), tap(3, position), tap(2, position + 1))
+            control = Cat(control, broadcast[p], strips[p])
             for c in range(cols):
                 pe = pes[p][c]
                 m.submodules[f"pe_{p}_{c}"] = pe
-                # chain[k] holds the control of the step that was on the edge k + 1 cycles ago
-                position = operand_stages - 1 + p + skew[c]
-
-                def tap(index, at, late=lag[p]):
-                    plain = chains[0][index][at]
-                    return Mux(strips[at + 1], chains[1][index][at + late], plain) if self._strips else plain
-
-                m.d.comb += [
-                    pe.i_enable.eq(tap(0, position)),
-                    pe.i_first.eq(tap(1, position)),
-                    pe.i_pairs.eq(tap(3, position)),
-                    pe.i_capture.eq(tap(2, position + 1)),
-                ]
+                if skew[c]:
+                    control = delayed(m, control, 1)
+                m.d.comb += Cat(pe.i_enable, pe.i_first, pe.i_pairs, pe.i_capture, pe.i_broadcast).eq(control[:-1])
                 if not self._shift or p == 0:
                     m.d.comb += self.o_shadow[p * cols + c].eq(pe.o_shadow)
                 if self._shift:
@@ -229,7 +228,7 @@ class Mesh(wiring.Component):
                 if p:
                     above = pes[p - 1][c].o_w
                     if late := lag[p] - lag[p - 1]:
-                        above = Mux(strips[p + skew[c]], delayed(m, above, late), above)
+                        above = Mux(control[-1], delayed(m, above, late), above)
                     m.d.comb += pe.i_w.eq(above)
                 m.d.comb += pe.i_a.eq(pes[p][c - 1].o_a if skew[c] else a)
         return m
