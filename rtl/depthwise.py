@@ -23,7 +23,7 @@ class StepSource(wiring.Signature):
     zero : its weights are zero
     first : it is its tile's first
     begin : it begins a run that mustn't be interrupted and that holds a tile's last step; it waits a cycle
-    lead : steps from the begin to that last step
+    lead : steps of the run up to that one; of a tile along a row, less its pixels
     end : it is its block's last
     map_end : its tile is the last of a block or strip
     midway : it continues a run
@@ -100,41 +100,46 @@ class Depthwise(wiring.Component):
         pixels, saved_pixels = Signal(range(rows + 1)), Signal(range(rows + 1))
         saved_single = Signal()
         final, saved_final = Signal(), Signal()
-        span = Signal.like(d.span)
-        lead, left = Signal(len(span) + 1), Signal(len(span) + 1)  # of the run, the present step counted
+        left = Signal(len(d.span) + 1)  # two more than the steps of the run behind this one, from its third on
+        second, sent, walks = Signal(), Signal(), Signal()  # the run's second step; its weights are all sent; see below
+        index = Signal.like(d.span)  # of the present step in the run, from its second on
         blocks_left, repeat = Signal.like(d.blocks), Signal(2)
         single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
-        run_end, tap_end, last_run, second_ends = Signal(), Signal(), Signal(), Signal()
+        run_end, tap_end, last_run, second_ends, third_ends = (Signal() for _ in range(5))
         tap_done = Signal(attrs={"keep": 1})  # or synthesis puts a late `step` in front of what is known long before
         turn = Signal()  # the walker goes back to the map's first pixel
         m.d.sync += turn.eq(steps.step & steps.last & final)
-        spans = [delayed(m, d.span == 1 + more, 1) for more in range(3)]  # no step comes with the start
-        one_step, two_steps = (Mux(short, spans[more + 1], spans[more]) for more in (0, 1))  # for a tile of one pixel
-        span_less = [delayed(m, d.span - less, 1) for less in (2, 3)]
-        less = Mux(short, span_less[1], span_less[0])
+        spans = [delayed(m, d.span == 1 + more, 1) for more in range(4)]  # no step comes with the start
+        one_step, two_steps, three_steps = (
+            Mux(short, spans[more + 1], spans[more]) for more in range(3)
+        )  # of one pixel
+        beyond = Mux(short, *(delayed(m, (d.span - less)[: len(index)], 1) for less in (2, 1)))  # steps beyond pixels
         alone = Const(1) if rows == 1 else ifm.final | ifm.row_final
         m.d.comb += [
             steps.valid.eq(~turn),
             steps.midway.eq(~run_begin),
             pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
             final.eq(Mux(tile_begin, ifm.tile_final, saved_final)),
-            span.eq(d.span - short),
-            lead.eq(pixels + less),
             # whether a step ends its run is known a step ahead, but for a run's first
             single.eq(Mux(tile_begin, alone, saved_single)),
             run_end.eq(Mux(run_begin, single & one_step, ending)),
             second_ends.eq(Mux(single, two_steps, (pixels == 2) & one_step)),
+            third_ends.eq(
+                ((saved_pixels == 1) & three_steps)
+                | ((saved_pixels == 2) & two_steps)
+                | ((saved_pixels == 3) & one_step)
+            ),
             tap_end.eq(repeat == d.repeats),
             tap_done.eq(run_end & tap_end),
             last_run.eq(tap_end & taps.end),
             steps.read.eq(1),
             steps.address.eq(Mux(tile_begin, ifm.address, cursor)),
             steps.count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
-            steps.lead.eq(lead),
+            steps.lead.eq(beyond),
             steps.pixels.eq(pixels),
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final),
-            steps.zero.eq(~run_begin & (left < saved_pixels)),
+            steps.zero.eq(~run_begin & sent),
             steps.begin.eq(run_begin & last_run),
             steps.last.eq(run_end & last_run),
             steps.block_end.eq(final),
@@ -142,8 +147,8 @@ class Depthwise(wiring.Component):
             steps.last_block.eq(blocks_left == 1),
             taps.step.eq(steps.step & tap_done),
             taps.start.eq(self.i_start),
-            # the walker stays at the tile's first pixel until the last run has been there
-            ifm.step.eq(steps.step & last_run & (run_begin | (left >= span))),
+            # the walker stays at the tile's first pixel until the last run, which takes it a pixel on for each of them
+            ifm.step.eq(steps.step & last_run & (run_begin | walks)),
             ifm.start.eq(self.i_start | turn),
             ifm.base.eq(d.ifm_base + Mux(self.i_start, 0, cols)),
             self.base.move.eq(ifm.start),
@@ -155,8 +160,12 @@ class Depthwise(wiring.Component):
                 saved_pixels.eq(pixels),
                 saved_single.eq(single),
                 saved_final.eq(final),
-                left.eq(Mux(run_begin, lead, left - 1)),
-                ending.eq(Mux(run_begin, second_ends, left == 2)),
+                left.eq(Mux(second, saved_pixels + beyond, left - 1)),
+                ending.eq(Mux(run_begin, second_ends, Mux(second, third_ends, left == 4))),
+                second.eq(run_begin),
+                sent.eq(Mux(run_begin, one_step, sent | (index == beyond))),
+                walks.eq(Mux(run_begin, ~single, walks & (index[: len(saved_pixels)] + 1 != saved_pixels))),
+                index.eq(Mux(run_begin, 1, index + 1)),
                 run_begin.eq(run_end),
                 cursor.eq(steps.address + d.ifm_x_step),
             ]

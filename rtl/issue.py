@@ -153,13 +153,14 @@ class Issue(wiring.Component):
             reads = head_pixels * head_groups
         else:
             reads = config.rows * (head_groups - 1) + head_pixels
-        lead = steps.pixels - 1 if config.small else steps.lead  # at least so many steps
+        # of a small array at least so many steps
+        lead = steps.pixels if config.small else steps.lead + Mux(strips, 0, steps.pixels)
         intervals = [pipeline.read_interval(config, residual and config.adder) for residual in (0, 1)]
         m.d.comb += [
             start_in.eq(Mux(busy > first_read, busy, first_read)),
             drain_cycles.eq(Mux(d.residual, reads * intervals[1], reads)),
             may_end.eq(rested & (seconds | ~ends_tile)),
-            may_begin.eq((hold <= lead + 1) & (~strips | (busy <= first_read + lead + 1))),
+            may_begin.eq((hold <= lead) & (~strips | (busy <= first_read + lead))),
             # neither has a step in the other's layers
             able.eq(self.o_running & ~self.o_book & ~pausing),
             offered.eq(steps.valid & (steps.midway | ~self.i_blocked)),
@@ -229,16 +230,19 @@ class Issue(wiring.Component):
             m.d.sync += [full.eq(1), unread.eq(~used_up)]
             m.d.sync += [waiting.eq(self.i_part), waiting_single.eq(self.i_part.count == 1)]
 
-        next_weight, next_odd, next_block = Signal.like(self.o_weight), Signal(), Signal.like(self.o_weight)
+        # a word is used up by a step, or by two; a block ends with a word
+        next_odd, next_block, word_after = Signal(), Signal.like(self.o_weight), Signal.like(self.o_weight)
         m.d.comb += [
             next_odd.eq(self.o_steps & (self.o_odd ^ ~self.o_zero)),
-            next_weight.eq(self.o_weight + (~self.o_zero & (self.o_odd | ~self.o_steps))),
-            next_block.eq(next_weight + next_odd),
+            word_after.eq(self.o_weight + 1),
+            next_block.eq(Mux(~self.o_zero | (self.o_steps & self.o_odd), word_after, self.o_weight)),
             self.base.move.eq(self.o_last & head_tile_end & head_block_end),
             self.base.base.eq(next_block),
         ]
         with m.If(self.o_step):
-            m.d.sync += [tile_begin.eq(head_last), self.o_weight.eq(next_weight), self.o_odd.eq(next_odd)]
+            m.d.sync += [tile_begin.eq(head_last), self.o_odd.eq(next_odd)]
+            with m.If(~self.o_zero & (self.o_odd | ~self.o_steps)):
+                m.d.sync += self.o_weight.eq(word_after)
             with m.If(head_end & head_last_block):
                 m.d.sync += self.o_running.eq(0)
         with m.If(self.o_last):

@@ -69,7 +69,7 @@ class Strips(wiring.Component):
             steps.read.eq(y < d.taps_y + Mux(single, 0, 1)),
             steps.count.eq(Mux(blocks_left == 1, d.last_channels, config.depthwise_cols)),
             steps.begin.eq(begin),
-            steps.lead.eq(height * (d.span - 1) + height - 1),
+            steps.lead.eq(height * d.span),
             steps.zero.eq(flushing | (column >= d.span) | (y >= d.taps_y)),
             steps.first.eq((column == 0) & (y == 0) & ~flushing),
             steps.last.eq(tile_last),
