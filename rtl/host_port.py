@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.bus import BusSignature
+from rtl.pipeline import delayed
 
 
 class HostPort(wiring.Component):
@@ -14,17 +15,17 @@ class HostPort(wiring.Component):
 
     Without `config.monitor` memories but activation memory read 0, and so do the registers that aren't there.
 
-    Latency: a write is acknowledged one cycle after its request, a read `READ_LATENCY` + 2 cycles after. Throughput:
+    Latency: a write is acknowledged one cycle after its request, a read `READ_LATENCY` + 3 cycles after. Throughput:
     one transfer at a time. Backpressure: `ack`.
 
     Members
     -------
     bus : the host
     o_offset : byte offset in the window of the transfer
-    o_read, o_write : regions being read, written (one bit each)
+    o_read, o_write : regions being read, written (one bit each), from a cycle after the request on
     o_data, o_mask : data and byte enables of the write
-    i_program, i_param, i_weight, i_profile, i_table : the memories' words, one cycle after the address
-    i_act : the activation word, `READ_LATENCY` cycles after the address
+    i_program, i_param, i_weight, i_profile, i_table, i_act : the memories' words, at most `READ_LATENCY` cycles after
+        the address
     o_start, o_clear, o_pc, o_watchdog : control
     i_busy, i_done, i_error, i_pc : status
     i_count : one bit for each of `config.counters`, the cycle counts there
@@ -64,7 +65,7 @@ class HostPort(wiring.Component):
         """Return the module."""
         m = Module()
         bus = self.bus
-        request, waited = Signal(), Signal(range(pipeline.READ_LATENCY + 2))
+        request, waited = Signal(), Signal(range(pipeline.READ_LATENCY + 3))
         region = bus.adr[isa.REGION_SHIFT - 2 :]
         m.d.comb += [
             request.eq(bus.cyc & bus.stb & ~bus.ack),
@@ -74,15 +75,17 @@ class HostPort(wiring.Component):
         ]
         m.d.sync += bus.ack.eq(0)
         with m.If(request):
-            with m.If(bus.we | (waited == pipeline.READ_LATENCY + 1)):
+            with m.If(bus.we | (waited == pipeline.READ_LATENCY + 2)):
                 m.d.sync += [bus.ack.eq(1), waited.eq(0)]
             with m.Else():
                 m.d.sync += waited.eq(waited + 1)
+        # address and data stay until the transfer has been acknowledged
+        m.d.sync += [self.o_write.eq(0), self.o_read.eq(0)]
         with m.If(request & ~self.i_busy & (region < len(isa.Region))):
             with m.If(bus.we):
-                m.d.comb += self.o_write.bit_select(region, 1).eq(1)
+                m.d.sync += self.o_write.bit_select(region, 1).eq(1)
             with m.Else():
-                m.d.comb += self.o_read.bit_select(region, 1).eq(1)
+                m.d.sync += self.o_read.bit_select(region, 1).eq(1)
 
         index = isa.REGISTER_INDEX
         register, is_csr = bus.adr[:8], region == isa.Region.CSR
@@ -117,24 +120,25 @@ class HostPort(wiring.Component):
             with m.Elif(self.i_count[position]):
                 m.d.sync += count.eq(count + 1)
 
-        answer = Signal(32)
+        csr, answer = Signal(32), Signal(32)
+        with m.Switch(register):
+            for name, value in values.items():
+                with m.Case(index[name]):
+                    m.d.comb += csr.eq(value)
+        words = {isa.Region.CSR: csr, isa.Region.ACT: self.i_act}
+        if self._monitor:
+            words |= {
+                isa.Region.PROGRAM: self.i_program,
+                isa.Region.PARAM: self.i_param,
+                isa.Region.WEIGHT: self.i_weight,
+                isa.Region.PROFILE: self.i_profile,
+                isa.Region.TABLE: self.i_table,
+            }
+            # a memory's word is late in its cycle, and comes from afar
+            words = {case: delayed(m, word, 1) for case, word in words.items()}
         with m.Switch(region):
-            with m.Case(isa.Region.CSR):
-                with m.Switch(register):
-                    for name, value in values.items():
-                        with m.Case(index[name]):
-                            m.d.comb += answer.eq(value)
-            words = {isa.Region.ACT: self.i_act}
-            if self._monitor:
-                words |= {
-                    isa.Region.PROGRAM: self.i_program,
-                    isa.Region.PARAM: self.i_param,
-                    isa.Region.WEIGHT: self.i_weight,
-                    isa.Region.PROFILE: self.i_profile,
-                    isa.Region.TABLE: self.i_table,
-                }
             for case, word in words.items():
                 with m.Case(case):
-                    m.d.comb += answer.eq(Mux(self.i_busy, 0, word))
+                    m.d.comb += answer.eq(word if case is isa.Region.CSR else Mux(self.i_busy, 0, word))
         m.d.sync += bus.dat_r.eq(answer)
         return m

@@ -43,15 +43,13 @@ class LinkDevice(wiring.Component):
         reads = Signal()
         place, here = Signal(range(frames.MAX_PAYLOAD)), Signal()
         word, index, last, behind = Signal(32), Signal(8), Signal(), Signal(8)
+        offset = Signal(isa.REGION_SHIFT - 2)
         m.d.comb += [
             receiver.i_session.eq(session),
             sender.i_session.eq(session),
             receiver.i_address.eq(place),
             behind.eq(expected - sequence),
-            # a frame stays in its window
-            bus.adr.eq(
-                Cat((address[2 : isa.REGION_SHIFT] + index)[: isa.REGION_SHIFT - 2], address[isa.REGION_SHIFT :])
-            ),
+            bus.adr.eq(Cat(offset, address[isa.REGION_SHIFT :])),
             bus.dat_w.eq(word),
             bus.sel.eq(0xF),
         ]
@@ -64,6 +62,7 @@ class LinkDevice(wiring.Component):
             due.eq(behind == 0),
             refused.eq(unknown | (behind > frames.WINDOW)),
             last.eq(index == words - 1),
+            offset.eq(address[2 : isa.REGION_SHIFT] + index),  # a frame stays in its window
         ]
 
         def shift_in(target, then):
@@ -128,8 +127,8 @@ class LinkDevice(wiring.Component):
                 m.d.sync += [place.eq(0), index.eq(0)]
                 m.next = "SEND"
             with m.State("SEND"):
-                shift_out(header, "SENT", final=~reads)
-            with m.State("SENT"):
+                shift_out(header, "SEEK", final=~reads)
+            with m.State("SEEK"):
                 m.next = "IDLE"
                 with m.If(reads):
                     m.next = "READ"
@@ -142,7 +141,7 @@ class LinkDevice(wiring.Component):
                 shift_out(word, "NEXT", final=last)
             with m.State("NEXT"):
                 m.d.sync += index.eq(index + 1)
-                m.next = "READ"
+                m.next = "SEEK"
                 with m.If(last):
                     m.next = "IDLE"
         return m
