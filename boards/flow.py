@@ -18,6 +18,7 @@ from typing import Any
 
 from amaranth.hdl import Elaboratable
 
+from boards import floorplan
 from boards.synthesis import options, unordered
 from boards.tools import TOOLS, ToolError, stop_all
 from sim.cache import cached, digest
@@ -36,12 +37,14 @@ class Plan:
 
     Members
     -------
+    device : str
     files : mapping of str to bytes
         The design, the script of its synthesis, the constraints.
     synthesis, routing, packing : tuple of str
         Tool and arguments.
     """
 
+    device: str
     files: Mapping[str, bytes]
     synthesis: tuple[str, ...]
     routing: tuple[str, ...]
@@ -53,7 +56,8 @@ class Plan:
 
         `hz` is what clocks are placed for that no constraint on a pin leads to.
         """
-        overrides = {"synth_opts": options(platform), "nextpnr_opts": f"--freq {hz / 1e6:g}"}
+        nextpnr = f"--freq {hz / 1e6:g} {floorplan.options(platform.device)}".rstrip()
+        overrides = {"synth_opts": options(platform), "nextpnr_opts": nextpnr}
         plan = platform.prepare(design, "top", emit_src=False, **overrides)
         files = {name: text.encode() if isinstance(text, str) else text for name, text in plan.files.items()}
         files["top.il"] = unordered(plan.files["top.il"]).encode()
@@ -61,7 +65,7 @@ class Plan:
             "commands"
         ]  # what follows prepares a boot loader
         kept = {name: data for name, data in files.items() if name.endswith((".il", ".ys", ".v", *LIMITS))}
-        return cls(kept, tuple(synthesis), tuple(routing), tuple(packing))
+        return cls(platform.device, kept, tuple(synthesis), tuple(routing), tuple(packing))
 
     @property
     def inputs(self) -> str:
@@ -162,7 +166,7 @@ def pack(plan: Plan, routed: Path) -> Path:
 
 def _inputs(plan: Plan, netlist: Path) -> dict[str, bytes]:
     limits = {name: data for name, data in plan.files.items() if name.endswith(LIMITS)}
-    return {"top.json": (netlist / "top.json").read_bytes(), **limits}
+    return {"top.json": floorplan.arranged((netlist / "top.json").read_bytes(), plan.device), **limits}
 
 
 def step(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ TOOL = """
 """
 
 PLAN = Plan(
+    "iCE40HX8K",
     {"top.il": b"design", "top.pcf": b"pins"},
     ("yosys", "top.ys"),
     ("nextpnr-ice40", "--json", "top.json", "--asc", "top.asc"),
@@ -85,9 +87,9 @@ def test_another_input_is_another_step(fake, monkeypatch, change):
     first = flow.synthesize(PLAN)
     plan = PLAN
     if change == "files":
-        plan = Plan({**PLAN.files, "top.il": b"other"}, PLAN.synthesis, PLAN.routing, PLAN.packing)
+        plan = replace(PLAN, files={**PLAN.files, "top.il": b"other"})
     elif change == "synthesis":
-        plan = Plan(PLAN.files, (*PLAN.synthesis, "-q"), PLAN.routing, PLAN.packing)
+        plan = replace(PLAN, synthesis=(*PLAN.synthesis, "-q"))
     else:
         monkeypatch.setattr(Tool, "version", lambda self: "2")
     assert flow.synthesize(plan) != first
