@@ -41,7 +41,7 @@ product registers, accumulator, shadow)."""
 READ_OUT = 2
 """From reading a result out of the mesh to its sum on the output path."""
 
-VECTOR_OUT = READ_LATENCY + 1
+VECTOR_OUT = READ_LATENCY + 2
 """From reading a vector's last bytes to its result on the output path."""
 
 REQUANTIZE_LATENCY = 14
@@ -92,7 +92,7 @@ DESCRIPTOR_LOAD = 27
 BUS_WRITE = 2
 """From one word written over the bus to the next."""
 
-BUS_READ = READ_LATENCY + 3
+BUS_READ = READ_LATENCY + 4
 """From one word read over the bus to the next."""
 
 

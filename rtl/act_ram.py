@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 
 from hwq import pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape
+from rtl.layouts import address_shape, run_exceeds
 from rtl.unordered import UNORDERED
 
 
@@ -66,8 +66,8 @@ class ActRam(wiring.Component):
         reading, count = Signal(), Signal.like(self.i_count)
         read_past, write_past = Signal(), Signal()
         m.d.comb += [
-            read_past.eq(address + count > self._bytes),
-            write_past.eq(self.i_write_address + self.i_write_count > self._bytes),
+            read_past.eq(run_exceeds(address, count, self._bytes)),
+            write_past.eq(run_exceeds(self.i_write_address, self.i_write_count, self._bytes)),
         ]
         m.d.sync += [
             reading.eq(self.i_read),

@@ -70,9 +70,22 @@ class BaseControl(wiring.Signature):
 
 def below(value: Value, limit: int) -> Value:
     """Return whether unsigned `value` is less than `limit`; synthesis sees no carry chain where few gates will do."""
-    if limit & (limit - 1):
-        return value < limit
-    return ~value[limit.bit_length() - 1 :].any()
+    zeros = (limit & -limit).bit_length() - 1
+    high, odd = value[zeros:], limit >> zeros
+    return ~high.any() if odd == 1 else high < odd
+
+
+def run_exceeds(address: Value, count: Value, limit: int) -> Value:
+    """Return whether `count` items from `address` on, at least one, end beyond `limit`.
+
+    `count` is at most the power of two that is its highest bit, of which `limit` is a multiple: only the low bits are
+    added up, which comes sooner than a sum of all and a comparison.
+    """
+    low = len(count) - 1
+    blocks, rest = divmod(limit, 1 << low)
+    assert rest == 0, (limit, low)
+    high, crossing = address[low:], address[:low] + count > 1 << low
+    return ~below(high, blocks) | ((high == blocks - 1) & crossing)
 
 
 def address_shape(config: ArrayConfig) -> Shape:

@@ -70,9 +70,13 @@ def sums_of(total: Value) -> Value:
 
 
 def chosen_sum(sums: data.View, pairs: Value, high: Value) -> Value:
-    """Return the 32-bit sum that `sums` holds, of a paired column the lower or the higher one."""
-    half = Mux(high, sums.high, sums.low).as_signed()
-    return Mux(pairs, half, Cat(sums.low, sums.high[: 32 - PAIR_BITS]).as_signed())
+    """Return the 32-bit sum that `sums` holds, of a paired column the lower or, with `high`, the higher one.
+
+    `high` is set with `pairs` only.
+    """
+    half = Mux(high, sums.high, sums.low)
+    rest = 32 - PAIR_BITS
+    return Cat(half, Mux(pairs, half[-1].replicate(rest), sums.high[:rest])).as_signed()
 
 
 def wide_blocks(descriptor: data.View, config: ArrayConfig) -> Value:

@@ -52,7 +52,7 @@ class Readout(wiring.Component):
         assert pipeline.READ_OUT == self.LATENCY
         config = self._config
         lanes, groups = config.lanes, config.groups
-        pairs, high = delayed(m, self.i_pairs, 1), delayed(m, self.i_high, 1)
+        pairs, high = delayed(m, self.i_pairs, 1), delayed(m, self.i_pairs & self.i_high, 1)
         gated = [[] for _ in range(lanes)]
         for row in range(config.rows):
             for group in range(groups):

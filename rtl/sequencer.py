@@ -1,5 +1,7 @@
 """Sequencer: reads descriptors, checks them and starts the units, one layer after another."""
 
+import functools
+
 from amaranth import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
@@ -12,6 +14,7 @@ from rtl.layouts import (
     BaseControl,
     address_shape,
     descriptor_layout,
+    field_slice,
     held_field,
     kept_fields,
     param_address_shape,
@@ -130,6 +133,12 @@ class Sequencer(wiring.Component):
             columns = [sum((mask >> bit & 1) << index for index, mask in enumerate(masks)) for bit in range(32)]
             m.d.sync += legal.eq(Cat(Const(column, len(masks)).bit_select(word, 1) for column in columns))
         unknown = self.i_word & ~legal
+        # the words of a memory are late in their cycle: where there is time, a count is made less in the next one
+        lessen = {name: Signal(name=f"lessen_{name}") for name in PIXELS} if config.overlaps else {}
+        for name, now in lessen.items():
+            m.d.sync += now.eq(0)
+            with m.If(now):
+                m.d.sync += upcoming[name].eq(upcoming[name] - tile_excess(config))
         m.d.sync += [strays.eq(0), stray.eq(stray | strays.any())]
         with m.If(valid):
             m.d.sync += strays.eq(Cat(unknown[index : index + 4].any() for index in range(0, 32, 4)))
@@ -137,7 +146,9 @@ class Sequencer(wiring.Component):
                 for index in range(isa.DESCRIPTOR_WORDS):
                     with m.Case(index):
                         fields = [field for field in isa.DESCRIPTOR if field.word == index and config.kept_bits(field)]
-                        m.d.sync += [upcoming[f.name].eq(held_field(config, f, self.i_word)) for f in fields]
+                        held = field_slice if lessen else functools.partial(held_field, config)
+                        m.d.sync += [upcoming[field.name].eq(held(field, self.i_word)) for field in fields]
+                        m.d.sync += [lessen[field.name].eq(1) for field in fields if field.name in lessen]
         m.d.sync += whole.eq(loading & valid & (arrived == isa.DESCRIPTOR_WORDS - 1))
         with m.If(whole):
             m.d.sync += [loading.eq(0), loaded.eq(1), sound.eq(known & ~faulty & inside)]

@@ -19,7 +19,7 @@ from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import HostPort
 from rtl.issue import Issue
-from rtl.layouts import address_shape, below, kept_fields, param_address_shape
+from rtl.layouts import address_shape, below, kept_fields
 from rtl.lookahead import Lookahead
 from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
@@ -70,7 +70,7 @@ class Accelerator(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.act = act = SharedActRam(config) if config.one_port else ActRam(config)
         m.submodules.weights = weights = WindowRam(
-            word_bytes=config.cols, depth=config.weight_words, one_port=config.one_port
+            word_bytes=config.cols, depth=config.weight_words, one_port=config.one_port, spread=not config.one_port
         )
         if config.small:
             m.submodules.output = output = SmallOutput(config)
@@ -339,6 +339,8 @@ class Accelerator(wiring.Component):
         m.d.sync += column_bytes.eq(act.o_data.as_value())
         pairs = issue.o_pairs | use_dots
         form = delayed(m, Cat(issue.o_zero, pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
+        ahead = pipeline.WEIGHT_DELAY + 1 - weights.latency
+        m.d.comb += weights.i_address.eq((recalled if config.small else delayed)(m, issue.o_weight, ahead))
         if config.int4 or config.codebooks:
             m.submodules.unpack = unpack = WeightUnpack(cols=config.cols, codebook=bool(config.codebooks))
             m.d.comb += [
@@ -356,7 +358,6 @@ class Accelerator(wiring.Component):
             m.d.sync += weight_word.eq(Mux(form[0], 0, weights.o_word))
             m.d.comb += mesh.i_w.as_value().eq(weight_word)
         m.d.comb += [
-            weights.i_address.eq((recalled if config.small else delayed)(m, issue.o_weight, pipeline.WEIGHT_DELAY)),
             mesh.i_column.as_value().eq(column_bytes),
             *(getattr(mesh, f"i_{name}").eq(bit) for name, bit in zip(taken, control, strict=True)),
         ]
@@ -380,6 +381,7 @@ class Accelerator(wiring.Component):
             place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
             picked_valid, picked_final = Signal(), Signal()
             accs = picked
+            param = drain.o_param
             reads = {
                 "read": drain.o_read,
                 "first": drain.o_first,
@@ -393,7 +395,6 @@ class Accelerator(wiring.Component):
                     "final": 1,
                     "row": range(rows),
                     "group": drain.o_group.shape(),
-                    "param": param_address_shape(config),
                     "address": address_shape(config),
                     "count": range(lanes + 1),
                     "row_end": 1,
@@ -427,6 +428,8 @@ class Accelerator(wiring.Component):
                 ]
                 # places travel along; what a layer without scales ahead of this one has left on the way is gone already
                 late, use_scales = result, reads["scaled"]
+                late_param = delayed(m, drain.o_param, scales.LATENCY)
+                param = Mux(use_scales, late_param, param)
                 for stage in range(scales.LATENCY):
                     later = Signal(result_layout, name=f"result_{stage}")
                     m.d.sync += later.eq(late)
@@ -471,7 +474,7 @@ class Accelerator(wiring.Component):
                     )
                 ),
             ]
-            param, entering = result.param, (picked_valid, picked_final, accs, second_bytes, place.address, place.count)
+            entering = (picked_valid, picked_final, accs, second_bytes, place.address, place.count)
             if vector is not None:
                 m.d.comb += vector.i_data.as_value().eq(act.o_data.as_value()[: 8 * lanes])
                 param = Mux(use_vector, vector.o_param, param)
@@ -482,10 +485,11 @@ class Accelerator(wiring.Component):
             entered = (post.i_valid, post.i_final, post.i_acc, post.i_residual, post.i_address, post.i_count)
             m.d.comb += [Value.cast(port).eq(Value.cast(value)) for port, value in zip(entered, entering, strict=True)]
             m.d.comb += [params.i_address.eq(param), post.i_end.eq(use_vector | place.end)]
+            param_word = delayed(m, params.o_word, 1)
             for lane in range(lanes):
                 for field in isa.PARAM:
                     start = 64 * lane + 32 * field.word + field.lsb
-                    bits = params.o_word[start : start + field.width]
+                    bits = param_word[start : start + field.width]
                     m.d.comb += post.i_param[lane][field.name].eq(bits)
 
         # end of a layer, errors, counters

@@ -19,9 +19,9 @@ class Vector(wiring.Component):
     Groups of `lanes` channels run inside pixels, taps inside groups; with a second operand one more read follows the
     taps. One tap is a copy, a sum over a window average pooling, a copy with equal clamp bounds a fill.
 
-    Latency: a result is on `o_acc` `READ_LATENCY` + 1 cycles after its last tap was read; `o_param` comes one cycle
-    earlier. Throughput: one read of `lanes` bytes a cycle, so a result every ``taps`` (+ 1
-    with a second operand) cycles. `i_blocked` pushes back.
+    Latency: a result is on `o_acc` `VECTOR_OUT` cycles after its last tap was read; `o_param` comes two cycles earlier.
+    Throughput: one read of `lanes` bytes a cycle, so a result every ``taps`` (+ 1 with a second operand) cycles.
+    `i_blocked` pushes back.
 
     Members
     -------
@@ -32,7 +32,7 @@ class Vector(wiring.Component):
     o_midway : a second operand is read, which must come right behind the last tap
     o_read, o_address, o_count : read request to activation memory and its bytes that matter
     i_data : activation memory's read port
-    o_emit, o_param : a result will be on `o_acc` in the next cycle; its parameter word
+    o_emit, o_param : a result will be on `o_acc` two cycles later; its parameter word
     o_valid, o_acc, o_residual : the result and its second operand
     o_write_address, o_write_count, o_final : with `o_valid`, where it goes; it is the layer's last
     ifm, res, ofm : the pixel walkers
@@ -134,7 +134,7 @@ class Vector(wiring.Component):
                 "count": range(lanes + 1),
             }
         )
-        stages = [Signal(role, name=f"role_{i}") for i in range(pipeline.READ_LATENCY + 2)]
+        stages = [Signal(role, name=f"role_{i}") for i in range(pipeline.VECTOR_OUT + 1)]
         head = stages[0]
         m.d.comb += [
             head.tap.eq(go & ~second_operand),
@@ -147,10 +147,13 @@ class Vector(wiring.Component):
         ]
         for before, after in itertools.pairwise(stages):
             m.d.sync += after.eq(before)
-        arriving, leaving = stages[pipeline.READ_LATENCY], stages[pipeline.READ_LATENCY + 1]
+        announced, arriving, leaving = stages[-3:]
+        assert pipeline.VECTOR_OUT == pipeline.READ_LATENCY + 2  # the bytes come out of a rotator, late in their cycle
+        arrived = Signal.like(self.i_data, reset_less=True)
+        m.d.sync += arrived.eq(self.i_data)
         sums = d.reduce == isa.Reduce.SUM
         for lane in range(lanes):
-            value, acc = self.i_data[lane], self.o_acc[lane]
+            value, acc = arrived[lane], self.o_acc[lane]
             m.submodules[f"adder_{lane}"] = adder = MaskedAdder(len(acc), whole=True)
             m.d.comb += [
                 adder.i_a.eq(acc),
@@ -161,10 +164,10 @@ class Vector(wiring.Component):
             with m.If(arriving.tap & (sums | arriving.first | (value > acc[: len(value)].as_signed()))):
                 m.d.sync += acc.eq(adder.o)
         m.d.comb += [
-            self.o_emit.eq(arriving.emit),
-            self.o_param.eq(arriving.param),
+            self.o_emit.eq(announced.emit),
+            self.o_param.eq(announced.param),
             self.o_valid.eq(leaving.emit),
-            self.o_residual.eq(self.i_data),
+            self.o_residual.eq(arrived),
             self.o_write_address.eq(leaving.address),
             self.o_write_count.eq(leaving.count),
             self.o_final.eq(leaving.emit & leaving.final),

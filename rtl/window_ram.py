@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from rtl.layouts import below
+from rtl.pipeline import delayed
 from rtl.primitives import SinglePortRam
 from rtl.unordered import UNORDERED
 
@@ -16,15 +17,17 @@ class WindowRam(wiring.Component):
 
     Word i occupies the window's bytes from ``i * stride`` on, with `stride` the next power of two, at least 4.
 
-    Latency: 1 from `i_address` to `o_word`, and from `i_window_address` to `o_window`. Throughput: one read and one
-    window write a cycle. The window shares the read port: while `i_window_read` is set, and with `one_port` while
-    `i_window_write` is, `i_address` isn't served.
+    Latency: `latency` from `i_address` to `o_word`, and from `i_window_address` to `o_window`: 1, with `spread` 3.
+    Throughput: one read and one window write a cycle. The window shares the read port: while `i_window_read` is set,
+    and with `one_port` while `i_window_write` is, `i_address` isn't served.
 
     Parameters
     ----------
     word_bytes, depth : int
     one_port : bool
         Whether the memory is made of `rtl.primitives.SinglePortRam`; `word_bytes` is even then.
+    spread : bool
+        Whether there are registers before and behind the memory's blocks, which are far apart; not with `one_port`.
 
     Members
     -------
@@ -33,8 +36,9 @@ class WindowRam(wiring.Component):
     i_window_read, i_window_write, i_window_mask, i_window_data, o_window : the bus
     """
 
-    def __init__(self, *, word_bytes: int, depth: int, one_port: bool = False):
-        self._word_bytes, self._depth, self._one_port = word_bytes, depth, one_port
+    def __init__(self, *, word_bytes: int, depth: int, one_port: bool = False, spread: bool = False):
+        self._word_bytes, self._depth, self._one_port, self._spread = word_bytes, depth, one_port, spread
+        self.latency = 3 if spread else 1
         self._words = max(1, (1 << ceil_log2(word_bytes)) // 4)
         self._index_bits = max(1, ceil_log2(depth))
         super().__init__(
@@ -54,14 +58,13 @@ class WindowRam(wiring.Component):
         """Return the module."""
         m = Module()
         low = ceil_log2(self._words)
-        part, part_read = self.i_window_address[:low], Signal(max(1, low))
-        index = self.i_window_address[low:]
+        part, index = self.i_window_address[:low], self.i_window_address[low:]
+        part_read = delayed(m, part, self.latency)
         data, enable = Signal(8 * self._word_bytes), Signal(self._word_bytes)
         if self._one_port:
             self._place_shared(m, index, data, enable)
         else:
             self._place_dual(m, index, data, enable)
-        m.d.sync += part_read.eq(part)
         for word in range(self._words):
             start = 4 * word
             if start >= self._word_bytes:
@@ -71,7 +74,7 @@ class WindowRam(wiring.Component):
             m.d.comb += data[bits].eq(self.i_window_data)
             with m.If(self.i_window_write & (part == word if low else 1) & below(index, self._depth)):
                 m.d.comb += enable[start : start + count].eq(self.i_window_mask)
-            with m.If(part_read == word):
+            with m.If((part_read == word) if low else 1):
                 m.d.comb += self.o_window.eq(self.o_word[bits])
         return m
 
@@ -93,9 +96,12 @@ class WindowRam(wiring.Component):
         """Add memory that reads and writes at once; the rest as `_place_shared`."""
         address = Signal(self._index_bits)
         m.d.comb += address.eq(Mux(self.i_window_read, index, self.i_address))
+        near = int(self._spread)  # registers before, and behind
         # block RAM is as deep as a power of two: what exceeds one has a memory of its own
         base = 1 << (self._depth.bit_length() - 1)
         rest = self._depth - base
+        enables = [enable & chosen.replicate(self._word_bytes) for chosen in (index < base, index >= base)]
+        address, index, data, *enables = (delayed(m, value, near) for value in (address, index, data, *enables))
         words = []
         for depth, upper in ((base, 0), (rest, 1))[: 2 if rest else 1]:
             memory = Memory(shape=len(data), depth=depth, init=[], attrs=UNORDERED)
@@ -106,9 +112,9 @@ class WindowRam(wiring.Component):
                 read_port.addr.eq(address[:bits]),
                 write_port.addr.eq(index[:bits]),
                 write_port.data.eq(data),
-                write_port.en.eq(enable & (index >= base if upper else index < base).replicate(self._word_bytes)),
+                write_port.en.eq(enables[upper]),
             ]
             words.append(read_port.data)
         upper_read = Signal()
         m.d.sync += upper_read.eq(address >= base)
-        m.d.comb += self.o_word.eq(Mux(upper_read, words[-1], words[0]))
+        m.d.comb += self.o_word.eq(delayed(m, Mux(upper_read, words[-1], words[0]), near))
