@@ -24,7 +24,7 @@ from hwq.passes.flatten_to_conv import flatten_to_conv
 from hwq.passes.fuse_tables import fuse_tables
 from hwq.passes.fuse_views import fuse_views
 from hwq.passes.partition import ArrayPart, HostPart, Part, partition
-from hwq.passes.sums_by_bytes import sums_by_bytes
+from hwq.passes.sums_by_bytes import product_of, sums_by_bytes
 from hwq.passes.transpose_space import SWAP, is_square, transpose_space
 from hwq.plan import Port
 from hwq.program import ArrayStep, HostNodeInfo, HostStep, LayerInfo, PageSizes, PortImage, Program, TensorInfo
@@ -82,7 +82,7 @@ def compile(
         memory is what counts (`compact`) codebooks as well; ``int8``: bytes, for the activations it reads as well;
         ``codebook``: as ``auto``, but codebooks wherever at most 16 different weights in a layer, or in each of its
         blocks of channels, make it smaller than bytes, though each book takes cycles. What a mapping doesn't name is
-        ``auto``.
+        ``auto``; what runs once for every byte of its sums is stored alike for each.
     compact : bool
         Prefer the ways that take the least memory to the fastest ones; so it is anyway where those don't fit.
 
@@ -140,6 +140,8 @@ def _storage(graph: ir.Graph, weights: str | Mapping[str, str]) -> Storage:
 
 def _candidate(graph: ir.Graph, parts: list[Part], config: ArrayConfig, storage: Storage, compact: bool) -> Pages:
     """Schedule one arrangement of the network: in one page as it is, or fitted to the memories it exceeds."""
+    asked = {op.name: storage.named.get(op.name) or storage.named.get(product_of(op)) for op in graph.ops}
+    storage = replace(storage, named={name: kind for name, kind in asked.items() if kind})
     try:
         page = one_page(graph, [part for part in parts if isinstance(part, ArrayPart)], config, storage, compact)
         return Pages(graph, parts, [page])

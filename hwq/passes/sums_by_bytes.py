@@ -41,6 +41,16 @@ def sums_by_bytes(graph: Graph) -> Graph:
     return rebuilt(replace(graph, constants=graph.constants | made.constants), ops, made.tensors)
 
 
+def product_of(op: Op) -> str:
+    """Return the name of the node of whose sums `op` makes a byte; of any other operator, its own."""
+    byte = op.byte if isinstance(op, Conv | Gemm) else None
+    return op.name if byte is None else op.name.removesuffix(_suffix(byte))
+
+
+def _suffix(byte: int) -> str:
+    return f"/byte{byte}"
+
+
 @dataclass(frozen=True, eq=False)
 class _Product:
     """A product the array can run.
@@ -135,7 +145,7 @@ class _Made:
         """Return the layers and nodes that make the product's result."""
         count, x, y, name = product.count(), product.x, product.y, product.node.name
         self.tensors[x.name] = x
-        parts = [self._tensor(f"{y.name}/byte{byte}", y.shape, "uint8", x.scale, 128) for byte in range(count)]
+        parts = [self._tensor(f"{y.name}{_suffix(byte)}", y.shape, "uint8", x.scale, 128) for byte in range(count)]
         ops: list[Op] = [_layer(product, part, byte, count) for byte, part in enumerate(parts)]
         integers = {"to": TensorProto.INT32}
         total = ""
@@ -184,7 +194,7 @@ def _layer(product: _Product, output: str, byte: int, count: int) -> Op:
     outputs = len(product.weight_zero_point)
     middle = np.array([1 << (8 * count - 1)], np.int64).astype(np.uint32).view(np.int32)
     common: dict[str, Any] = {
-        "name": f"{product.node.name}/byte{byte}",
+        "name": f"{product.node.name}{_suffix(byte)}",
         "inputs": (product.x.name,),
         "outputs": (output,),
         "weight": product.weight,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import hwq
+from hwq import isa
 from hwq.compiler import load, split
 from hwq.config import PRESETS
 from hwq.ir import Conv, Gemm
@@ -151,6 +152,32 @@ def test_every_rung_down_to_the_rtl():
     tensors = load(model).tensors
     macs = [tensors[y].size * 9 * (4 // window["group"]) for y, window in zip(outputs, WINDOWS, strict=True)]
     assert report.macs == sum(macs), "several bytes of the same sums are the same products"
+
+
+def test_storage_asked_for_by_layer_is_that_of_every_byte():
+    rng, build = np.random.default_rng(12), Builder()
+    x, zero = build.input("x", (1, 40), "uint8"), build.input("zero", (1,), "uint8")
+    for name, values in (("narrow", range(-8, 8)), ("wide", range(-128, 128, 16))):
+        weight = rng.choice(np.array(values, np.int8), (40, 12))
+        build.node("MatMulInteger", [x, build.constant(weight), zero], name)
+    model = build.model("narrow", "wide", types={name: ("int32", None) for name in ("narrow", "wide")})
+
+    def stored(**asked):
+        weights = {f"n_{name}": kind for name, kind in asked.items()}
+        program = hwq.compile(model, ARCH, golden=False, weights=weights)
+        forms = {"n_narrow": [], "n_wide": []}
+        for layer in (layer for step in program.array_steps for layer in step.layers):
+            (fields,) = list(program.descriptors(layer.first_slot))[: layer.end_slot - layer.first_slot]
+            forms[layer.name.partition("/")[0]].append((fields["int4"], fields["codebook"]))
+        return tuple(forms.values())
+
+    plain, narrow, book = (0, isa.Codebook.NONE), (1, isa.Codebook.NONE), (0, isa.Codebook.LAYER)
+    assert stored() == ([narrow] * 2, [plain] * 3)
+    assert stored(narrow="int8") == ([plain] * 2, [plain] * 3)
+    assert stored(wide="codebook") == ([narrow] * 2, [book] * 3)
+    assert stored(narrow="int8", wide="codebook") == ([plain] * 2, [book] * 3)
+    chosen = {"n_narrow": "int8", "n_wide": "codebook"}
+    assert hwq.verify(model, ARCH, samples=2, targets=["reference", "machine"], weights=chosen).ok
 
 
 def test_arrays_without_bytes_of_sums_leave_the_product_to_the_host():
