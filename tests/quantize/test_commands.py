@@ -86,7 +86,7 @@ def test_search_prints_and_draws_the_front(command, folder):
     arguments += ["--plot", "front.svg", "--resume", "front.jsonl"]
     status, out, _ = command(*arguments)
     assert status == 0
-    assert "assignments measured on 3 samples" in out
+    assert "assignments measured on 6 samples" in out
     status, out, _ = command(*arguments, "--json", "-")
     report = json.loads(out)
     assert report["chosen"] in report["front"]

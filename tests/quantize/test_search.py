@@ -10,12 +10,14 @@ import pytest
 from hwq.costs import estimate
 from hwq.errors import HwqError, InputError
 from hwq.quantize import Recipe, quantize
+from hwq.quantize.emit import emit
 from hwq.quantize.journal import Journal
 from hwq.quantize.search import evolution, integer, policy
 from hwq.quantize.search.integer import Table
 from hwq.quantize.search.mixed import Limits, Searcher, search
 from hwq.quantize.search.problem import Point
-from tests.quantize.networks import convnet, samples
+from hwq.quantize.solve import calibrate, solve
+from tests.quantize.networks import convnet, run, samples
 from tests.quantize.test_sensitivity import inputs, planted
 
 KINDS = ("int8", "int4", "codebook")
@@ -149,6 +151,23 @@ def test_integer_program_agrees_with_all_assignments_of_a_network(enumerated):
         assert at.chosen.cycles <= limit
 
 
+def test_every_sample_judges_what_was_fitted_without_it():
+    model, x = convnet(6), samples(6)
+    (wanted,) = run(model, x)
+    labels, got = wanted.argmax(axis=1), np.zeros((6, 5))
+    assert len(set(labels)) > 1
+    found = search(model, {"x": x}, "sim-4x4", labels=labels, points=2)
+    calibrated, point = calibrate(model, "model", {"x": x}, Recipe(), lambda *_: None), found.points[1]
+    assert set(point.weights) == {"int4"}
+    for half in (0, 1):
+        network, fitted = calibrated.network(), dataclasses.replace(calibrated, feeds=calibrated.feeds[half::2])
+        grid = solve(fitted, network, dict(zip(found.layers, point.weights, strict=True)), lambda *_: None)
+        (got[1 - half :: 2],) = run(emit(network, grid), x[1 - half :: 2])
+    assert point.kl == pytest.approx(float((wanted * np.log(wanted / got)).sum(axis=1).mean()), rel=1e-4)
+    assert point.accuracy == np.mean(got.argmax(axis=1) == labels)
+    assert found.samples == 6
+
+
 @pytest.fixture(scope="module")
 def small_front():
     """The front of a small network, from all its assignments."""
@@ -273,19 +292,20 @@ def test_least_accuracy_gives_the_cheapest_that_reaches_it():
         ({"limits": Limits(min_accuracy=0.5)}, "a least accuracy needs labels"),
         ({"kinds": ["int8", "int3"]}, "from int8, int3: name int8, int4, codebook, nf4, each at most once"),
         ({"kinds": ["int8", "int8"]}, "each at most once"),
+        ({"kinds": ["int8", "nf4"], "arch": "ecp5-8x16"}, "ecp5-8x16 leaves nf4 to the host: name other kinds"),
         ({"labels": np.zeros(3)}, r"labels have shape \(3,\)"),
     ],
 )
 def test_refusals(options, sentence):
     with pytest.raises((HwqError, InputError), match=sentence):
-        search(convnet(), DATA, "sim-4x4", points=2, **options)
+        search(convnet(), DATA, **{"arch": "sim-4x4", "points": 2} | options)
 
 
 def test_report_is_json(tmp_path):
     found = search(convnet(), DATA, "sim-4x4", kinds=["int8", "codebook"], points=3)
     report = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert report["chosen"]["weights"] == list(found.weights.values())
-    assert report["samples"] == 2
+    assert report["samples"] == 4
     assert report["storage"] == found.storage
     assert len(report["points"]) == len(found.points)
 

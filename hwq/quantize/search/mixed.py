@@ -95,8 +95,8 @@ def search(
     """Find which weights to give each layer.
 
     Every assignment is measured as it would be written: quantized, compiled for `arch` and run, but fitted to every
-    other sample only and judged by the rest. Equal arguments give equal results, also where `resume` saved most of the
-    work.
+    other sample and judged by those between, then the other way round. Equal arguments give equal results, also where
+    `resume` saved most of the work.
 
     Parameters
     ----------
@@ -135,11 +135,13 @@ def search(
     unknown = next((kind for kind in kinds if kind not in BITS), None)
     if unknown is not None or len(set(kinds)) < len(kinds):
         raise HwqError(f"weights can't be chosen from {', '.join(kinds)}: name {', '.join(BITS)}, each at most once")
+    if "nf4" in kinds and not config.block_scales:
+        raise HwqError(f"{config.name} leaves nf4 to the host: name other kinds, or an arch with block_scales")
     name = "model" if isinstance(model, onnx.ModelProto) else Path(model).stem
     loaded = model if isinstance(model, onnx.ModelProto) else load_model(model)
     calibrated = calibrate(loaded, name, data, recipe or Recipe(), progress)
     check_labels(labels, len(calibrated.feeds))
-    journal = Journal(resume, digest(["search", *calibrated.parts(), repr(labels), config.digest()]))
+    journal = Journal(resume, digest(["search by halves", *calibrated.parts(), repr(labels), config.digest()]))
     problem = Problem(calibrated, config, kinds, metric=metric, labels=labels, journal=journal, progress=progress)
     if not problem.layers:
         raise ModelError(f"{name}: holds no layer with constant weights, so there is nothing to quantize")

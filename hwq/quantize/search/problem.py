@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+
 from hwq.config import ArrayConfig
 from hwq.costs import estimate
 from hwq.ir import Array
@@ -87,13 +89,13 @@ class Limits:
 class Problem:
     """A calibrated network, an architecture, and every assignment that has been measured so far.
 
-    Weights are fitted to every other sample and judged by the rest: by those they were fitted to, four bits look better
-    than they are.
+    Weights are fitted to every other sample and judged by those between, then the other way round: by the samples they
+    were fitted to, four bits look better than they are.
 
     Members
     -------
     samples : int
-        By which assignments are judged.
+        By which assignments are judged, each once.
     layers : tuple of str
     kinds : tuple of str
         What a layer's weights can be, the most accurate first.
@@ -115,13 +117,15 @@ class Problem:
         self.kinds, self.progress = tuple(kinds), progress
         self.points: dict[Assignment, Point] = {}
         self._config, self._metric = config, metric
-        self._fitted = replace(calibrated, feeds=calibrated.feeds[0::2])
-        judged = slice(1, None, 2) if len(calibrated.feeds) > 1 else slice(None)
-        self._judged, self._labels = calibrated.feeds[judged], None if labels is None else labels[judged]
         self._journal, self._network = journal, calibrated.network()
-        self._wanted = outputs(calibrated.model, self._judged)
-        self._solved: Solved = {}
-        self.layers, self.samples = tuple(self._network.layers), len(self._judged)
+        feeds = calibrated.feeds
+        halves = (slice(0, None, 2), slice(1, None, 2)) if len(feeds) > 1 else (slice(None),)
+        self._fitted = [replace(calibrated, feeds=feeds[half]) for half in halves]
+        self._solved: list[Solved] = [{} for _ in halves]
+        self._judged = [feeds[half] for half in reversed(halves)]
+        self._wanted = outputs(calibrated.model, [feed for half in self._judged for feed in half])
+        self._labels = None if labels is None else np.concatenate([labels[half] for half in reversed(halves)])
+        self.layers, self.samples = tuple(self._network.layers), len(feeds)
 
     @property
     def size(self) -> int:
@@ -149,10 +153,15 @@ class Problem:
 
     def _measure(self, weights: Assignment) -> dict[str, int | float | None]:
         chosen = dict(zip(self.layers, weights, strict=True))
-        grid = solve(self._fitted, self._network, chosen, lambda what, done, total: None, self._solved)
-        model = emit(self._network, grid)
-        costs = estimate(model, self._config, weights=storage(weights))
-        score = compare(self._wanted, outputs(model, self._judged), self._labels)
+        grids = [
+            solve(fitted, self._network, chosen, lambda what, done, total: None, solved)
+            for fitted, solved in zip(self._fitted, self._solved, strict=True)
+        ]
+        models = [emit(self._network, grid) for grid in grids]
+        costs = estimate(models[0], self._config, weights=storage(weights))
+        halves = [outputs(model, judged) for model, judged in zip(models, self._judged, strict=True)]
+        got = [np.concatenate(values) for values in zip(*halves, strict=True)]
+        score = compare(self._wanted, got, self._labels)
         size = sum(layer.weight_bytes for layer in costs.layers)
         return {"cycles": costs.cycles_predicted, "weight_bytes": size, **asdict(score)}
 
