@@ -44,20 +44,20 @@ _OCTAVE = np.array([n.bit_length() - 1 for n in range(512)])
 
 
 def saturate(x: ArrayLike, lo: ArrayLike, hi: ArrayLike) -> NDArray:
-    """Clamp to a closed range: ``min(max(x, lo), hi)``.
+    """Clamp to a closed range: `lo` for what is below it, else `hi` for what is above that.
 
     Parameters
     ----------
     x : integer array
     lo, hi : integer, broadcast against `x`
-        Bounds, both included, ``lo <= hi``.
+        Bounds, both included; of ``lo > hi`` every `x` gives one or the other.
 
     Returns
     -------
     integer array
         Of the common dtype of the arguments.
     """
-    return np.minimum(np.maximum(x, lo), hi)
+    return np.where(np.less(x, lo), lo, np.minimum(x, hi))
 
 
 def rounding_shift(x: ArrayLike, s: ArrayLike) -> NDArray[np.int64]:

@@ -80,7 +80,7 @@ class ErrorCode(enum.IntEnum):
     PARAM_RANGE = 5
     """A parameter address left the memory."""
     PC_RANGE = 6
-    """The program counter ran past the last slot of program memory."""
+    """The program counter ran past the last slot of program memory, which `pc` still tells."""
     WATCHDOG = 7
     """No unit made progress for WATCHDOG cycles."""
 
@@ -186,15 +186,17 @@ DESCRIPTOR: tuple[Field, ...] = (
     _step("res_x_step", 17, "to the second operand's next pixel of a row; with `strips`, to the output's next strip"),
     _step("res_y_step", 18, "from a row's last pixel of the second operand to the next row's first"),
     Field("zero_point", 19, 0, 8, signed=True, doc="added after requantizing"),
-    Field("lo", 19, 8, 8, signed=True, doc="smallest requantized value"),
-    Field("hi", 19, 16, 8, signed=True, doc="largest requantized value"),
+    Field("lo", 19, 8, 8, signed=True, doc="smallest requantized value: one below it becomes `lo`"),
+    Field(
+        "hi", 19, 16, 8, signed=True, doc="largest requantized value: one above it that isn't below `lo` becomes `hi`"
+    ),
     Field("factor_a", 20, 0, 26, signed=True, doc="`residual`: factor of the requantized value"),
     Field("factor_b", 21, 0, 26, signed=True, doc="`residual`: factor of the second operand, or of the product"),
     Field("offset_low", 22, 0, 32, doc="`residual`: offset, bits 31..0"),
     Field("offset_high", 23, 0, 8, signed=True, doc="`residual`: offset, bits 39..32"),
     Field("add_shift", 23, 8, 5, doc="`residual`: right shift, round half to even"),
-    Field("add_lo", 23, 16, 8, signed=True, doc="`residual`: smallest sum"),
-    Field("add_hi", 23, 24, 8, signed=True, doc="`residual`: largest sum"),
+    Field("add_lo", 23, 16, 8, signed=True, doc="`residual`: smallest sum, as `lo`"),
+    Field("add_hi", 23, 24, 8, signed=True, doc="`residual`: largest sum, as `hi`"),
 )
 
 ADDER = frozenset(

@@ -32,7 +32,7 @@ class Status:
     error : ErrorCode
         ``NONE`` after HALT.
     slot : int
-        The HALT, or the descriptor that failed.
+        The HALT, or the descriptor that failed; of a program without an end the last one.
     """
 
     error: isa.ErrorCode
@@ -72,12 +72,13 @@ class Machine:
 
     def run(self, slot: int = 0, *, on_layer: Callable[[int], None] | None = None) -> Status:
         """Execute from `slot` until HALT or an error; `on_layer` is called with each slot that has ended."""
+        first = slot
         while True:
             try:
                 if self._step(slot):
                     return Status(isa.ErrorCode.NONE, slot)
             except _Stop as stop:
-                return Status(stop.error, slot)
+                return Status(stop.error, slot - (stop.error is isa.ErrorCode.PC_RANGE and slot > first))
             if on_layer is not None:
                 on_layer(slot)
             slot += 1

@@ -58,7 +58,7 @@ class Requantizer(wiring.Component):
     i_byte : In(2)
     i_zero_point : In(signed(8))
     i_lo, i_hi : In(signed(8))
-        Output zero point and bounds, ``i_lo <= i_hi``; taken `LATENCY` - 3 cycles after the accumulator and
+        Output zero point and bounds; taken `LATENCY` - 3 cycles after the accumulator and
         in the cycle after that.
     o : Out(signed(8))
         Result of the inputs `LATENCY` cycles ago.

@@ -49,7 +49,7 @@ class ResidualAdd(wiring.Component):
     i_offset : In(signed(40))
     i_shift : In(5)
     i_lo, i_hi : In(signed(8))
-        Parameters as :func:`hwq.residual.fit_add` returns them, and bounds, ``i_lo <= i_hi``. Constants of a
+        Parameters as :func:`hwq.residual.fit_add` returns them, and bounds. Constants of a
         descriptor, not delayed with the operands: they must not change while a pair is on its way.
     o : Out(signed(8))
         Result of the operands `LATENCY` cycles ago.

@@ -45,7 +45,7 @@ class SmallRequantizer(wiring.Component):
     i_shift : In(6)
         Multiplier, as :func:`hwq.fixed.encode_multiplier` returns it; taken `LATE` cycles after the others.
     i_zero_point, i_lo, i_hi : In(signed(8))
-        Output zero point and bounds, ``i_lo <= i_hi``; they must not change while a result is on its way.
+        Output zero point and bounds; they must not change while a result is on its way.
     o : Out(signed(8))
         Result of the sum `LATENCY` cycles ago.
     """

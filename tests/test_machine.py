@@ -291,6 +291,8 @@ def test_a_program_without_halt_runs_off_the_end():
     machine = blank(LEGAL, slots=2)
     machine.program[isa.SLOT_WORDS :][: isa.DESCRIPTOR_WORDS] = machine.program[: isa.DESCRIPTOR_WORDS]
     status = machine.run()
+    assert (status.error, status.slot) == (isa.ErrorCode.PC_RANGE, 1)
+    status = machine.run(2)
     assert (status.error, status.slot) == (isa.ErrorCode.PC_RANGE, 2)
 
 

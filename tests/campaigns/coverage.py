@@ -179,8 +179,8 @@ def _clamped(seen: Seen) -> Iterable[str]:
     after = "after the second operand" if d["residual"] else "after requantizing"
     reached = [name for name, hit in (("low", seen.least == low), ("high", seen.most == high)) if hit]
     yield f"{after}, {' and '.join(reached) or 'neither'}"
-    if low == high:
-        yield "one value"
+    if low >= high:
+        yield f"{after}, {'one value' if low == high else 'crossed'}"
     if d["zero_point"] in (-128, 127):
         yield f"zero point {d['zero_point']}"
 
@@ -245,7 +245,8 @@ _SECOND = [*_cross(["CONV", *KINDS[3:]], ["shift 0", "shift", "shift 31"]), *_cr
 _SECOND += [f"factor_{which} {sign}" for which in "ab" for sign in "-0+"]
 _ZEROS = [f"{name}_zero_point {value}" for name in ("ifm", "res") for value in ("-128", "127", "other")]
 _CLAMPS = [*_cross(["after requantizing", "after the second operand"], ["low and high", "low", "high", "neither"])]
-_CLAMPS += ["one value", "zero point -128", "zero point 127"]
+_CLAMPS += _cross(["after requantizing", "after the second operand"], ["one value", "crossed"])
+_CLAMPS += ["zero point -128", "zero point 127"]
 _MAPS = ("ifm", "res", "ofm")
 _PLACES = [f"{name} {at}" for name in _MAPS for at in ("from the first byte", "to the last byte", "across words")]
 _PLACES += ["weights from the first word", "weights to the last word", "parameters to the last word"]

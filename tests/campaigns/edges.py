@@ -41,13 +41,13 @@ def end(run: Runs) -> int:
 def defined(layers: Sequence[dict[str, int]], config: ArrayConfig) -> bool:
     """Return whether layers with legal fields mean one thing only.
 
-    They write every byte once and none that they or an early one read, and clamp between a smaller and a larger value.
+    They write every byte once and none that they or an early one read.
     """
     before = np.empty(0, np.int64)
     for d in layers:
         maps = {name: (at.reshape(-1, 1) + np.arange(run)).reshape(-1) for name, (at, run) in runs(d, config).items()}
         written = maps.pop("ofm")
-        if len(np.unique(written)) != len(written) or d["lo"] > d["hi"] or d["add_lo"] > d["add_hi"]:
+        if len(np.unique(written)) != len(written):
             return False
         kept = np.concatenate([written, before]) if d["early"] else written
         if np.isin(np.concatenate([*maps.values()]), kept).any():
@@ -76,8 +76,6 @@ def to_edges(fields: dict[str, int], config: ArrayConfig, rng: np.random.Generat
     for name, value in _anywhere(d, config, rng):
         if rng.random() < SHARE:
             d[name] = value
-    if d["lo"] > d["hi"]:
-        d["lo"], d["hi"] = d["hi"], d["lo"]
     if d["opcode"] == isa.Opcode.DEPTHWISE and not d["strips"] and rng.random() < SHARE:
         more = d | {"repeats": 3, "weight_base": 0}
         d = more if timing.memory_words(more, config) <= config.weight_words else d
@@ -140,6 +138,9 @@ def _anywhere(d: dict[str, int], config: ArrayConfig, rng: np.random.Generator) 
         yield name, int(value)
     if rng.random() < 0.2:
         yield "lo", d["hi"]
+    elif rng.random() < 0.1:  # each result is one of them
+        yield "lo", int(rng.integers(-100, 128))
+        yield "hi", int(rng.integers(-128, 0))
     if config.tables:
         yield "table", int(rng.choice([0, 1, config.tables]))
     if d["residual"]:
@@ -149,6 +150,9 @@ def _anywhere(d: dict[str, int], config: ArrayConfig, rng: np.random.Generator) 
         yield "offset_high", int(rng.choice([-128, 0, 127]))
         yield "add_lo", int(rng.integers(-128, 1))
         yield "add_hi", int(rng.integers(0, 128))
+        if rng.random() < 0.1:
+            yield "add_lo", int(rng.integers(0, 128))
+            yield "add_hi", int(rng.integers(-128, 0))
 
 
 def fault(d: dict[str, int], config: ArrayConfig, rng: np.random.Generator) -> tuple[dict[str, int], str, str] | None:
