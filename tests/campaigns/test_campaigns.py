@@ -1,5 +1,7 @@
 """A little of every campaign; `make campaign` runs the long ones."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,11 @@ def test_a_hang_is_a_failure(monkeypatch):
 
     with pytest.raises(campaign.Hang):
         fake(trial).run(0)
+
+
+def test_a_trial_that_waits_does_not_hang(monkeypatch):
+    monkeypatch.setattr(campaign, "HANG_SECONDS", 0.1)
+    assert fake(lambda rng: time.sleep(0.5) or ["waited"]).run(0) == ["waited"]
 
 
 def test_bound_is_three_over_the_trials():
