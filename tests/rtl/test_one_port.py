@@ -124,3 +124,28 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
             driver.start(0)
         driver.clear()
     compare(driver, programs.random_machine(machine.config, np.random.default_rng(3), 3))
+
+
+@pytest.mark.xdist_group("verilator")
+def test_an_aborted_vector_layer_leaves_the_port_to_the_host(accelerator):
+    config = one_port(4, 4, tables=3)
+    driver = accelerator(config)
+    layer = CLAMPS | {
+        "opcode": isa.Opcode.VECTOR,
+        "row_pixels": 256,
+        "pixels": 256,
+        "taps_y": 1,
+        "taps_x": 1,
+        "span": 1,
+    }
+    layer |= {"blocks": 1, "last_channels": 1, "ifm_x_step": 1, "ofm_base": 2048, "ofm_x_step": 1}
+    machine = programs.random_memories(config, np.random.default_rng(0))
+    programs.set_program(machine, [layer])
+    for delay in range(60, 160):
+        load(driver, machine)
+        driver._set_register("pc", 0)
+        driver._set_register("control", isa.CONTROL_START)
+        assert not driver.bus.wait(delay)
+        driver.clear()
+        seen = [driver.read_act(0, 256).tolist() for _ in range(2)]
+        assert seen == [machine.act[:256].tolist()] * 2, f"aborted after {delay} cycles"
