@@ -4,6 +4,7 @@
 #   make test        make check, then every test
 #   make prove      every property of the gateware, over every input and state; minutes
 #   make campaign    the long form of what the tests try a little of
+#   make coverage    the lines, branches, terms and bits of the gateware that simulation reaches; an hour
 #   make boards      what boards/results.json holds of another gateware, built again; hours
 #   make netlist     the bundled model on netlists in two FPGAs' cells; minutes
 #   make check       formatting, lint, types, import contracts, generated tables
@@ -21,7 +22,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 TRAIN_STAMP := $(VENV)/.installed-train
 PAGES := $(wildcard README.md */README.md)
 
-.PHONY: demo test prove campaign boards netlist check train-demo clean
+.PHONY: demo test prove campaign coverage boards netlist check train-demo clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -43,6 +44,10 @@ campaign: $(DEV_STAMP)
 	$(RUN) tests.campaigns programs --trials 20000
 	$(RUN) tests.campaigns graphs --trials 20000
 	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
+
+coverage: $(DEV_STAMP)
+	$(RUN) tests.coverage
+	$(RUN) cogapp -r -I . rtl/README.md
 
 boards: $(DEV_STAMP)
 	$(RUN) boards.measure --probes $(if $(HWQ_WORKLOADS),--workloads $(HWQ_WORKLOADS))

@@ -22,6 +22,9 @@ FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--n
 FAST, SLOW = "-O2", "-O1"
 """Compiler's optimization of code that runs every cycle; of code that doesn't: files named ``__Slow``, the runtime."""
 
+COVERAGE = "verilated_cov.cpp"
+"""The run-time library's source that designs built with coverage need."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -35,8 +38,8 @@ class Product:
         Of the file that is made.
     wrapper : Path or None
         Verilog source that holds the top module, around the design; without it the design is the top.
-    optimization : str
-        The compiler's, of code that runs every cycle.
+    optimization, slow : str
+        The compiler's, of code that runs every cycle; of the rest.
     verilator_flags, compiler_flags, linker_flags : tuple[str, ...]
     runtime : tuple[str, ...]
         Sources of Verilator's run-time library that are needed.
@@ -46,6 +49,7 @@ class Product:
     suffix: str
     wrapper: Path | None = None
     optimization: str = FAST
+    slow: str = SLOW
     verilator_flags: tuple[str, ...] = FLAGS
     compiler_flags: tuple[str, ...] = ("-std=gnu++20", "-fPIC", "-w")
     linker_flags: tuple[str, ...] = "-pthread"
@@ -104,7 +108,7 @@ def build(verilog_text: str, top: str = "hwq_harness", product: Product = LIBRAR
     """
     verilator, compiler = find_verilator(), find_compiler()
     flags = (*product.verilator_flags, *product.compiler_flags, *product.linker_flags, *product.runtime)
-    tools = (verilator.version, compiler.version, *flags, product.optimization, SLOW)
+    tools = (verilator.version, compiler.version, *flags, product.optimization, product.slow, SLOW)
     if product.wrapper is not None:
         verilog_text = f"{verilog_text}\n{product.wrapper.read_text(encoding='utf-8')}"
     name = f"{top}-{digest([verilog_text, top, product.harness.read_bytes(), *tools])}{product.suffix}"
@@ -116,8 +120,8 @@ def build(verilog_text: str, top: str = "hwq_harness", product: Product = LIBRAR
         command = [str(verilator.executable), *options, *product.verilator_flags, str(source)]
         _run(command, {"VERILATOR_ROOT": str(verilator.root)})
         files = [product.harness, *sorted(objects.glob("*.cpp"))]
-        levels = [SLOW if "__Slow" in path.name else product.optimization for path in files]
-        compiled = [*_compile(files, levels, [*product.compiler_flags, f"-I{objects}"], objects), *_runtime(product)]
+        levels = [product.slow if "__Slow" in path.name else product.optimization for path in files]
+        compiled = [*_compile(files, levels, [*_flags(product), f"-I{objects}"], objects), *_runtime(product)]
         _run([compiler.executable, "-o", str(work / name), *map(str, compiled), *product.linker_flags])
 
     return cached(name, make)
@@ -126,22 +130,26 @@ def build(verilog_text: str, top: str = "hwq_harness", product: Product = LIBRAR
 def _runtime(product: Product) -> list[Path]:
     """Return the object files of Verilator's run-time library, which are the same for every design."""
     verilator = find_verilator()
-    tools = (verilator.version, find_compiler().version, SLOW, *product.compiler_flags, *product.runtime)
+    tools = (verilator.version, find_compiler().version, SLOW, *_flags(product), *product.runtime)
     name = f"verilated-{digest(tools)}"
 
     def make(work: Path) -> None:
         folder = work / name
         folder.mkdir()
         files = [verilator.include / source for source in product.runtime]
-        _compile(files, [SLOW] * len(files), product.compiler_flags, folder)
+        _compile(files, [SLOW] * len(files), _flags(product), folder)
 
     return sorted(cached(name, make).glob("*.o"))
+
+
+def _flags(product: Product) -> tuple[str, ...]:
+    return (*product.compiler_flags, f"-DVM_COVERAGE={int(COVERAGE in product.runtime)}")
 
 
 def _compile(files: Sequence[Path], levels: Sequence[str], flags: Sequence[str], folder: Path) -> list[Path]:
     """Compile `files` at their optimization `levels`, as many at once as there are processors."""
     include = find_verilator().include
-    defines = ["-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0", "-DVM_TRACE=0"]
+    defines = ["-DVERILATOR=1", "-DVM_SC=0", "-DVM_TIMING=0", "-DVM_TRACE=0"]
     common = [find_compiler().executable, *flags, *defines, f"-I{include}", f"-I{include / 'vltstd'}"]
 
     def one(source: Path, level: str) -> Path:

@@ -8,6 +8,9 @@
 
 #include "Vtop.h"
 #include "verilated.h"
+#if VM_COVERAGE
+#include "verilated_cov.h"
+#endif
 
 namespace {
 
@@ -65,6 +68,10 @@ class Harness {
 
     uint64_t cycles() const { return cycles_; }
 
+#if VM_COVERAGE
+    void coverage(const char *path) { context_.coveragep()->write(path); }
+#endif
+
   private:
     // Requests the word at index and runs into the cycle of ack, in which dat_r is valid; the caller ends that cycle
     // with everything still held. False when there was no ack.
@@ -118,3 +125,7 @@ HWQ_EXPORT int64_t hwq_read(Harness *harness, uint32_t address, uint32_t *words,
 
 HWQ_EXPORT int64_t hwq_wait(Harness *harness, int64_t max_cycles) { return harness->wait(max_cycles); }
 HWQ_EXPORT uint64_t hwq_cycles(Harness *harness) { return harness->cycles(); }
+
+#if VM_COVERAGE
+HWQ_EXPORT void hwq_coverage(Harness *harness, const char *path) { harness->coverage(path); }
+#endif

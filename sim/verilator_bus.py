@@ -26,6 +26,7 @@ _FUNCTIONS = {
     "hwq_wait": (_COUNT, [_HANDLE, _COUNT]),
     "hwq_cycles": (ctypes.c_uint64, [_HANDLE]),
 }
+_COVERAGE = (None, [_HANDLE, ctypes.c_char_p])
 """Results and arguments of what harness.cpp exports."""
 
 
@@ -78,6 +79,12 @@ class VerilatorBus:
     def cycles(self) -> int:
         """Clock cycles simulated since reset, bus traffic included."""
         return self._library.hwq_cycles(self._handle)
+
+    def write_coverage(self, path: Path) -> None:
+        """Write how often each point was reached since the bus was opened, where it was built with `sim.coverage`."""
+        function = self._library.hwq_coverage
+        function.restype, function.argtypes = _COVERAGE
+        function(self._handle, bytes(path))
 
     def close(self) -> None:
         """Free the model; using the bus afterwards is an error."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hwq.config import ArrayConfig
 from hwq.driver import Driver
@@ -22,12 +23,29 @@ ARRAYS = (
 one lane and of two; two ports, one port, and the smallest."""
 
 
-@functools.cache
+_CORES: dict[ArrayConfig, Driver] = {}
+
+
 def core(config: ArrayConfig) -> Driver:
     """Return the driver of a core, which is built when it isn't in the cache."""
     from sim.verilator_bus import open_bus
 
-    return Driver(open_bus(config), config)
+    if config not in _CORES:
+        _CORES[config] = Driver(open_bus(config), config)
+    return _CORES[config]
+
+
+@contextmanager
+def instead(driver: Driver) -> Iterator[None]:
+    """Let `core` return this driver of its configuration."""
+    before = _CORES.pop(driver.config, None)
+    _CORES[driver.config] = driver
+    try:
+        yield
+    finally:
+        del _CORES[driver.config]
+        if before is not None:
+            _CORES[driver.config] = before
 
 
 def build() -> None:

@@ -38,8 +38,12 @@ def most_cycles(machine: Machine) -> int:
 
 
 def on_core(rng: np.random.Generator) -> list[str]:
+    """Run a malformed layer for some array on the machine and on the core; then a good program."""
+    return trial(ARRAYS[rng.integers(len(ARRAYS))], rng)
+
+
+def trial(config: ArrayConfig, rng: np.random.Generator) -> list[str]:
     """Run a malformed layer on the machine and on the core; then a good program."""
-    config = ARRAYS[rng.integers(len(ARRAYS))]
     if (case := drawn(config, rng)) is None:
         return ["too long to run"]
     machine, kind = case

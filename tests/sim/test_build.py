@@ -144,6 +144,8 @@ def test_a_build_s_name_holds_all_it_depends_on(tools, commands, monkeypatch, tm
         build(text, product=replace(product, compiler_flags=("-g",))),
         build(text, product=replace(product, linker_flags=("-s",))),
         build(text, product=replace(product, optimization="-O0")),
+        build(text, product=replace(product, slow="-O0")),
+        build(text, product=replace(product, runtime=(*product.runtime, build_module.COVERAGE))),
     ]
     monkeypatch.setattr(build_module, "SLOW", "-O0")
     paths.append(build(text))
