@@ -47,6 +47,10 @@ class DeviceError(HwqError):
     """The accelerator stopped with an error code; names the code, the descriptor and the program counter."""
 
 
+class ChecksumError(DeviceError):
+    """The accelerator's sums disagree with their checksums; names rows and columns."""
+
+
 class LinkError(DeviceError):
     """The host link to a board failed; nothing that came over it since the last good answer was taken."""
 
