@@ -125,9 +125,10 @@ def _tensors(config: ArrayConfig) -> list[tuple[int, int]]:
 
 
 def _memories(config: ArrayConfig) -> list[tuple[int, int]]:
-    """Return width and depth of the large memories in block RAM."""
+    """Return width, parity included, and depth of the large memories in block RAM."""
     others = [(32 * isa.PARAM_LANE_WORDS * config.lanes, config.param_words), (32, isa.SLOT_WORDS * config.slots)]
-    return others + ([] if config.one_port else _tensors(config))
+    memories = others + ([] if config.one_port else _tensors(config))
+    return [(width // 8 * (8 + config.parity), depth) for width, depth in memories]
 
 
 def blocks(width: int, depth: int, family: str) -> int:

@@ -80,6 +80,11 @@ class ArrayConfig:
         round down, run on the host, a layer has fewer than ``16 << count_bits`` pixels, and a tile takes a cycle more;
         0 where not. Needs `act_ports` 1, `sum_bits` 24, no vector unit, no tables and no `sum_bytes`.
 
+    parity : int
+        1 where every byte of activation, weight, parameter and program memory has a parity bit, and reading one that
+        doesn't match stops the core with `hwq.isa.ErrorCode.MEMORY_PARITY`, 0 where not. Needs `act_ports` 2: memories
+        with one port have no bit to spare and hold anything when power comes.
+
     Raises
     ------
     ArchError
@@ -108,6 +113,7 @@ class ArrayConfig:
     count_bits: int = 16
     monitor: int = 1
     small: int = 0
+    parity: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -152,6 +158,8 @@ class ArrayConfig:
         least = self.one_port and self.sum_bits == 24 and self.vector == self.tables == self.sum_bytes == 0
         rule = "0, or 1 with act_ports 1, sum_bits 24, no vector unit, no tables and no sum_bytes"
         self._require("small", self.small == 0 or (self.small == 1 and least), rule)
+        checkable = self.parity == 0 or (self.parity == 1 and not self.one_port)
+        self._require("parity", checkable, "0, or 1 with act_ports 2")
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -286,6 +294,12 @@ class ArrayConfig:
         return -(-self.widest_block // self.fetch_bytes)
 
     @property
+    def parity_bits(self) -> int:
+        """Size of what `parity` adds to the memories [bit]."""
+        words = self.slots * isa.SLOT_WORDS + self.param_words * self.lanes * isa.PARAM_LANE_WORDS
+        return self.parity * (self.act_bytes + self.weight_words * self.cols + 4 * words)
+
+    @property
     def weight_stride_bytes(self) -> int:
         """Distance of weight memory words on the bus [byte], a power of two."""
         return max(4, 1 << (self.cols - 1).bit_length())
@@ -298,6 +312,8 @@ class ArrayConfig:
     def digest(self) -> str:
         """Return 64 hexadecimal digits that name every field but `name`, and the instruction set's layout."""
         sizes = {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        if not self.parity:  # arrays without it are older than the field
+            del sizes["parity"]
         layout = [dataclasses.astuple(field)[:5] for field in (*isa.DESCRIPTOR, *isa.PARAM, *isa.TRUNCATE_PARAM)]
         text = json.dumps([sizes, layout], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -355,8 +371,8 @@ def load_arch(arch: str | Path | ArrayConfig) -> ArrayConfig:
     """Return the architecture named by a preset, a TOML or JSON file, or an `ArrayConfig` itself.
 
     A file holds the members of `ArrayConfig`; `name` defaults to the file's stem, `weight_bits` and `act_bits` to 8,
-    `tables`, `codebooks`, `block_scales`, `sum_bytes` and `small` to 0, `act_ports` to 2, `adder`, `vector` and
-    `monitor` to 1, `sum_bits` to 32 and `count_bits` to 16.
+    `tables`, `codebooks`, `block_scales`, `sum_bytes`, `small` and `parity` to 0, `act_ports` to 2, `adder`, `vector`
+    and `monitor` to 1, `sum_bits` to 32 and `count_bits` to 16.
 
     Raises
     ------

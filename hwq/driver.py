@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hwq import isa
 from hwq.config import ArrayConfig
-from hwq.errors import DeviceError, ProgramError
+from hwq.errors import DeviceError, ParityError, ProgramError
 
 DEFAULT_MAX_CYCLES = 1_000_000_000
 """Clock cycles after which a run that never stops is given up."""
@@ -162,12 +162,21 @@ class Driver:
         self.bus.write(isa.bus_address(isa.Region.ACT, start), image.view("<u4").astype(np.uint32, copy=False))
 
     def read_act(self, address: int, count: int) -> NDArray[np.int8]:
-        """Return `count` bytes of activation memory from byte `address`, at any alignment."""
+        """Return `count` bytes of activation memory from byte `address`, at any alignment.
+
+        Raises
+        ------
+        ParityError
+            Where memory has parity and a byte isn't as it was written; the error is cleared.
+        """
         self._fits("activation", "bytes", address + count, self.config.act_bytes)
         if not count:
             return np.empty(0, np.int8)
         start, stop = address & ~3, -(-(address + count) // 4) * 4
         words = self.bus.read(isa.bus_address(isa.Region.ACT, start), (stop - start) // 4)
+        if self.config.parity and _error(self._register("status")) == isa.ErrorCode.MEMORY_PARITY:
+            self.clear()
+            raise ParityError(f"Activation memory isn't as it was written, in bytes {start}..{stop - 1}")
         return words.astype("<u4", copy=False).view(np.int8)[address - start : address - start + count].copy()
 
     # Control
@@ -179,6 +188,8 @@ class Driver:
         ------
         DeviceError
             When the accelerator stops with an error, or doesn't stop within `max_cycles`; names the slot.
+        ParityError
+            When the error is a parity's; it is cleared.
         """
         if not 0 <= slot < self.config.slots:
             raise DeviceError(f"Slot {slot} isn't in program memory, which has {self.config.slots}")
@@ -188,11 +199,15 @@ class Driver:
         status, pc = self._register("status"), self._register("pc")
         if not stopped:
             raise DeviceError(f"The accelerator is still in slot {pc} after {max_cycles} cycles (status 0x{status:x})")
-        code = status >> isa.STATUS_ERROR_SHIFT & 0xFF
+        code = _error(status)
         if code:
             known = code in isa.ErrorCode.__members__.values()
             name = isa.ErrorCode(code).name if known else f"unknown error {code}"
-            raise DeviceError(f"The accelerator stopped in slot {pc}: {name}")
+            message = f"The accelerator stopped in slot {pc}: {name}"
+            if code == isa.ErrorCode.MEMORY_PARITY:
+                self.clear()  # until then nobody could tell that a byte the host reads is bad
+                raise ParityError(message, pc)
+            raise DeviceError(message)
         if not status & isa.STATUS_DONE:
             raise DeviceError(
                 f"The accelerator interrupted in slot {pc}, neither done nor failed (status 0x{status:x})"
@@ -231,3 +246,8 @@ class Driver:
 
     def _fits(self, memory: str, unit: str, needed: int, available: int) -> None:
         self._require(needed <= available, f"{memory} memory has {available} {unit}, {needed} are needed")
+
+
+def _error(status: int) -> int:
+    """Return the error code in the status register."""
+    return status >> isa.STATUS_ERROR_SHIFT & 0xFF

@@ -47,6 +47,20 @@ class DeviceError(HwqError):
     """The accelerator stopped with an error code; names the code, the descriptor and the program counter."""
 
 
+class ParityError(DeviceError):
+    """A byte of the accelerator's memory isn't as it was written; what it holds must be loaded again.
+
+    Members
+    -------
+    slot : int or None
+        The descriptor that read it, or one that still wrote then; None where the host did.
+    """
+
+    def __init__(self, message: str, slot: int | None = None):
+        super().__init__(message)
+        self.slot = slot
+
+
 class ChecksumError(DeviceError):
     """The accelerator's sums disagree with their checksums; names rows and columns."""
 

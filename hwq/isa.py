@@ -83,6 +83,8 @@ class ErrorCode(enum.IntEnum):
     """The program counter ran past the last slot of program memory, which `pc` still tells."""
     WATCHDOG = 7
     """No unit made progress for WATCHDOG cycles."""
+    MEMORY_PARITY = 8
+    """A byte read from memory isn't what was written there; found where `parity` is 1, and also when the host reads."""
 
 
 @dataclass(frozen=True)

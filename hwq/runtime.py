@@ -15,7 +15,7 @@ from hwq import ir, isa, nibbles, reference
 from hwq.compiler import Model, compile, load
 from hwq.config import ArrayConfig, load_arch
 from hwq.driver import Driver
-from hwq.errors import DeviceError, HwqError, InputError, MissingToolError, ProgramError
+from hwq.errors import DeviceError, HwqError, InputError, MissingToolError, ParityError, ProgramError
 from hwq.host import run_model
 from hwq.layout import follow
 from hwq.machine import Machine
@@ -212,6 +212,13 @@ class Accelerator:
         return [{info.name: sample[info.name] for info in self.program.outputs} for sample in values]
 
     def _run_array(self, step: ArrayStep, values: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return self._run_page(step, values)
+        except ParityError:
+            self._page = -1  # what is in memory can't be relied on
+            raise
+
+    def _run_page(self, step: ArrayStep, values: Mapping[str, Array]) -> dict[str, Array]:
         page = self.program.page(step)
         self.turn_to(page)
         self.write_inputs(step, values)

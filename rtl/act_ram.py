@@ -9,6 +9,8 @@ from amaranth.utils import ceil_log2
 from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, run_exceeds
+from rtl.parity import PARITY_BYTE, checked, stored
+from rtl.pipeline import delayed
 from rtl.unordered import UNORDERED
 
 
@@ -28,12 +30,14 @@ class ActRam(wiring.Component):
     i_write, i_write_address, i_write_data : bytes to write, first one lowest
     i_write_count, i_write_mask : extent of the write; which of its bytes are written
     o_range : one cycle after a write that leaves the memory, which is dropped; two after such a read
+    o_wrong : with `config.parity`, a cycle after `o_data` of a read whose bytes that matter aren't all as written
     """
 
     def __init__(self, config: ArrayConfig):
         self._fetch = config.fetch_bytes
         self._bytes = config.act_bytes
         self._depth = config.act_bytes // config.fetch_bytes
+        self._parity = bool(config.parity)
         self.write_bytes = max(config.lanes, 4)
         super().__init__(
             {
@@ -48,6 +52,7 @@ class ActRam(wiring.Component):
                 "i_write_count": In(range(self.write_bytes + 1)),
                 "i_write_mask": In(self.write_bytes),
             }
+            | ({"o_wrong": Out(1)} if config.parity else {})
         )
 
     def elaborate(self, platform):
@@ -92,18 +97,30 @@ class ActRam(wiring.Component):
         read_index, write_index = address[low:], write_address[low:]
         next_read, next_write = (Signal(index_bits, name=name) for name in ("next_read", "next_write"))
         m.d.comb += [next_read.eq(read_index + 1), next_write.eq(write_index + 1)]
+        wrong = Signal(fetch)
         for bank in range(fetch):
-            memory = Memory(shape=8, depth=self._depth, init=[], attrs=UNORDERED)
+            width = PARITY_BYTE if self._parity else 8
+            memory = Memory(shape=width, depth=self._depth, init=[], attrs=UNORDERED)
             m.submodules[f"bank_{bank}"] = memory
             read_port, write_port = memory.read_port(), memory.write_port()
+            data_byte = write_data[bank % self.write_bytes]
             m.d.comb += [
                 read_port.addr.eq(Mux(bank < address[:low], next_read, read_index[:index_bits])),
                 write_port.addr.eq(Mux(bank < write_address[:low], next_write, write_index[:index_bits])),
-                write_port.data.eq(write_data[bank % self.write_bytes]),
+                write_port.data.eq(stored(data_byte) if self._parity else data_byte),
                 write_port.en.eq(write & write_mask[bank]),
             ]
-            m.d.sync += raw[bank].eq(read_port.data)
+            if self._parity:
+                word = Signal(PARITY_BYTE)
+                m.d.sync += word.eq(read_port.data)
+                m.d.comb += Cat(raw[bank], wrong[bank]).eq(Cat(checked(word)))
+            else:
+                m.d.sync += raw[bank].eq(read_port.data)
         m.d.comb += self.o_data.as_value().eq(_rotate_right(raw, turn_2, fetch))
+        if self._parity:
+            matter = ((1 << count) - 1)[:fetch] & (reading & ~read_past).replicate(fetch)
+            banks = _rotate_left(list(matter), address[:low], fetch, 1)
+            m.d.sync += self.o_wrong.eq((wrong & delayed(m, banks, 2)).any())
         return m
 
 

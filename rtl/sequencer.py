@@ -46,9 +46,11 @@ class Sequencer(wiring.Component):
     i_watchdog, i_progress : cycles without `i_progress` until `ErrorCode.WATCHDOG`, which comes up to two later; 0
         switches it off
     i_act_range, i_weight_range, i_param_range : a unit's address has left its memory
+    i_wrong : with `config.parity`, a byte that the layer, or while idle the host, has read isn't as it was written
     i_drained : the last result of the drain unit's layer has been read out of the mesh
     i_layer_done : the running layer's last result has been written
     o_address, i_word : program memory's read port, one cycle of latency
+    i_word_wrong : with `config.parity`, the bytes of `i_word` that aren't as they were written
     i_fetching : passes or mesh steps of the last started layer remain
     o_front : the layer that fetches and multiplies
     o_descriptor : the layer whose results enter the output path
@@ -99,6 +101,7 @@ class Sequencer(wiring.Component):
                 "o_error": Out(8),
                 "o_pc": Out(16),
             }
+            | ({"i_wrong": In(1), "i_word_wrong": In(4)} if config.parity else {})
         )
 
     def elaborate(self, platform):
@@ -112,7 +115,8 @@ class Sequencer(wiring.Component):
         next_pc = Signal(range(2 * config.slots))
         word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
         stray, strays = Signal(), Signal(8)  # a word has had bits that nothing is meant by, the last one has
-        error, failed = Signal(isa.ErrorCode), Signal()
+        codes = set(isa.ErrorCode) if config.parity else set(isa.ErrorCode) - {isa.ErrorCode.MEMORY_PARITY}
+        error, failed = Signal(range(max(codes) + 1)), Signal()
         idle_cycles, stalled = Signal(32), Signal()
 
         # read: one word a cycle; `arrived` is the index of the word on i_word
@@ -277,6 +281,24 @@ class Sequencer(wiring.Component):
         idle_fault = loaded & inside & (bad_opcode | bad_field) | ~inside
         layer_fault = self.i_act_range | self.i_weight_range | self.i_param_range | stalled
         m.d.comb += failed.eq((self.o_layer & layer_fault) | (self.o_busy & ~self.o_layer & idle_fault))
+        if config.parity:
+            # a descriptor that isn't as it was written is neither HALT nor a layer, whatever it seems to be
+            wrong_bytes, wrong_before, spoilt, bad_word = Signal(4), Signal(), Signal(), Signal()
+            m.d.comb += spoilt.eq(wrong_before | wrong_bytes.any())
+            m.d.sync += [
+                wrong_bytes.eq(self.i_word_wrong & valid.replicate(4)),
+                wrong_before.eq(spoilt & (word != 0)),
+                bad_word.eq(spoilt),
+            ]
+            with m.If(spoilt):
+                m.d.sync += [halt.eq(0), bad_field.eq(1), sound.eq(0)]
+            spoilt_layer = self.o_layer & self.i_wrong
+            with m.If((go & bad_word) | spoilt_layer):
+                m.d.comb += error.eq(isa.ErrorCode.MEMORY_PARITY)
+            with m.If(spoilt_layer):
+                m.d.comb += failed.eq(1)
+            with m.If(self.i_wrong & ~self.o_busy & (self.o_error == 0)):
+                m.d.sync += self.o_error.eq(isa.ErrorCode.MEMORY_PARITY)
         with m.If(failed):
             m.d.sync += [
                 self.o_error.eq(error),

@@ -23,6 +23,7 @@ from rtl.layouts import address_shape, below, kept_fields
 from rtl.lookahead import Lookahead
 from rtl.mesh import Mesh
 from rtl.paired import WeightUnpack
+from rtl.parity import PARITY_BYTE, checked, stored
 from rtl.pipeline import delayed, recalled
 from rtl.post import Post
 from rtl.readout import Readout, ShiftReadout
@@ -70,14 +71,20 @@ class Accelerator(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.act = act = SharedActRam(config) if config.one_port else ActRam(config)
         m.submodules.weights = weights = WindowRam(
-            word_bytes=config.cols, depth=config.weight_words, one_port=config.one_port, spread=not config.one_port
+            word_bytes=config.cols,
+            depth=config.weight_words,
+            one_port=config.one_port,
+            spread=not config.one_port,
+            parity=bool(config.parity),
         )
         if config.small:
             m.submodules.output = output = SmallOutput(config)
             drain, params, queue = output, output.params, output.words
             ofm, ofm_base, param_base = queue.ofm, queue.ofm_base, output.drain.param_base
         else:
-            m.submodules.params = params = WindowRam(word_bytes=8 * lanes, depth=config.param_words)
+            m.submodules.params = params = WindowRam(
+                word_bytes=8 * lanes, depth=config.param_words, parity=bool(config.parity)
+            )
             m.submodules.drain = drain = Drain(config)
             m.submodules.post = post = Post(config)
             ofm, ofm_base, param_base = drain.ofm, drain.ofm_base, drain.param_base
@@ -113,15 +120,22 @@ class Accelerator(wiring.Component):
         # host: memories and status
         read, write, offset = host.o_read, host.o_write, host.o_offset
         window, readable = offset[2:], read if config.monitor else Const(0, len(read))
-        m.submodules.program = program = Memory(shape=32, depth=config.slots * isa.SLOT_WORDS, init=[], attrs=UNORDERED)
+        program = Memory(
+            shape=4 * PARITY_BYTE if config.parity else 32,
+            depth=config.slots * isa.SLOT_WORDS,
+            init=[],
+            attrs=UNORDERED,
+        )
+        m.submodules.program = program
         program_read, program_write = program.read_port(), program.write_port()
+        program_word, program_wrong = checked(program_read.data) if config.parity else (program_read.data, None)
         m.d.comb += [
             program_read.addr.eq(Mux(readable[isa.Region.PROGRAM], window, sequencer.o_address)),
             program_write.addr.eq(window),
-            program_write.data.eq(host.o_data),
+            program_write.data.eq(stored(host.o_data) if config.parity else host.o_data),
             program_write.en.eq(write[isa.Region.PROGRAM] & below(window, config.slots * isa.SLOT_WORDS)),
-            sequencer.i_word.eq(program_read.data),
-            host.i_program.eq(program_read.data),
+            sequencer.i_word.eq(program_word),
+            host.i_program.eq(program_word),
             host.i_param.eq(params.o_window),
             host.i_weight.eq(weights.o_window),
             host.i_act.eq(act.o_data.as_value()[:32]),
@@ -259,7 +273,8 @@ class Accelerator(wiring.Component):
             (fetch.o_running, fetch.o_read, fetch.o_address, fetch.o_count),
             (issue.o_running & use_depthwise, ahead.step & ahead.read, ahead.address, ahead.count),
         ]
-        m.d.comb += act.i_read.eq(_any(read_now for _, read_now, _, _ in requests))
+        host_reads = [read[isa.Region.ACT]] if config.parity else []
+        m.d.comb += act.i_read.eq(_any([*(read_now for _, read_now, _, _ in requests), *host_reads]))
         for running, _, address, count in requests:  # one at a time, and only then
             with m.If(running):
                 m.d.comb += [act.i_address.eq(address), act.i_count.eq(count)]
@@ -496,11 +511,9 @@ class Accelerator(wiring.Component):
         ended = Signal(pipeline.WRITE_LATENCY)
         m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | layer_end))
         weight_past, param_past, progress = Signal(), Signal(), Signal()
+        weight_read = issue.o_book | issue.o_scale | (issue.o_step & ~issue.o_zero)
         m.d.sync += [
-            weight_past.eq(
-                (issue.o_book | issue.o_scale | (issue.o_step & ~issue.o_zero))
-                & ~below(issue.o_weight, config.weight_words)
-            ),
+            weight_past.eq(weight_read & ~below(issue.o_weight, config.weight_words)),
             param_past.eq(
                 (output.o_param_range if config.small else drain.o_read & (drain.o_param >= config.param_words))
                 | _any(unit.o_emit & (unit.o_param >= config.param_words) for unit in vectors)
@@ -521,6 +534,18 @@ class Accelerator(wiring.Component):
             | act.i_write
             | _any(unit.o_running for unit in vectors)
         )
+        if config.parity:
+            in_program = readable[isa.Region.PROGRAM] & below(window, config.slots * isa.SLOT_WORDS)
+            ahead = pipeline.WEIGHT_DELAY + 1 - weights.latency
+            weight_used = delayed(m, weight_read, ahead) | readable[isa.Region.WEIGHT]
+            param_used = post.i_valid | delayed(m, readable[isa.Region.PARAM], 2)
+            found = [
+                act.o_wrong,
+                weights.o_wrong & delayed(m, weight_used, weights.latency + 2),
+                params.o_wrong & delayed(m, param_used, 1),
+                delayed(m, program_wrong, 1).any() & delayed(m, in_program, 2),
+            ]
+            m.d.comb += [sequencer.i_word_wrong.eq(program_wrong), sequencer.i_wrong.eq(delayed(m, _any(found), 1))]
         m.d.comb += host.i_count[0].eq(sequencer.o_busy)
         if config.monitor:
             self._monitor(m, host, sequencer, issue, _any(unit.o_running for unit in vectors))

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from rtl.layouts import below
+from rtl.parity import PARITY_BYTE, checked, stored
 from rtl.pipeline import delayed
 from rtl.primitives import SinglePortRam
 from rtl.unordered import UNORDERED
@@ -28,16 +29,23 @@ class WindowRam(wiring.Component):
         Whether the memory is made of `rtl.primitives.SinglePortRam`; `word_bytes` is even then.
     spread : bool
         Whether there are registers before and behind the memory's blocks, which are far apart; not with `one_port`.
+    parity : bool
+        Whether the memory keeps a parity bit of every byte; not with `one_port`.
 
     Members
     -------
     i_address, o_word : the unit's read port
+    o_wrong : with `parity`, two cycles after a word that isn't as written; of no word past the end of the window
     i_window_address : 32-bit word of the window
     i_window_read, i_window_write, i_window_mask, i_window_data, o_window : the bus
     """
 
-    def __init__(self, *, word_bytes: int, depth: int, one_port: bool = False, spread: bool = False):
-        self._word_bytes, self._depth, self._one_port, self._spread = word_bytes, depth, one_port, spread
+    def __init__(
+        self, *, word_bytes: int, depth: int, one_port: bool = False, spread: bool = False, parity: bool = False
+    ):
+        assert not (one_port and parity)
+        self._word_bytes, self._depth, self._one_port = word_bytes, depth, one_port
+        self._spread, self._parity = spread, parity
         self.latency = 3 if spread else 1
         self._words = max(1, (1 << ceil_log2(word_bytes)) // 4)
         self._index_bits = max(1, ceil_log2(depth))
@@ -52,6 +60,7 @@ class WindowRam(wiring.Component):
                 "i_window_data": In(32),
                 "o_window": Out(32),
             }
+            | ({"o_wrong": Out(1)} if parity else {})
         )
 
     def elaborate(self, platform):
@@ -100,21 +109,28 @@ class WindowRam(wiring.Component):
         # block RAM is as deep as a power of two: what exceeds one has a memory of its own
         base = 1 << (self._depth.bit_length() - 1)
         rest = self._depth - base
+        there = ~self.i_window_read | below(index, self._depth)
         enables = [enable & chosen.replicate(self._word_bytes) for chosen in (index < base, index >= base)]
         address, index, data, *enables = (delayed(m, value, near) for value in (address, index, data, *enables))
-        words = []
+        words, lane_bits = [], PARITY_BYTE if self._parity else 8
         for depth, upper in ((base, 0), (rest, 1))[: 2 if rest else 1]:
-            memory = Memory(shape=len(data), depth=depth, init=[], attrs=UNORDERED)
+            memory = Memory(shape=lane_bits * self._word_bytes, depth=depth, init=[], attrs=UNORDERED)
             m.submodules["upper" if upper else "memory"] = memory
-            read_port, write_port = memory.read_port(), memory.write_port(granularity=8)
+            read_port, write_port = memory.read_port(), memory.write_port(granularity=lane_bits)
             bits = max(1, ceil_log2(depth))
             m.d.comb += [
                 read_port.addr.eq(address[:bits]),
                 write_port.addr.eq(index[:bits]),
-                write_port.data.eq(data),
+                write_port.data.eq(stored(data) if self._parity else data),
                 write_port.en.eq(enables[upper]),
             ]
             words.append(read_port.data)
         upper_read = Signal()
         m.d.sync += upper_read.eq(address >= base)
-        m.d.comb += self.o_word.eq(delayed(m, Mux(upper_read, words[-1], words[0]), near))
+        word = Mux(upper_read, words[-1], words[0])
+        if self._parity:
+            data, wrong = checked(delayed(m, word, near))
+            m.d.comb += self.o_word.eq(data)
+            m.d.sync += self.o_wrong.eq(delayed(m, wrong, 1).any() & delayed(m, there, self.latency + 1))
+        else:
+            m.d.comb += self.o_word.eq(delayed(m, word, near))

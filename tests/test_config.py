@@ -1,10 +1,12 @@
 """Architectures by name, by file, and the wrong ones."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
 
+from hwq import isa
 from hwq.config import PRESETS, load_arch
 from hwq.errors import ArchError
 
@@ -54,6 +56,7 @@ def test_digest_changes_with_every_size():
     digests = {GOOD.digest(), narrow.digest()}
     small = ({"adder": 0}, {"adder": 0, "vector": 0}, {"count_bits": 10}, {"monitor": 0})
     small += (ONE_PORT, ONE_PORT | {"sum_bits": 24}, LEAST)
+    small += ({"parity": 1},)
     alone = {"weight_bits", "codebooks", "block_scales", "tables", "sum_bytes"}
     named = {name for changes in small for name in changes} - alone
     for field in dataclasses.fields(GOOD):
@@ -103,6 +106,7 @@ def test_digest_changes_with_every_size():
         ("small", 1, "small must be 0, or 1 with act_ports 1, sum_bits 24, .*, no tables and no sum_bytes, not 1"),
         ("act_ports", 3, "act_ports must be 2, or 1 with fetch_bytes 4, .* and no block_scales, not 3"),
         ("act_ports", 1, "act_ports must be 2, or 1 with .* and no block_scales, not 1"),
+        ("parity", 2, "parity must be 0, or 1 with act_ports 2, not 2"),
         ("name", 3, "name must be a string, not 3"),
     ],
 )
@@ -116,6 +120,24 @@ def test_one_port_has_plain_weights_only(change):
     assert dataclasses.replace(GOOD, **ONE_PORT).one_port
     with pytest.raises(ArchError, match="act_ports must be 2, or 1 with"):
         dataclasses.replace(GOOD, **(ONE_PORT | change))
+
+
+def test_arrays_without_parity_keep_the_digests_they_had_before_there_was_any():
+    sizes = {name: value for name, value in GOOD.to_dict().items() if name not in ("name", "parity")}
+    layout = [dataclasses.astuple(field)[:5] for field in (*isa.DESCRIPTOR, *isa.PARAM, *isa.TRUNCATE_PARAM)]
+    text = json.dumps([sizes, layout], sort_keys=True)
+    assert GOOD.digest() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_one_port_has_no_parity():
+    with pytest.raises(ArchError, match="parity must be 0, or 1 with act_ports 2, not 1"):
+        dataclasses.replace(GOOD, **ONE_PORT, parity=1)
+
+
+def test_parity_is_a_bit_for_every_byte():
+    config = dataclasses.replace(GOOD, act_bytes=64, weight_words=10, param_words=3, slots=2, parity=1)
+    assert config.parity_bits == 64 + 10 * 4 + 3 * 8 + 2 * 32 * 4
+    assert GOOD.parity_bits == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ app = typer.Typer(help="Architectures: presets and files.", no_args_is_help=True
 
 Name = Annotated[str, typer.Argument(metavar="ARCH", help="Preset or TOML/JSON file.", show_default=False)]
 
-_DERIVED = ("macs_per_cycle", "groups", "weight_stride_bytes", "param_stride_bytes")
+_DERIVED = ("macs_per_cycle", "groups", "weight_stride_bytes", "param_stride_bytes", "parity_bits")
 
 
 @app.command("list")

@@ -1,5 +1,7 @@
 """Properties of what starts and stops: the sequencer, and the host's port."""
 
+from dataclasses import replace
+
 from amaranth.asserts import AnyConst
 from amaranth.hdl import Assert, Assume, Cat, Cover, Module, Mux, Signal
 
@@ -141,6 +143,31 @@ def decoder_is_total(m, rtl):
             Cover(dut.o_error == 2),
             Cover(dut.o_layer),
         ]
+
+
+@proof(
+    "rtl.sequencer",
+    bug=("[halt.eq(0), bad_field.eq(1), sound.eq(0)]", "[bad_field.eq(1), sound.eq(0)]"),
+    depth=32,
+    bounded=True,
+)
+def spoilt_descriptor_is_not_obeyed(m, rtl):
+    """One read with wrong bytes starts no unit, isn't done, and has failed with MEMORY_PARITY within 31 cycles."""
+    m.submodules.dut = dut = rtl.Sequencer(replace(CONFIG, parity=1))
+    drive(m, dut)
+    wrong = [AnyConst(4) for _ in range(isa.DESCRIPTOR_WORDS)]
+    m.d.comb += [Assume(dut.i_start == ~since_reset(m, 1)), Assume(~dut.i_clear), Assume(dut.i_pc == 0)]
+    m.d.comb += Assume(Cat(wrong).any())
+    with m.Switch(delayed(m, dut.o_address, 1)):
+        for index, value in enumerate(wrong):
+            with m.Case(index):
+                m.d.comb += Assume(dut.i_word_wrong == value)
+    m.d.comb += [
+        Assert(~(dut.o_conv | dut.o_depthwise | dut.o_vector | dut.o_layer | dut.o_done)),
+        Assert((dut.o_error == 0) | (dut.o_error == isa.ErrorCode.MEMORY_PARITY) | ~since_reset(m, 2)),
+    ]
+    with m.If(since_reset(m, 31)):
+        m.d.comb += [Assert(dut.o_error == isa.ErrorCode.MEMORY_PARITY), Cover(~dut.o_busy)]
 
 
 def host_port(m: Module, rtl):

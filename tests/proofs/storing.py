@@ -20,6 +20,18 @@ def recalled_is_delayed(m, rtl):
             m.d.comb += [Assert(in_memory == in_registers), Cover(in_memory == 77)]
 
 
+@proof("rtl.parity", bug=("Cat(byte, byte.xor())", "Cat(byte, byte[1:].xor())"), depth=1)
+def parity_tells_the_byte(m, rtl):
+    """Of a stored word, the bytes told wrong are those of whose nine bits an odd number has changed; four bytes."""
+    value, changed = AnySeq(32), AnySeq(4 * rtl.PARITY_BYTE)
+    found, wrong = rtl.checked(rtl.stored(value) ^ changed)
+    for byte in range(4):
+        bits = changed[9 * byte : 9 * byte + 9]
+        m.d.comb += Assert(wrong[byte] == bits.xor())
+        m.d.comb += Assert(found[8 * byte : 8 * byte + 8] == value[8 * byte : 8 * byte + 8] ^ bits[:8])
+    m.d.comb += Cover((value == 0x80FF0100) & (changed == 1 << 17) & (wrong == 2))
+
+
 @proof("rtl.serializer", bug=("Cat(source[8:], Const(0, 8))", "Cat(active[8:], Const(0, 8))"), depth=14, bounded=True)
 def serializer_keeps_every_byte(m, rtl):
     """Byte i of a part comes out i + 1 steps after the part was taken, whatever is written meanwhile; 14 cycles."""
