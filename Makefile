@@ -43,6 +43,9 @@ campaign: $(DEV_STAMP)
 	$(RUN) tests.campaigns descriptors-core --trials 10000
 	$(RUN) tests.campaigns programs --trials 20000
 	$(RUN) tests.campaigns graphs --trials 20000
+	$(RUN) tests.campaigns soft-errors --trials 40000
+	$(RUN) tests.campaigns checksums --trials 40000
+	$(RUN) tests.campaigns checksums-core --trials 40000
 	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
 
 coverage: $(DEV_STAMP)

@@ -9,7 +9,7 @@ import numpy as np
 from hwq import abft
 from hwq.driver import Driver
 from hwq.errors import DeviceError
-from hwq.runtime import Accelerator
+from hwq.runtime import Accelerator, load_page
 from tests import programs
 from tests.campaigns.campaign import Campaign
 
@@ -97,10 +97,16 @@ def compiled(index: int) -> tuple[abft.CheckedProduct, int]:
     return checked, checked.cycles()[0]
 
 
+@functools.cache
+def accelerator(index: int) -> Accelerator:
+    """Return the core with the program of `SHAPES[index]`, whose memories must be loaded."""
+    return Accelerator(compiled(index)[0].program, core())
+
+
 def on_core(rng: np.random.Generator) -> list[str]:
     """Run a product on a core and invert a bit in the meantime."""
     index = int(rng.integers(len(SHAPES)))
-    (checked, cycles), (m, k, n), driver = compiled(index), SHAPES[index], core()
+    cycles, (m, k, n), driver = compiled(index)[1], SHAPES[index], core()
     weight = np.random.default_rng(index).integers(-128, 128, (k, n)).astype(np.int8)
     a = rng.integers(-128, 128, (m, k)).astype(np.int8)
     sound = product(abft.with_row_checksums(a), abft.with_column_checksums(weight))
@@ -109,9 +115,11 @@ def on_core(rng: np.random.Generator) -> list[str]:
     storage = driver.bus.storage[names[rng.integers(len(names))]]
     used = len(storage.rows) if place == "sums" else min(len(storage.rows), 64)  # where the product lies
     bit = int(rng.integers(storage.bits))
+    running = accelerator(index)
+    load_page(running.program.page_at(0), driver)
     driver.bus.inject(storage.name, int(rng.integers(used)), bit, int(rng.integers(cycles)))
     try:
-        sums = Accelerator(checked.program, driver).run({"a": abft.with_row_checksums(a)})["sums"]
+        sums = running.run({"a": abft.with_row_checksums(a)})["sums"]
     except DeviceError as error:
         driver.bus.reset()
         raise AssertionError(f"a fault in {storage.name} stopped the core: {error}") from error

@@ -1,12 +1,22 @@
 """Every campaign, and the table of what they have come to."""
 
-from tests.campaigns import coverage, descriptors, descriptors_core, graphs, program_files, random_programs
+from tests.campaigns import (
+    checksums,
+    coverage,
+    descriptors,
+    descriptors_core,
+    graphs,
+    program_files,
+    random_programs,
+    soft_errors,
+)
 from tests.campaigns.campaign import bound, load
 
 CAMPAIGNS = {
     module.CAMPAIGN.name: module.CAMPAIGN
-    for module in (program_files, descriptors, descriptors_core, random_programs, graphs)
+    for module in (program_files, descriptors, descriptors_core, random_programs, graphs, soft_errors)
 }
+CAMPAIGNS |= {campaign.name: campaign for campaign in checksums.CAMPAIGNS}
 
 
 def table() -> str:
