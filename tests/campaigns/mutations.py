@@ -1,0 +1,139 @@
+"""Mutants of Python source: every small change of a module that this file knows, numbered in the order of the text."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+OPERATORS: dict[type, type] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.BitXor: ast.BitOr,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+"""What each operator becomes."""
+
+_WORDS = {"annotation", "returns", "decorator_list", "type_params", "bases"}
+"""Fields that say something about a program and aren't run, or run before any test."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A changed module: line and function of the change, the text there before and after, and the whole source."""
+
+    line: int
+    where: str
+    before: str
+    after: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    parent: ast.AST
+    field: str
+    index: int | None
+    node: ast.AST
+
+    def put(self, node: ast.AST) -> None:
+        if self.index is None:
+            setattr(self.parent, self.field, node)
+        else:
+            getattr(self.parent, self.field)[self.index] = node
+
+
+def count(source: str) -> int:
+    """Return how many mutants a source has."""
+    return len(_changes(ast.parse(source)))
+
+
+def mutant(source: str, number: int) -> Mutant:
+    """Return one of a source's mutants."""
+    tree = ast.parse(source)
+    place, replacement = _changes(tree)[number]
+    before, where = ast.unparse(place.node), _function(tree, place.node.lineno)
+    place.put(replacement)
+    changed = ast.unparse(ast.fix_missing_locations(tree))
+    return Mutant(place.node.lineno, where, before, ast.unparse(replacement), changed)
+
+
+def _function(tree: ast.Module, line: int) -> str:
+    """Return the dotted name of the innermost class or function around a line."""
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= line <= node.end_lineno
+    ]
+    return ".".join(node.name for node in around)
+
+
+def _changes(tree: ast.Module) -> list[tuple[_Place, ast.AST]]:
+    return [(place, changed) for place in _places(tree) for changed in _alternatives(place)]
+
+
+def _places(parent: ast.AST) -> Iterator[_Place]:
+    for field, value in ast.iter_fields(parent):
+        if field in _WORDS or isinstance(parent, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom):
+            continue
+        for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(node, ast.AST) and not _is_text(node):
+                yield _Place(parent, field, index, node)
+                yield from _places(node)
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether a node is a docstring, or another statement that is only a constant."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _alternatives(place: _Place) -> Iterator[ast.AST]:
+    node = place.node
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
+        yield _with(node, op=OPERATORS[type(node.op)]())
+    elif isinstance(node, ast.Compare):
+        yield _with(node, ops=[OPERATORS[type(node.ops[0])](), *node.ops[1:]])
+    elif isinstance(node, ast.UnaryOp):
+        yield node.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield ast.copy_location(ast.Constant(not node.value), node)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
+        for value in (node.value + 1, node.value - 1):
+            yield ast.copy_location(ast.Constant(value), node)
+    if place.field == "test" and not isinstance(node, ast.Compare):
+        yield ast.copy_location(ast.UnaryOp(ast.Not(), node), node)
+    if isinstance(node, ast.Expr | ast.AugAssign | ast.Raise | ast.Continue | ast.Break) or _is_store(node):
+        yield ast.copy_location(ast.Pass(), node)
+
+
+def _is_store(node: ast.AST) -> bool:
+    """Whether a statement writes to a place that other names reach, so that without it nothing is undefined."""
+    return isinstance(node, ast.Assign) and all(isinstance(to, ast.Attribute | ast.Subscript) for to in node.targets)
+
+
+def _with(node: ast.AST, **fields) -> ast.AST:
+    changed = copy.copy(node)
+    for name, value in fields.items():
+        setattr(changed, name, value)
+    return changed

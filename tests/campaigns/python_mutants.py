@@ -1,0 +1,101 @@
+"""Mutants of what decides a result in Python: each must fail the tests named for its module, or random graphs.
+
+A mutant that no test fails is a failed trial, unless `EQUIVALENT` says why it is no change.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.campaigns import mutations
+from tests.campaigns.attack import Attacker
+from tests.campaigns.campaign import Campaign, allow
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKS = ["-m", "not rtl and not system and not slow"]
+COMPILER = ["tests/test_verify.py", *MARKS, "-k", "agree"]
+
+TARGETS: dict[str, tuple[list[str], int]] = {
+    # module: (pytest's arguments, random graphs)
+    "hwq.fixed": (["tests/test_fixed.py", "tests/test_staircase.py"], 20),
+    "hwq.kernels": (["tests/test_reference.py", *MARKS], 40),
+    "hwq.reference": (["tests/test_reference.py", "tests/test_operators.py", *MARKS], 40),
+    "hwq.multipliers": (["tests/test_multipliers.py"], 40),
+    "hwq.machine": (["tests/test_machine.py", *MARKS], 0),
+    "hwq.residual": (["tests/test_residual.py", *MARKS], 40),
+    "hwq.mesh_layer": (COMPILER, 150),
+    "hwq.vector_layer": (COMPILER, 150),
+    "hwq.depthwise_layer": (COMPILER, 150),
+    "hwq.passes.flatten_to_conv": (["tests/passes/test_flatten_to_conv.py"], 60),
+    "hwq.passes.fuse_tables": (["tests/passes/test_fuse_tables.py"], 60),
+    "hwq.passes.fuse_views": (["tests/passes/test_fuse_views.py"], 60),
+    "hwq.passes.partition": (["tests/passes/test_partition.py"], 60),
+    "hwq.passes.split": (["tests/passes/test_split.py", *MARKS], 0),
+    "hwq.passes.sums_by_bytes": (["tests/passes/test_sums_by_bytes.py", *MARKS], 0),
+    "hwq.passes.transpose_space": (["tests/test_layout.py", "tests/test_channel_order.py", *MARKS], 60),
+}
+"""What is mutated, and the tests that every mutant of it must fail: quick ones that concern it."""
+
+SECONDS = 60
+"""Processor time of a mutant, some times what its tests take; more is an endless loop."""
+
+WAIT_SECONDS = 1800
+"""What a trial may take of the clock, on a machine that has other things to do."""
+
+EQUIVALENT: dict[str, str] = json.loads((Path(__file__).with_name("equivalent.json")).read_text(encoding="utf-8"))
+"""Mutants that change no result, each with the reason why."""
+
+
+@functools.cache
+def source(module: str) -> str:
+    """Return a module's source."""
+    return (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+
+
+@functools.cache
+def sites() -> list[tuple[str, int]]:
+    """Return every mutant there is: a module and a number."""
+    return [(module, number) for module in TARGETS for number in range(mutations.count(source(module)))]
+
+
+@functools.cache
+def attacker() -> Attacker:
+    """Return the process that runs mutants, started once."""
+    return Attacker()
+
+
+def attack(module: str, text: str) -> str:
+    """Return what becomes of the tests where `module` has the source `text`."""
+    tests, graphs = TARGETS[module]
+    try:
+        return attacker().outcome(module, text, tests, graphs, SECONDS)
+    except BaseException:  # a late answer must not be taken for the next mutant's
+        attacker().kill()
+        attacker.cache_clear()
+        raise
+
+
+def described(module: str, mutant: mutations.Mutant) -> str:
+    """Return a mutant's name, which lasts while its line's text does."""
+    line = source(module).splitlines()[mutant.line - 1].strip()
+    return f"{module}.{mutant.where}: `{line}`: `{mutant.before.splitlines()[0]}` -> `{mutant.after.splitlines()[0]}`"
+
+
+def trial(rng: np.random.Generator) -> list[str]:
+    """Attack with one mutant."""
+    allow(WAIT_SECONDS)
+    module, number = sites()[rng.integers(len(sites()))]
+    mutant = mutations.mutant(source(module), number)
+    name = described(module, mutant)
+    if name in EQUIVALENT:
+        return [f"{module}: equivalent"]
+    outcome = attack(module, mutant.source)
+    assert outcome != "survived", f"{module.replace('.', '/')}.py:{mutant.line} survived: {name}"
+    return [f"{module}: {outcome}"]
+
+
+CAMPAIGN = Campaign("python-mutants", "mutants of Python that no test fails", 4, trial)

@@ -1,0 +1,79 @@
+"""What mutates Python, and what runs tests against it."""
+
+import ast
+
+import pytest
+
+from tests.campaigns import mutations
+from tests.campaigns.attack import Attacker
+from tests.campaigns.python_mutants import EQUIVALENT, TARGETS, described, sites, source
+
+CHANGES = {
+    "x = a + b": ["x = a - b"],
+    "x = a >> 3": ["x = a << 3", "x = a >> 4", "x = a >> 2"],
+    "x = a < b <= c": ["x = a <= b <= c"],
+    "x = not a": ["x = a"],
+    "x = -a": ["x = a"],
+    "x = True": ["x = False"],
+    "x = a and b": ["x = a or b"],
+    "x = a if b else c": ["x = a if not b else c"],
+    "x = a if b == c else d": ["x = a if b != c else d"],
+    "while a:\n    f()": ["while not a:\n    f()", "while a:\n    pass"],
+    "for a in b:\n    continue": ["for a in b:\n    pass"],
+    "a[b] = c": ["pass"],
+    "a.b = c": ["pass"],
+    "a += b": ["a -= b", "pass"],
+    "a = b": [],
+    "raise E(1 + 2)": ["pass"],
+    '"""Text."""': [],
+    "def f(a: 1 + 2 = 3) -> 4:\n    return a": [f"def f(a: 1 + 2={n}) -> 4:\n    return a" for n in (4, 2)],
+    "x: 1 = 2": ["x: 1 = 3", "x: 1 = 1"],
+}
+
+
+@pytest.mark.parametrize("text", CHANGES)
+def test_mutants_of_a_statement(text):
+    mutants = [mutations.mutant(text, number) for number in range(mutations.count(text))]
+    assert [mutant.source for mutant in mutants] == CHANGES[text]
+
+
+def test_a_mutant_names_its_line_and_change():
+    mutant = mutations.mutant("class A:\n    def f(a=1):\n        return (a +\n            2)\n", 2)
+    assert (mutant.line, mutant.where, mutant.before, mutant.after) == (3, "A.f", "a + 2", "a - 2")
+
+
+def test_every_mutant_of_every_module_is_another_program():
+    for module in TARGETS:
+        whole = ast.unparse(ast.parse(source(module)))
+        for number in range(0, mutations.count(source(module)), 17):
+            changed = mutations.mutant(source(module), number).source
+            assert changed != whole
+            ast.parse(changed)
+
+
+def test_equivalent_mutants_are_mutants_and_say_why():
+    there = {described(module, mutations.mutant(source(module), number)) for module, number in sites()}
+    assert not set(EQUIVALENT) - there, "their lines have changed: decide again"
+    assert all(reason.endswith(".") for reason in EQUIVALENT.values())
+
+
+def test_outcomes():
+    attacker, module, tests = Attacker(), "hwq.multipliers", ["tests/test_multipliers.py"]
+    text = source(module)
+    assert attacker.outcome(module, text, tests, 0, 60) == "survived"
+    assert attacker.outcome(module, f"{text}\n1 / 0", tests, 0, 60) == "killed"
+    assert attacker.outcome(module, f"{text}\nwhile True:\n    pass", tests, 0, 3) == "killed: time"
+    assert attacker.outcome(module, text, ["tests/no_such_file.py"], 0, 60) == "killed"
+    attacker.close()
+
+
+def test_random_graphs_alone_find_a_mutant():
+    attacker, module = Attacker(), "hwq.fixed"
+    text = source(module)
+    assert attacker.outcome(module, text, [], 3, 60) == "survived"
+    assert text.count("round_up = from_half >") == 1
+    assert (
+        attacker.outcome(module, text.replace("round_up = from_half >", "round_up = from_half <"), [], 20, 60)
+        == "killed"
+    )
+    attacker.close()
