@@ -43,14 +43,16 @@ class Attacker:
             raise RuntimeError("the process that runs mutants ended")
         return answer
 
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
     def kill(self) -> None:
         """End the process at once; the mutant it runs ends by its limit of time."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
+
+    def __enter__(self) -> Attacker:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.kill()
 
 
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -73,8 +75,8 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _attack(request: dict) -> int:
     """Return 0 where nothing fails."""
-    resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 5))
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    for limit, most in ((resource.RLIMIT_CPU, request["seconds"]), (resource.RLIMIT_AS, 8 << 30)):
+        resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))  # hwq's own children set theirs
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)

@@ -41,9 +41,10 @@ _WORDS = {"annotation", "returns", "decorator_list", "type_params", "bases"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed module: line and function of the change, the text there before and after, and the whole source."""
+    """A changed module: place and function of the change, the text there before and after, and the whole source."""
 
     line: int
+    column: int
     where: str
     before: str
     after: str
@@ -76,7 +77,7 @@ def mutant(source: str, number: int) -> Mutant:
     before, where = ast.unparse(place.node), _function(tree, place.node.lineno)
     place.put(replacement)
     changed = ast.unparse(ast.fix_missing_locations(tree))
-    return Mutant(place.node.lineno, where, before, ast.unparse(replacement), changed)
+    return Mutant(place.node.lineno, place.node.col_offset, where, before, ast.unparse(replacement), changed)
 
 
 def _function(tree: ast.Module, line: int) -> str:

@@ -5,6 +5,7 @@ A mutant that no test fails is a failed trial, unless `EQUIVALENT` says why it i
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.campaigns.campaign import Campaign, allow
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKS = ["-m", "not rtl and not system and not slow"]
-COMPILER = ["tests/test_verify.py", *MARKS, "-k", "agree"]
+COMPILER = ["tests/test_layer_forms.py", "tests/test_verify.py", *MARKS, "-k", "forms or agree"]
 
 TARGETS: dict[str, tuple[list[str], int]] = {
     # module: (pytest's arguments, random graphs)
@@ -65,7 +66,9 @@ def sites() -> list[tuple[str, int]]:
 @functools.cache
 def attacker() -> Attacker:
     """Return the process that runs mutants, started once."""
-    return Attacker()
+    process = Attacker()
+    atexit.register(process.kill)
+    return process
 
 
 def attack(module: str, text: str) -> str:
@@ -81,8 +84,10 @@ def attack(module: str, text: str) -> str:
 
 def described(module: str, mutant: mutations.Mutant) -> str:
     """Return a mutant's name, which lasts while its line's text does."""
-    line = source(module).splitlines()[mutant.line - 1].strip()
-    return f"{module}.{mutant.where}: `{line}`: `{mutant.before.splitlines()[0]}` -> `{mutant.after.splitlines()[0]}`"
+    line = source(module).splitlines()[mutant.line - 1]
+    column = mutant.column - len(line) + len(line := line.strip())
+    before, after = mutant.before.splitlines()[0], mutant.after.splitlines()[0]
+    return f"{module}.{mutant.where}: `{line}`: `{before}` -> `{after}` at {column}"
 
 
 def trial(rng: np.random.Generator) -> list[str]:
@@ -98,4 +103,4 @@ def trial(rng: np.random.Generator) -> list[str]:
     return [f"{module}: {outcome}"]
 
 
-CAMPAIGN = Campaign("python-mutants", "mutants of Python that no test fails", 4, trial)
+CAMPAIGN = Campaign("python-mutants", "mutants of Python, which must fail quick tests or random graphs", 5, trial)

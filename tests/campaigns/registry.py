@@ -7,6 +7,7 @@ from tests.campaigns import (
     descriptors_core,
     graphs,
     program_files,
+    python_mutants,
     random_programs,
     soft_errors,
 )
@@ -14,7 +15,15 @@ from tests.campaigns.campaign import bound, load
 
 CAMPAIGNS = {
     module.CAMPAIGN.name: module.CAMPAIGN
-    for module in (program_files, descriptors, descriptors_core, random_programs, graphs, soft_errors)
+    for module in (
+        program_files,
+        descriptors,
+        descriptors_core,
+        random_programs,
+        graphs,
+        python_mutants,
+        soft_errors,
+    )
 }
 CAMPAIGNS |= {campaign.name: campaign for campaign in checksums.CAMPAIGNS}
 

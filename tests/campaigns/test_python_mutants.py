@@ -39,7 +39,8 @@ def test_mutants_of_a_statement(text):
 
 def test_a_mutant_names_its_line_and_change():
     mutant = mutations.mutant("class A:\n    def f(a=1):\n        return (a +\n            2)\n", 2)
-    assert (mutant.line, mutant.where, mutant.before, mutant.after) == (3, "A.f", "a + 2", "a - 2")
+    assert (mutant.line, mutant.column, mutant.where) == (3, 16, "A.f")
+    assert (mutant.before, mutant.after) == ("a + 2", "a - 2")
 
 
 def test_every_mutant_of_every_module_is_another_program():
@@ -58,22 +59,19 @@ def test_equivalent_mutants_are_mutants_and_say_why():
 
 
 def test_outcomes():
-    attacker, module, tests = Attacker(), "hwq.multipliers", ["tests/test_multipliers.py"]
+    module, tests = "hwq.multipliers", ["tests/test_multipliers.py"]
     text = source(module)
-    assert attacker.outcome(module, text, tests, 0, 60) == "survived"
-    assert attacker.outcome(module, f"{text}\n1 / 0", tests, 0, 60) == "killed"
-    assert attacker.outcome(module, f"{text}\nwhile True:\n    pass", tests, 0, 3) == "killed: time"
-    assert attacker.outcome(module, text, ["tests/no_such_file.py"], 0, 60) == "killed"
-    attacker.close()
+    with Attacker() as attacker:
+        assert attacker.outcome(module, text, tests, 0, 60) == "survived"
+        assert attacker.outcome(module, f"{text}\n1 / 0", tests, 0, 60) == "killed"
+        assert attacker.outcome(module, f"{text}\nwhile True:\n    pass", tests, 0, 3) == "killed: time"
+        assert attacker.outcome(module, text, ["tests/no_such_file.py"], 0, 60) == "killed"
 
 
 def test_random_graphs_alone_find_a_mutant():
-    attacker, module = Attacker(), "hwq.fixed"
+    module, right, wrong = "hwq.kernels", "top : top + height, left", "top - 1 : top - 1 + height, left"
     text = source(module)
-    assert attacker.outcome(module, text, [], 3, 60) == "survived"
-    assert text.count("round_up = from_half >") == 1
-    assert (
-        attacker.outcome(module, text.replace("round_up = from_half >", "round_up = from_half <"), [], 20, 60)
-        == "killed"
-    )
-    attacker.close()
+    assert text.count(right) == 1
+    with Attacker() as attacker:
+        assert attacker.outcome(module, text, [], 3, 60) == "survived"
+        assert attacker.outcome(module, text.replace(right, wrong), [], 10, 60) == "killed"

@@ -43,7 +43,7 @@ def check(graph, chain, axis, ranges, seed):
     new, groups = split(graph, chain, axis, ranges)
     assert len(groups) == len(ranges)
     names = {op.outputs[0] for op in new.ops}
-    assert not {op.outputs[0] for op in chain[:-1]} & names
+    assert not {op.outputs[0] for op in chain[:-1]} & {*names, *new.tensors}
     feeds = random_feeds(graph, 1, seed)
     expected = oracle_session(write(graph)).run(graph.outputs, feeds)
     results = reference.run(new, feeds)
@@ -142,6 +142,19 @@ def test_floored_layers_keep_their_channels_parameters():
     for axis in (ROWS, CHANNELS):
         new, _ = split(graph, [op], axis, even(graph.tensors["y"].shape[axis], 3))
         np.testing.assert_array_equal(reference.run(new, feeds)["y"], expected)
+
+
+def test_scaled_layers_keep_their_channels_scales():
+    rng = np.random.default_rng(13)
+    tensors = {name: ir.Tensor(name, (3, size), "int8", 1.0) for name, size in (("x", 6), ("y", 10))}
+    op = ir.Gemm(
+        name="g", inputs=("x",), outputs=("y",), weight=rng.integers(-8, 8, (6, 10)).astype(np.int8),
+        weight_zero_point=np.zeros(10, np.int64), weight_scale=np.ones(10, np.float32), bias=np.zeros(10, np.int32),
+        block_scales=ir.BlockScales(4, rng.integers(1, 9, (2, 10)).astype(np.uint8)),
+    )  # fmt: skip
+    _, groups = split(ir.Graph("net", ["x"], ["y"], tensors, ops=[op]), [op], 1, even(10, 3))
+    found = np.concatenate([group[-1].block_scales.scale for group in groups], axis=1)
+    np.testing.assert_array_equal(found, op.block_scales.scale)
 
 
 def test_operands_of_an_addition_are_sliced_unless_they_are_broadcast():
