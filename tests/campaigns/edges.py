@@ -25,7 +25,9 @@ def runs(d: dict[str, int], config: ArrayConfig) -> dict[str, Runs]:
     starts = strip_inputs(d) if d["strips"] else pixel_addresses(d, "ifm")
     taps = tap_offsets(d)
     if d["opcode"] == isa.Opcode.DEPTHWISE:
-        taps = (taps[:, None] + np.arange(d["span"]) * d["ifm_x_step"]).reshape(-1)
+        run, inner = np.arange(d["span"]), np.arange(len(taps)) % d["taps_x"]
+        skipped = (d["short_from"] > 0) & (inner >= d["short_from"])[:, None] & (run == d["span"] - 1)
+        taps = (taps[:, None] + run * d["ifm_x_step"])[~skipped]
     conv = d["opcode"] == isa.Opcode.CONV
     maps = {"ifm": ((starts[:, None] + taps) & mask, d["span"] if conv else count)}
     if d["residual"]:
