@@ -112,4 +112,4 @@ def summary() -> str:
     """Return what was run on what."""
     state = load()
     trials = sum(design["trials"] for design in state.values())
-    return f"{len(state)} designs, {trials:,} random programs and what goes with them:"
+    return f"{len(state)} design{'s' * (len(state) != 1)}, {trials:,} random programs and what goes with them:"
