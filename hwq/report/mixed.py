@@ -2,7 +2,7 @@
 
 A network is calibrated and searched on every other one of its samples and measured on those between, then the halves
 are exchanged. So of both halves together each sample is judged by a network that was made without it. Cycles are the
-compiler's prediction, which the RTL keeps.
+compiler's prediction; `hwq.verify` compares it, and every element of a few samples, with the simulated RTL.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ INPUT = "input_1"
 UNIFORM = ("int4", "codebook", "int8")
 """Of weights, what `ARCH` runs on the array in every layer."""
 
+VERIFIED = 2
+"""Samples that are run on the RTL."""
+
 LIMITS = (*((kind, 1.0) for kind in UNIFORM), ("int8", 0.9))
 """What the searches may take: shares of a uniform assignment's cycles."""
 
@@ -75,7 +78,7 @@ def measure(source: Labelled, folder: Path, half: int, resume: Path | None) -> I
         What an interrupted search goes on from.
     """
     from hwq.compiler import load
-    from hwq.costs import estimate
+    from hwq.ladder import verify
     from hwq.onnx_load import load_model
     from hwq.onnx_writer import write
     from hwq.quantize import Recipe, quantize
@@ -99,9 +102,12 @@ def measure(source: Labelled, folder: Path, half: int, resume: Path | None) -> I
 
     def quantized(name: str, weights: str | Mapping[str, str], **more: Any) -> Row:
         made = quantize(model, given, Recipe(weights=weights))
-        kinds = [weights] if isinstance(weights, str) else weights.values()
-        cycles = estimate(made, ARCH, weights=storage(kinds)).cycles_predicted
-        return row(name, outputs(write(load(made)), judged), **more, cycles=cycles)
+        kept = storage([weights] if isinstance(weights, str) else weights.values())
+        checked = verify(made, ARCH, weights=kept, inputs={INPUT: images[~seen][:VERIFIED]})
+        assert checked.cycles_measured == checked.cycles_predicted, name
+        elements, mismatches = (sum(getattr(rung, of) for rung in checked.rungs) for of in ("elements", "mismatches"))
+        more |= {"cycles": checked.cycles_predicted, "elements": elements, "mismatches": mismatches}
+        return row(name, outputs(write(load(made)), judged), **more)
 
     yield row("float", wanted)
     cycles = {}
@@ -178,6 +184,13 @@ def table() -> str:
             cells = [label, cycles, f"{entry.accuracy:.1%} ({apart[0]})", f"{entry.as_in_floats:.1%}"]
             out.append(f"| {' | '.join(cells)} | {1000 * entry.kl:.2f} ({apart[1]}) |")
     return "\n".join(out)
+
+
+def verified() -> str:
+    """Return how much of the quantized networks has been compared with the RTL."""
+    runs = [row for row in rows() if "elements" in row]
+    elements, mismatches = (sum(row[of] for row in runs) for of in ("elements", "mismatches"))
+    return f"Elements of these {len(runs)} networks compared down to the RTL: {elements:,}; mismatches: {mismatches}."
 
 
 def accuracies() -> str:
