@@ -46,8 +46,8 @@ campaign: $(DEV_STAMP)
 	$(RUN) tests.campaigns soft-errors --trials 40000
 	$(RUN) tests.campaigns checksums --trials 40000
 	$(RUN) tests.campaigns checksums-core --trials 40000
-	$(RUN) tests.campaigns python-mutants --trials 1000
 	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
+	$(RUN) tests.campaigns python-mutants --trials 1000
 
 coverage: $(DEV_STAMP)
 	$(RUN) tests.coverage
