@@ -8,6 +8,7 @@ multipliers stay together, and activation memory lies beside them.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ Site = tuple[int, int, str]
 """Column, row and name of a site."""
 
 _PLACERS = {"LFE5": "--placer static"}
-"""By the beginning of a device's name. It takes half of HeAP's time, and a fifth less wire."""
+"""By the beginning of a device's name. Of `ecp5-4x4` on an LFE5U-25F the wire is a fifth shorter than with HeAP."""
 
 _FILL = 0.9
 """Share of a device's sites from which on they are given out here."""
@@ -59,12 +60,13 @@ def arranged(netlist: bytes, device: str) -> bytes:
     design = json.loads(netlist)
     cells = design["modules"]["top"]["cells"]
     found: dict[str, Site] = {}
-    for kind, place in (("DP16KD", _memories), ("MULT18X18D", _multipliers)):
+    columns = 1 + max(map(_number(_ELEMENT), cells))
+    for kind, place in (("DP16KD", _memories), ("MULT18X18D", functools.partial(_multipliers, columns=columns))):
         names, sites = [name for name, cell in cells.items() if cell["type"] == kind], SITES[device][kind]
         if _FILL * len(sites) <= len(names) <= len(sites):
-            found |= place(names, sites, columns=1 + max(map(_number(_ELEMENT), cells)))
-    for name, (column, row, place) in found.items():
-        cells[name]["attributes"]["BEL"] = f"X{column}/Y{row}/{place}"
+            found |= place(names, sites)
+    for name, (column, row, site) in found.items():
+        cells[name]["attributes"]["BEL"] = f"X{column}/Y{row}/{site}"
     return json.dumps(design).encode() if found else netlist
 
 
@@ -79,7 +81,7 @@ def _multipliers(names: list[str], sites: list[Site], columns: int) -> dict[str,
     return found | dict(zip(path, sorted(set(sites) - set(found.values())), strict=False))
 
 
-def _memories(names: list[str], sites: list[Site], columns: int) -> dict[str, Site]:
+def _memories(names: list[str], sites: list[Site]) -> dict[str, Site]:
     """Give weights stripes from the top, activation memory the bottom, and the rest what is left in the middle."""
     weights = {name: (match[1], int(match[2])) for name in names if (match := _WEIGHTS.search(name))}
     parts = {memory: 1 + max(part for of, part in weights.values() if of == memory) for memory, _ in weights.values()}
