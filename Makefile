@@ -4,7 +4,7 @@
 #   make test        make check, then every test
 #   make prove      every property of the gateware, over every input and state; minutes
 #   make campaign    the long form of what the tests try a little of
-#   make coverage    the lines, branches, terms and bits of the gateware that simulation reaches; an hour
+#   make coverage    the lines, branches, terms and bits of the gateware that simulation reaches; long
 #   make boards      what boards/results.json holds of another gateware, built again; hours
 #   make netlist     the bundled model on netlists in two FPGAs' cells; minutes
 #   make check       formatting, lint, types, import contracts, generated tables

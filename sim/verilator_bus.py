@@ -26,8 +26,10 @@ _FUNCTIONS = {
     "hwq_wait": (_COUNT, [_HANDLE, _COUNT]),
     "hwq_cycles": (ctypes.c_uint64, [_HANDLE]),
 }
-_COVERAGE = (None, [_HANDLE, ctypes.c_char_p])
 """Results and arguments of what harness.cpp exports."""
+
+_COVERAGE = (None, [_HANDLE, ctypes.c_char_p])
+"""Those of hwq_coverage, which only a build with `sim.coverage` has."""
 
 
 class VerilatorBus:
