@@ -13,6 +13,7 @@ from hwq.quantize import Recipe, quantize
 from hwq.quantize.emit import emit
 from hwq.quantize.journal import Journal
 from hwq.quantize.search import evolution, integer, policy
+from hwq.quantize.search import problem as problems
 from hwq.quantize.search.integer import Table
 from hwq.quantize.search.mixed import Limits, Searcher, search
 from hwq.quantize.search.problem import Point
@@ -236,14 +237,14 @@ def test_the_same_again_whether_interrupted_or_not(tmp_path, monkeypatch):
     path, options = tmp_path / "r.jsonl", {"searchers": list(Searcher), "evaluations": 8, "points": 4}
     whole = search(convnet(), DATA, "sim-4x4", **options)
     calls = itertools.count()
-    measured = integer.Problem._measure
+    judged = problems.compare
 
-    def interrupted(self, weights):
+    def interrupted(*values):
         if next(calls) == 7:
             raise KeyboardInterrupt
-        return measured(self, weights)
+        return judged(*values)
 
-    monkeypatch.setattr(integer.Problem, "_measure", interrupted)
+    monkeypatch.setattr(problems, "compare", interrupted)
     with pytest.raises(KeyboardInterrupt):
         search(convnet(), DATA, "sim-4x4", resume=path, **options)
     assert len(path.read_text().splitlines()) == 1 + 7
@@ -251,6 +252,17 @@ def test_the_same_again_whether_interrupted_or_not(tmp_path, monkeypatch):
     assert next(calls) == 8 + len(whole.points) - 7
     assert search(convnet(), DATA, "sim-4x4", resume=path, **options) == whole
     assert next(calls) == 8 + len(whole.points) - 6
+
+
+def test_costs_are_today_s_whatever_the_journal_has(tmp_path):
+    path, options = tmp_path / "r.jsonl", {"evaluations": 4, "points": 3}
+    whole = search(convnet(), DATA, "sim-4x4", resume=path, **options)
+    head, *lines = path.read_text().splitlines()
+    older = [json.loads(line) for line in lines]
+    for entry in older:
+        entry["result"] |= {"cycles": 1, "weight_bytes": 1}
+    path.write_text("\n".join([head, *map(json.dumps, older)]) + "\n")
+    assert search(convnet(), DATA, "sim-4x4", resume=path, **options) == whole
 
 
 def test_journal_has_what_was_put(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import onnx
 
 from hwq.config import ArrayConfig
 from hwq.costs import estimate
@@ -141,29 +142,31 @@ class Problem:
         return point.kl if self._metric is Metric.kl else math.pow(10, -point.sqnr_db / 10)
 
     def measure(self, weights: Assignment) -> Point:
-        """Return the point of an assignment, from the journal where it holds it."""
+        """Return the point of an assignment, its quality from the journal where that holds it.
+
+        What it costs is always computed: the journal may be older than the compiler or the array's cycle model.
+        """
         if weights not in self.points:
-            key = " ".join(weights)
-            known = self._journal.get(key)
-            if known is None:
-                known = self._measure(weights)
-                self._journal.put(key, known)
-            self.points[weights] = Point(weights, **known)
+            key, models = " ".join(weights), self._models(weights)
+            quality = self._journal.get(key)
+            if quality is None:
+                halves = [outputs(model, judged) for model, judged in zip(models, self._judged, strict=True)]
+                got = [np.concatenate(values) for values in zip(*halves, strict=True)]
+                quality = asdict(compare(self._wanted, got, self._labels))
+                self._journal.put(key, quality)
+            costs = estimate(models[0], self._config, weights=storage(weights))
+            size = sum(layer.weight_bytes for layer in costs.layers)
+            self.points[weights] = Point(weights, **{**quality, "cycles": costs.cycles_predicted, "weight_bytes": size})
         return self.points[weights]
 
-    def _measure(self, weights: Assignment) -> dict[str, int | float | None]:
+    def _models(self, weights: Assignment) -> list[onnx.ModelProto]:
+        """Return the networks that are fitted to each half of the samples."""
         chosen = dict(zip(self.layers, weights, strict=True))
         grids = [
             solve(fitted, self._network, chosen, lambda what, done, total: None, solved)
             for fitted, solved in zip(self._fitted, self._solved, strict=True)
         ]
-        models = [emit(self._network, grid) for grid in grids]
-        costs = estimate(models[0], self._config, weights=storage(weights))
-        halves = [outputs(model, judged) for model, judged in zip(models, self._judged, strict=True)]
-        got = [np.concatenate(values) for values in zip(*halves, strict=True)]
-        score = compare(self._wanted, got, self._labels)
-        size = sum(layer.weight_bytes for layer in costs.layers)
-        return {"cycles": costs.cycles_predicted, "weight_bytes": size, **asdict(score)}
+        return [emit(self._network, grid) for grid in grids]
 
 
 def storage(weights: Iterable[str]) -> str:
