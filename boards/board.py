@@ -96,6 +96,11 @@ class Board:
             )
         return Clock(hz, divisor, pll)
 
+    @property
+    def global_reset(self) -> bool:
+        """Whether the FPGA's global set/reset serves as the core's."""
+        return issubclass(self.platform, LatticeECP5Platform)
+
     def _pll(self) -> type[Ice40Pll] | type[Ecp5Pll] | type[GowinPll]:
         return next(pll for platform, pll in PLLS.items() if issubclass(self.platform, platform))
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Module, ResetSignal, Signal
+from amaranth.hdl import Const, Elaboratable, Module, Signal
 from amaranth.lib import io, wiring
-from amaranth.lib.cdc import FFSynchronizer
 
 from boards.board import Board, Clock, Path
-
-RESET_SECONDS = 20e-6
-"""From a stable clock to the end of reset: an iCE40's block RAMs read zeros for some 3 us after configuration."""
+from boards.reset import by_global_reset, by_net
 
 
 class BoardTop(Elaboratable):
     """A core on the pins of `board`.
 
-    Reset lasts until the PLL has locked and `RESET_SECONDS` more, and while the board's button is pressed.
+    Reset lasts until the PLL has locked, and while the board's button is pressed; see `boards.reset`.
 
     Parameters
     ----------
@@ -51,21 +48,10 @@ class BoardTop(Elaboratable):
                 m.submodules.pll = pll.cell(pins.input(self.board.input), clock, ready)
         pressed = Const(0) if self.board.reset is None else pins.input(self.board.reset)
 
-        # One clock, two domains: what counts the reset isn't reset by it.
-        m.domains.sync = ClockDomain()
-        m.domains.start = ClockDomain(reset_less=True, local=True)
-        m.d.comb += [ClockSignal("sync").eq(clock), ClockSignal("start").eq(clock)]
-        stable, held = Signal(), Signal(init=1)
-        m.submodules.stable = FFSynchronizer(ready & ~pressed, stable, o_domain="start")
-        cycles = round(RESET_SECONDS * self.clock.hz)
-        waited = Signal(range(cycles + 1))
-        with m.If(~stable):
-            m.d.start += [waited.eq(0), held.eq(1)]
-        with m.Elif(waited == cycles):
-            m.d.start += held.eq(0)
-        with m.Else():
-            m.d.start += waited.eq(waited + 1)
-        m.d.comb += ResetSignal("sync").eq(held)
+        if self.board.global_reset:
+            by_global_reset(m, clock, ready & ~pressed)
+        else:
+            by_net(m, clock, ready & ~pressed, self.clock.hz)
         return m
 
 

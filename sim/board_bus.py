@@ -9,7 +9,7 @@ from boards.board import Board
 from boards.build import accelerator, plan_core
 from boards.flow import step
 from boards.registry import find
-from boards.top import RESET_SECONDS
+from boards.reset import RESET_SECONDS
 from hwq.config import ArrayConfig
 from sim.build import build
 from sim.cells import READ, models

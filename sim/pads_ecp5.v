@@ -17,3 +17,13 @@ endmodule
 module OBZ(input I, T, output O);
   assign O = I;
 endmodule
+
+// Registers begin as they are configured, and their clock stands still until reset has ended: it has nothing to do.
+module SGSR(input GSR, CLK);
+endmodule
+
+module DCCA(input CLKI, CE, output CLKO);
+  reg on = 0;
+  always @(negedge CLKI) on <= CE;
+  assign CLKO = CLKI & on;
+endmodule
