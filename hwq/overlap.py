@@ -61,7 +61,7 @@ def _late_writes(d: Mapping[str, int], config: ArrayConfig) -> Iterator[tuple[in
             ahead = len(tiles) * d["blocks"] - 1 - age
             bound = prompt + max(0, late - ahead * gain) - age * steps
             begun, age = min(bound, begun - drain) if age else bound, age + 1
-            when = begun + drain - 1 + pipeline.READ_OUT + pipeline.write_back(config, d["residual"])
+            when = begun + drain - 1 + pipeline.read_out(config) + pipeline.write_back(config, d["residual"])
             if when <= 0:
                 return
             yield when, (addresses[tile][:, None] + np.arange(first, end)).reshape(-1)

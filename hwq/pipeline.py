@@ -9,40 +9,21 @@ from __future__ import annotations
 from hwq import isa
 from hwq.config import ArrayConfig
 
-READ_LATENCY = 3
-"""From an activation address to the cycle in which the rotated bytes are on the read port."""
-
-WRITE_LATENCY = 2
-"""From a result on the write port to the activation memory holding it."""
-
-ISSUE_TO_EDGE = READ_LATENCY + 1
-"""From the cycle a mesh step is issued to its operands on the mesh's edge: a step of a depthwise layer reads activation
-memory when it is issued. A serializer takes its byte one cycle before the edge."""
-
 STRIP_STEPS = 4
 """Steps of one input column of a strip: two output rows and a kernel of up to three rows."""
 
 STEP_LATENCY = 1
 """From the first cycle of a depthwise layer to its first mesh step, where no book is read ahead of it."""
 
-WEIGHT_DELAY = ISSUE_TO_EDGE - 2
-"""From the cycle a mesh step is issued to the read of its weight word."""
-
 BOOK_LOAD = isa.BOOK_ENTRIES
 """Cycles without a mesh step in which a layer of codebook weights reads a book, an entry a cycle."""
 
-PART_LATENCY = READ_LATENCY + 2 - ISSUE_TO_EDGE
+PART_LATENCY = 1
 """From the launch of a part to the first step that may take it."""
 
 EDGE_TO_SHADOW = 5
 """From a PE's operands on its inputs to its finished accumulator in the shadow register (operand register, two
 product registers, accumulator, shadow)."""
-
-READ_OUT = 2
-"""From reading a result out of the mesh to its sum on the output path."""
-
-VECTOR_OUT = READ_LATENCY + 2
-"""From reading a vector's last bytes to its result on the output path."""
 
 REQUANTIZE_LATENCY = 14
 """From an accumulator to its requantized byte."""
@@ -62,9 +43,6 @@ POST_LATENCY = REQUANTIZE_LATENCY + ADD_LATENCY + TABLE_LATENCY
 SCALE_LATENCY = 3
 """From a tap's sum to the total it is part of, times its scale."""
 
-WRITE_BACK = POST_LATENCY + WRITE_LATENCY
-"""From a sum on the output path to memory holding its result, of a layer with a second operand."""
-
 QUEUE_LATENCY = 2
 """With one port, from the last byte of a word on the write port to the word being ready to be written."""
 
@@ -83,17 +61,63 @@ BACK_CHANGE = 2
 BACK_START = 1
 """From a layer's start to that of the output path and of the vector unit, which reads the same descriptor."""
 
-EARLY_LAUNCH = 3
+EARLY_LAUNCH = 4
 """From a layer's last step to the first read of one that begins early."""
-
-DESCRIPTOR_LOAD = 27
-"""From one descriptor's start to the next one being ready: a word a cycle, memory's latency, decode, check."""
 
 BUS_WRITE = 2
 """From one word written over the bus to the next."""
 
-BUS_READ = READ_LATENCY + 4
-"""From one word read over the bus to the next."""
+
+def read_latency(config: ArrayConfig) -> int:
+    """Cycles from an activation address to the rotated bytes on the read port.
+
+    With two ports the banks are all over a device, and registers on the way to them and in the rotator.
+    """
+    return 3 if config.one_port else 6
+
+
+def write_latency(config: ArrayConfig) -> int:
+    """Cycles from a result on the write port to activation memory holding it."""
+    return 2 if config.one_port else 4
+
+
+def issue_to_edge(config: ArrayConfig) -> int:
+    """Cycles from issuing a mesh step to its operands on the mesh's edge.
+
+    A step of a depthwise layer reads activation memory when it is issued. A serializer takes its byte one cycle before
+    the edge.
+    """
+    return read_latency(config) + 1
+
+
+def descriptor_load(config: ArrayConfig) -> int:
+    """Cycles from one descriptor's start to the next one being ready: a word each, memory's latency, decode, check."""
+    return 27 if config.one_port else 28
+
+
+def selection(config: ArrayConfig) -> int:
+    """Cycles from the read of a result to its shadow register being looked at: with two ports all are far from it."""
+    return 0 if config.one_port else 1
+
+
+def read_out(config: ArrayConfig) -> int:
+    """Cycles from the read of a result to its sum on the output path."""
+    return 2 if config.one_port else selection(config) + 3 + joining(config)
+
+
+def joining(config: ArrayConfig) -> int:
+    """Cycles in which the sums of mesh and vector unit come together: with two ports that is a place of its own."""
+    return 0 if config.one_port else 1
+
+
+def vector_out(config: ArrayConfig) -> int:
+    """Cycles from reading a vector's last bytes to its result on the output path."""
+    return read_latency(config) + 2 + joining(config)
+
+
+def bus_read(config: ArrayConfig) -> int:
+    """Cycles from one word read over the bus to the next."""
+    return read_latency(config) + 4
 
 
 def pause(config: ArrayConfig) -> int:
@@ -146,12 +170,13 @@ def overwrite_margin(config: ArrayConfig, paired: bool = False, interval: int = 
 
 def overwrite_slack(config: ArrayConfig, paired: bool = False, interval: int = 1) -> int:
     """Cycles from the first read of a tile's results to the earliest last step that may overwrite them."""
-    return overwrite_margin(config, paired, interval) - ISSUE_TO_EDGE - EDGE_TO_SHADOW + 1
+    seen = issue_to_edge(config) + EDGE_TO_SHADOW - selection(config)
+    return overwrite_margin(config, paired, interval) - seen + 1
 
 
 def first_read(config: ArrayConfig) -> int:
     """Cycles from issuing a tile's last step to the first read of its results."""
-    return ISSUE_TO_EDGE + EDGE_TO_SHADOW + drain_skew(config)
+    return issue_to_edge(config) + EDGE_TO_SHADOW + drain_skew(config) - selection(config)
 
 
 def post_latency(config: ArrayConfig, residual: bool | int) -> int:
@@ -162,13 +187,13 @@ def post_latency(config: ArrayConfig, residual: bool | int) -> int:
 
 
 def write_back(config: ArrayConfig, residual: bool | int) -> int:
-    """`WRITE_BACK`, with the same exceptions."""
-    return post_latency(config, residual) + WRITE_LATENCY
+    """Cycles from a sum on the output path to memory holding its result."""
+    return post_latency(config, residual) + write_latency(config)
 
 
 def queue_words(config: ArrayConfig) -> int:
     """Words that may wait to be written: those in the output path and of two tiles, while a run of reads goes on."""
-    return 1 << (READ_OUT + post_latency(config, config.adder) + 2 * config.rows - 1).bit_length()
+    return 1 << (read_out(config) + post_latency(config, config.adder) + 2 * config.rows - 1).bit_length()
 
 
 def longest_output(config: ArrayConfig) -> int:
@@ -177,7 +202,7 @@ def longest_output(config: ArrayConfig) -> int:
     The step waits until at most one tile is ahead of it, and that one is being read.
     """
     reads = (config.rows * config.groups << config.int4) * read_interval(config, config.adder)
-    return first_read(config) + strip_skew(config) + 2 * reads + ISSUE_TO_EDGE + EDGE_TO_SHADOW + BACK_CHANGE
+    return first_read(config) + strip_skew(config) + 2 * reads + issue_to_edge(config) + EDGE_TO_SHADOW + BACK_CHANGE
 
 
 def latest_read(config: ArrayConfig) -> int:

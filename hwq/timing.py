@@ -52,7 +52,7 @@ class Timing:
 def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first_slot: int = 0) -> Timing:
     """Return the cycles of `descriptors` (decoded, up to and including HALT) on `config`, from start to done."""
     layers = []
-    go = pipeline.DESCRIPTOR_LOAD
+    go = pipeline.descriptor_load(config)
     ended = ended_before = loaded = 0
     before: _Walk | None = None  # the layer of the mesh ahead, in cycles since the program's start
     for slot, d in enumerate(descriptors, first_slot):
@@ -67,7 +67,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
         else:
             walk = _Walk(config, d)
             if before is not None and d["early"] and config.overlaps:
-                early = max(before.next_step, before.launch, loaded, ended_before + 1)
+                early = max(before.next_step + 1, before.launch + 1, loaded, ended_before + 2)
                 if early < ended:
                     go, start = early, early + 1
                     walk.follow(before, start)
@@ -78,7 +78,7 @@ def predict(descriptors: Iterable[Mapping[str, int]], config: ArrayConfig, first
         macs = pixels(d) * (weight_words(d) << d["ifm_int4"]) * channels(d, config) * (d["opcode"] != isa.Opcode.VECTOR)
         layers.append(LayerTiming(slot, end - ended, macs, bound(d, config), first, issued))
         ended_before, ended = ended, end
-        loaded = (go if config.overlaps else end) + pipeline.DESCRIPTOR_LOAD
+        loaded = (go if config.overlaps else end) + pipeline.descriptor_load(config)
         go = max(end + 1, loaded)
     return Timing(tuple(layers), go)
 
@@ -203,9 +203,9 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
     """Cycles from the start pulse to the end of a VECTOR layer."""
     last_tap = vector_reads(d) - d["residual"]
     if not config.one_port:
-        return pipeline.BACK_START + last_tap + pipeline.VECTOR_OUT + pipeline.write_back(config, d["residual"])
+        return pipeline.BACK_START + last_tap + pipeline.vector_out(config) + pipeline.write_back(config, d["residual"])
     taps = d["taps_y"] * d["taps_x"]
-    delay = pipeline.VECTOR_OUT + pipeline.post_latency(config, d["residual"])
+    delay = pipeline.vector_out(config) + pipeline.post_latency(config, d["residual"])
     port, now = _Port(), pipeline.BACK_START + 1
     for _ in range(d["pixels"] * d["blocks"]):
         if d["residual"]:  # its read follows the last tap's
@@ -215,7 +215,7 @@ def _vector_cycles(d: Mapping[str, int], config: ArrayConfig) -> int:
             last_tap = port.reads(now, taps)
             now = last_tap + 1
         port.write(last_tap + delay + pipeline.QUEUE_LATENCY)
-    return port.finish()
+    return port.finish(config)
 
 
 def _parts(d: Mapping[str, int], config: ArrayConfig) -> list[list[int]]:
@@ -258,12 +258,12 @@ class _Port:
             last += turn >= at
         return last
 
-    def finish(self) -> int:
+    def finish(self, config: ArrayConfig) -> int:
         """Return when all words are in memory."""
         for ready in self._waiting:
             self._free = max(ready, self._free) + 1
         self._waiting.clear()
-        return self._free - 1 + pipeline.WRITE_LATENCY
+        return self._free - 1 + pipeline.write_latency(config)
 
     def events(self, since: int) -> tuple[int, ...]:
         """Return all that is known, relative to `since`."""
@@ -320,10 +320,10 @@ class _Walk:
                 self._rows_block(channels)
             self.turn = pipeline.turn_wait(self._config, self._interval)
         if self._config.one_port:
-            self.end = self._port.finish()
+            self.end = self._port.finish(self._config)
         else:
             scales = pipeline.SCALE_LATENCY if d["scaled"] else 0
-            read_out = pipeline.READ_OUT + pipeline.write_back(self._config, d["residual"])
+            read_out = pipeline.read_out(self._config) + pipeline.write_back(self._config, d["residual"])
             self.end = self.free - self._interval + read_out + scales
 
     def _conv_block(self, channels: int) -> None:
@@ -383,7 +383,7 @@ class _Walk:
         for _ in range(slices):
             launch = self._port.begin(max(self.launch, self.drained[0]), self._config.rows)
             self.launch = launch + self._config.rows
-            ready = launch + self._config.rows + pipeline.READ_LATENCY
+            ready = launch + self._config.rows + pipeline.read_latency(self._config)
         for index, parts in enumerate(self._parts):
             self.next_step += self._d["scaled"]
             for count in parts[:-1]:
@@ -429,9 +429,8 @@ class _Walk:
         self.hold = step + start_in + pipeline.overwrite_slack(self._config, self._paired, self._interval)
         self.free = step + start_in + drain
         if self._config.one_port:
-            delay = (
-                pipeline.READ_OUT + pipeline.post_latency(self._config, self._d["residual"]) + pipeline.QUEUE_LATENCY
-            )
+            latency = pipeline.post_latency(self._config, self._d["residual"])
+            delay = pipeline.read_out(self._config) + latency + pipeline.QUEUE_LATENCY
             for pixel in reversed(range(pixels)):
                 self._port.write(self.free - 1 - pixel * (drain // pixels) + delay)
         if final:

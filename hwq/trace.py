@@ -53,7 +53,7 @@ def chrome_trace(program: Program, slots: Mapping[int, int]) -> list[Event]:
         events += [event | {"ts": origin + event["ts"]} for event in run]
         origin += total
         for port in step.outputs:
-            events.append(_transfer("read", port, origin, pipeline.BUS_READ))
+            events.append(_transfer("read", port, origin, pipeline.bus_read(program.config)))
             origin += events[-1]["dur"]
     return [*metadata, *events]
 

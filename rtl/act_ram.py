@@ -19,7 +19,7 @@ class ActRam(wiring.Component):
 
     ``o_data[i] = memory[i_address + i]`` for i in 0..F-1; bytes past the end of memory are undefined.
 
-    Latency: `READ_LATENCY` from `i_address` to `o_data`; a write is in memory `WRITE_LATENCY` cycles after
+    Latency: `read_latency` from `i_address` to `o_data`; a write is in memory `write_latency` cycles after
     `i_write`. Throughput: one read and one write a cycle, at any addresses; a read that meets the write of the same
     byte returns either value. Bare signals; nothing pushes back.
 
@@ -30,11 +30,12 @@ class ActRam(wiring.Component):
     i_write, i_write_address, i_write_data : bytes to write, first one lowest
     i_write_count, i_write_mask : extent of the write; which of its bytes are written
     o_range : one cycle after a write that leaves the memory, which is dropped; two after such a read
-    o_wrong : with `config.parity`, a cycle after `o_data` of a read whose bytes that matter aren't all as written
+    o_wrong : with `config.parity`, with `o_data` of a read whose bytes that matter aren't all as written
     """
 
     def __init__(self, config: ArrayConfig):
         self._fetch = config.fetch_bytes
+        self._read_latency, self._write_latency = pipeline.read_latency(config), pipeline.write_latency(config)
         self._bytes = config.act_bytes
         self._depth = config.act_bytes // config.fetch_bytes
         self._parity = bool(config.parity)
@@ -58,15 +59,13 @@ class ActRam(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        assert pipeline.READ_LATENCY == 3
-        assert pipeline.WRITE_LATENCY == 2
+        assert (self._read_latency, self._write_latency) == (6, 4)
         fetch, low = self._fetch, ceil_log2(self._fetch)
         index_bits = max(1, ceil_log2(self._depth))
 
         address = Signal.like(self.i_address)
-        turn, turn_2 = Signal(low), Signal(low)
         raw = Signal(data.ArrayLayout(8, fetch))
-        m.d.sync += [address.eq(self.i_address), turn.eq(address[:low]), turn_2.eq(turn)]
+        m.d.sync += address.eq(self.i_address)
 
         reading, count = Signal(), Signal.like(self.i_count)
         read_past, write_past = Signal(), Signal()
@@ -94,21 +93,23 @@ class ActRam(wiring.Component):
             write_mask.eq(_rotate_left(list(self.i_write_mask), self.i_write_address[:low], fetch, 1)),
         ]
         # a run may go on in the next index of the banks before the one it begins in
-        read_index, write_index = address[low:], write_address[low:]
-        next_read, next_write = (Signal(index_bits, name=name) for name in ("next_read", "next_write"))
-        m.d.comb += [next_read.eq(read_index + 1), next_write.eq(write_index + 1)]
+        read_low, read_index, next_read = _near(m, address, low, index_bits)
+        write_low, write_index, next_write = _near(m, write_address, low, index_bits)
         wrong = Signal(fetch)
+        written = [delayed(m, byte, 2) for byte in (write_data[i] for i in range(self.write_bytes))]
         for bank in range(fetch):
             width = PARITY_BYTE if self._parity else 8
             memory = Memory(shape=width, depth=self._depth, init=[], attrs=UNORDERED)
             m.submodules[f"bank_{bank}"] = memory
             read_port, write_port = memory.read_port(), memory.write_port()
-            data_byte = write_data[bank % self.write_bytes]
+            data_byte = written[bank % self.write_bytes]
+            read_at = Mux(bank < read_low, next_read, read_index)
+            write_at = Mux(bank < write_low, next_write, write_index)
             m.d.comb += [
-                read_port.addr.eq(Mux(bank < address[:low], next_read, read_index[:index_bits])),
-                write_port.addr.eq(Mux(bank < write_address[:low], next_write, write_index[:index_bits])),
+                read_port.addr.eq(delayed(m, read_at, 1)),
+                write_port.addr.eq(delayed(m, write_at, 1)),
                 write_port.data.eq(stored(data_byte) if self._parity else data_byte),
-                write_port.en.eq(write & write_mask[bank]),
+                write_port.en.eq(delayed(m, write & write_mask[bank], 2)),
             ]
             if self._parity:
                 word = Signal(PARITY_BYTE)
@@ -116,18 +117,27 @@ class ActRam(wiring.Component):
                 m.d.comb += Cat(raw[bank], wrong[bank]).eq(Cat(checked(word)))
             else:
                 m.d.sync += raw[bank].eq(read_port.data)
-        m.d.comb += self.o_data.as_value().eq(_rotate_right(raw, turn_2, fetch))
+        m.d.comb += self.o_data.as_value().eq(_rotated_right(m, raw, delayed(m, address[:low], 4)))
         if self._parity:
             matter = ((1 << count) - 1)[:fetch] & (reading & ~read_past).replicate(fetch)
             banks = _rotate_left(list(matter), address[:low], fetch, 1)
-            m.d.sync += self.o_wrong.eq((wrong & delayed(m, banks, 2)).any())
+            m.d.sync += self.o_wrong.eq((wrong & delayed(m, banks, 4)).any())
         return m
 
 
-def _rotate_right(items, turn, count: int):
-    """Return the `count` bytes of `items` rotated so that the item at index `turn` comes first."""
+def _near(m, address, low: int, index_bits: int):
+    """Return the first bank of a run, its index and the one after it, a cycle later."""
+    index = address[low:]
+    return (delayed(m, value, 1) for value in (address[:low], index[:index_bits], (index + 1)[:index_bits]))
+
+
+def _rotated_right(m, items, turn):
+    """Return `items`, bytes, rotated so that the item at index `turn` comes first, a cycle later."""
+    count, half = len(items), len(turn) // 2
     current = [items[i] for i in range(count)]
     for level in range(len(turn)):
+        if level == half:
+            current, turn = [delayed(m, item, 1) for item in current], delayed(m, turn, 1)
         distance = 1 << level
         current = [Mux(turn[level], current[(i + distance) % count], current[i]) for i in range(count)]
     return Cat(*current)

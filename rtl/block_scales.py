@@ -10,11 +10,11 @@ from hwq.config import ArrayConfig
 from hwq.weights import TAP_BITS
 from rtl.pipeline import delayed
 
-WAITING = 8
+WAITING = 16
 """Words of scales between the first step of a tap and the last read of its sums.
 
-A tap's last step comes no earlier than `overwrite_slack`, at least -8, after the first read of the tap's sums before
-it, so at most seven taps are under way.
+A tap's last step comes no earlier than `overwrite_slack`, at least -10, after the first read of the tap's sums before
+it, and a read takes a cycle or more, so at most eleven taps are under way.
 """
 
 

@@ -15,7 +15,7 @@ class HostPort(wiring.Component):
 
     Without `config.monitor` memories but activation memory read 0, and so do the registers that aren't there.
 
-    Latency: a write is acknowledged one cycle after its request, a read `READ_LATENCY` + 3 cycles after. Throughput:
+    Latency: a write is acknowledged one cycle after its request, a read `read_latency` + 3 cycles after. Throughput:
     one transfer at a time. Backpressure: `ack`.
 
     Members
@@ -24,7 +24,7 @@ class HostPort(wiring.Component):
     o_offset : byte offset in the window of the transfer
     o_read, o_write : regions being read, written (one bit each), from a cycle after the request on
     o_data, o_mask : data and byte enables of the write
-    i_program, i_param, i_weight, i_profile, i_table, i_act : the memories' words, at most `READ_LATENCY` cycles after
+    i_program, i_param, i_weight, i_profile, i_table, i_act : the memories' words, at most `read_latency` cycles after
         the address
     o_start, o_clear, o_pc, o_watchdog : control
     i_busy, i_done, i_error, i_pc : status
@@ -33,6 +33,7 @@ class HostPort(wiring.Component):
 
     def __init__(self, config: ArrayConfig):
         self._digest = int(config.digest()[:8], 16)
+        self._read_latency = pipeline.read_latency(config)
         self._counters, self._monitor = config.counters, bool(config.monitor)
         regions = len(isa.Region)
         super().__init__(
@@ -65,7 +66,7 @@ class HostPort(wiring.Component):
         """Return the module."""
         m = Module()
         bus = self.bus
-        request, waited = Signal(), Signal(range(pipeline.READ_LATENCY + 3))
+        request, waited = Signal(), Signal(range(self._read_latency + 3))
         region = bus.adr[isa.REGION_SHIFT - 2 :]
         m.d.comb += [
             request.eq(bus.cyc & bus.stb & ~bus.ack),
@@ -75,7 +76,7 @@ class HostPort(wiring.Component):
         ]
         m.d.sync += bus.ack.eq(0)
         with m.If(request):
-            with m.If(bus.we | (waited == pipeline.READ_LATENCY + 2)):
+            with m.If(bus.we | (waited == self._read_latency + 2)):
                 m.d.sync += [bus.ack.eq(1), waited.eq(0)]
             with m.Else():
                 m.d.sync += waited.eq(waited + 1)
@@ -121,7 +122,7 @@ class HostPort(wiring.Component):
                 m.d.sync += count.eq(count + 1)
 
         csr, answer = Signal(32), Signal(32)
-        with m.Switch(register):
+        with m.Switch(delayed(m, register, 1)):
             for name, value in values.items():
                 with m.Case(index[name]):
                     m.d.comb += csr.eq(value)
@@ -136,7 +137,7 @@ class HostPort(wiring.Component):
             }
             # a memory's word is late in its cycle, and comes from afar
             words = {case: delayed(m, word, 1) for case, word in words.items()}
-        with m.Switch(region):
+        with m.Switch(delayed(m, region, 1)):  # it has come long before the word
             for case, word in words.items():
                 with m.Case(case):
                     m.d.comb += answer.eq(word if case is isa.Region.CSR else Mux(self.i_busy, 0, word))

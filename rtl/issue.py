@@ -25,7 +25,7 @@ class Issue(wiring.Component):
     Where taps have scales, each tap has a sum of its own, which ends as a tile does, and takes a cycle more: the first,
     in which its scales are read.
 
-    Latency: operands reach the mesh's edge `ISSUE_TO_EDGE` cycles after `o_step`. Throughput: one step a cycle.
+    Latency: operands reach the mesh's edge `issue_to_edge` cycles after `o_step`. Throughput: one step a cycle.
 
     Members
     -------

@@ -9,6 +9,9 @@ from rtl import paired
 from rtl.pipeline import delayed
 from rtl.primitives import MaskedAdder, MultiplierPair
 
+ROW_STAGES = 2
+"""Registers of a row's control between the chain, which is near what issues steps, and the row's first PE."""
+
 
 def weight_shape(int4: bool) -> Shape:
     """Return the shape of a weight on its way down: a byte, or an operand of `rtl.paired`."""
@@ -21,7 +24,7 @@ def shadow_shape(int4: bool, sum_bits: int = 32) -> Shape | data.StructLayout:
 
 
 class PE(wiring.Component):
-    """One accumulator: ``acc = (0 if first else acc) + a * w``, wrapping at `sum_bits`; `multiply` adds its multiplier.
+    """One accumulator: ``acc = (acc if keep else 0) + a * w``, wrapping at `sum_bits`; `multiply` adds its multiplier.
 
     With `int4` it also computes two channels at once, each wrapping at 24 bits; `rtl.paired` has the operands. With
     `act_int4` an activation may be two channels', whose products it adds.
@@ -39,7 +42,7 @@ class PE(wiring.Component):
     o_a, o_w : the operands one cycle later
     o_factor, i_product : the activation to multiply `i_w` by, and the product `Multiplier.LATENCY` cycles later
     i_enable : add the product
-    i_first : start from zero
+    i_keep : add to the sum so far, not to zero
     i_pairs : the product is two channels'
     i_capture : copy the accumulator to the shadow register
     i_shift, i_below : with `shift`, take the shadow register of the row below instead
@@ -61,7 +64,7 @@ class PE(wiring.Component):
                 "o_factor": Out(activation),
                 "i_product": In(signed(paired.PRODUCT_BITS if int4 else 16)),
                 "i_enable": In(1),
-                "i_first": In(1),
+                "i_keep": In(1),
                 "i_pairs": In(1),
                 "i_capture": In(1),
                 **({"i_shift": In(1), "i_below": In(sums)} if shift else {}),
@@ -77,11 +80,11 @@ class PE(wiring.Component):
         m.d.sync += [self.o_a.eq(self.o_factor), self.o_w.eq(self.i_w)]
         if self._int4:
             m.submodules.adder = adder = MaskedAdder(paired.ADDER_BITS)
-            kept, mask, addend = paired.operands(acc, self.i_product, self.i_pairs, self.i_first)
+            kept, mask, addend = paired.operands(acc, self.i_product, self.i_pairs, self.i_keep)
             total = paired.sums_of(adder.o)
         else:
             m.submodules.adder = adder = MaskedAdder(len(acc), whole=True)
-            kept, mask, addend = acc, ~self.i_first, self.i_product
+            kept, mask, addend = acc, self.i_keep, self.i_product
             total = adder.o
         m.d.comb += [adder.i_a.eq(kept), adder.i_mask.eq(mask), adder.i_b.eq(addend)]
         with m.If(self.i_enable):
@@ -117,6 +120,9 @@ class Mesh(wiring.Component):
     by step j - p's weight, which is a convolution along the steps. The control bits come with row 0's operands, go
     down a chain row by row, and along each row from PE to PE. Bubbles (cycles without `i_valid`) are allowed anywhere.
 
+    What goes along a row comes to every `bank` columns from the edge, as late as through the columns before, so that
+    columns that share what reads them can lie side by side.
+
     Where columns are `aligned`, all of them meet a step's operands at once, and c counts as 0.
 
     Latency: ``EDGE_TO_SHADOW + p + c`` from the last step on the edge to PE (p, c)'s sum in `o_shadow`.
@@ -149,10 +155,11 @@ class Mesh(wiring.Component):
         act_int4: bool = False,
         shift: bool = False,
         aligned: bool = False,
+        bank: int | None = None,
         sum_bits: int = 32,
     ):
         self._rows, self._cols, self._strips, self._int4, self._act_int4 = rows, cols, strips, int4, act_int4
-        self._shift, self._aligned, self._sum_bits = shift, aligned, sum_bits
+        self._shift, self._aligned, self._bank, self._sum_bits = shift, aligned, bank or cols, sum_bits
         super().__init__(
             {
                 "i_a": In(data.ArrayLayout(signed(8), rows)),
@@ -177,7 +184,7 @@ class Mesh(wiring.Component):
         operand_stages = pipeline.EDGE_TO_SHADOW - 2
         # cycles by which a pair of rows lags more in strips
         lag = [(p // 2) * (pipeline.STRIP_STEPS - 2) if self._strips else 0 for p in range(rows)]
-        depth = operand_stages + rows + lag[-1]
+        depth = operand_stages - ROW_STAGES + rows + lag[-1]
         # a strip's control bits have a chain of their own, so that the longer way down shows none of other layers' bits
         kinds = (0, 1) if self._strips else (0,)
         names = ("enable", "first", "last", "pairs")
@@ -205,21 +212,22 @@ class Mesh(wiring.Component):
                 m.d.comb += pes[p][c].i_column.eq(column)
         for p in range(rows):
             a = self.i_a[p] if dots is None else paired.operand(self.i_a[p], dots[p])
-            # chain[k] holds the control of the step that was on the edge k + 1 cycles ago
-            position = operand_stages - 1 + p
+            # chain[k] holds the control of the step that was on the edge k + 1 cycles ago; registers of the row follow
+            position = operand_stages - 1 - ROW_STAGES + p
 
             def tap(index, at, late=lag[p]):
                 plain = chains[0][index][at]
                 return Mux(strips[at + 1], chains[1][index][at + late], plain) if self._strips else plain
 
-            control = Cat(tap(0, position), tap(1, position), tap(3, position), tap(2, position + 1))
-            control = Cat(control, broadcast[p], strips[p])
+            ending = Cat(tap(0, position), ~tap(1, position), tap(3, position), tap(2, position + 1))
+            edge = control = Cat(delayed(m, ending, ROW_STAGES), broadcast[p], strips[p])
             for c in range(cols):
-                pe = pes[p][c]
+                pe, first = pes[p][c], c % self._bank == 0
                 m.submodules[f"pe_{p}_{c}"] = pe
-                if skew[c]:
-                    control = delayed(m, control, 1)
-                m.d.comb += Cat(pe.i_enable, pe.i_first, pe.i_pairs, pe.i_capture, pe.i_broadcast).eq(control[:-1])
+                if c and first and not self._aligned:
+                    a, edge = delayed(m, a, self._bank), delayed(m, edge, self._bank)
+                control = edge if first or self._aligned else delayed(m, control, 1)
+                m.d.comb += Cat(pe.i_enable, pe.i_keep, pe.i_pairs, pe.i_capture, pe.i_broadcast).eq(control[:-1])
                 if not self._shift or p == 0:
                     m.d.comb += self.o_shadow[p * cols + c].eq(pe.o_shadow)
                 if self._shift:
@@ -230,7 +238,7 @@ class Mesh(wiring.Component):
                     if late := lag[p] - lag[p - 1]:
                         above = Mux(control[-1], delayed(m, above, late), above)
                     m.d.comb += pe.i_w.eq(above)
-                m.d.comb += pe.i_a.eq(pes[p][c - 1].o_a if skew[c] else a)
+                m.d.comb += pe.i_a.eq(a if first or self._aligned else pes[p][c - 1].o_a)
         return m
 
 

@@ -20,6 +20,7 @@ from hwq.config import ArrayConfig
 from hwq.weights import PAIR_BITS
 from rtl import primitives
 from rtl.codebook import Codebook
+from rtl.pipeline import delayed
 
 LOW_BITS = 12
 """Place of the upper weight in a paired operand [bit]."""
@@ -47,8 +48,8 @@ ADDER_BITS = 2 * PAIR_BITS + 1
 """Bits of both sums and one between them, where the borrow enters."""
 
 
-def operands(sums: data.View, product: Value, pairs: Value, first: Value) -> tuple[Value, Value, Value]:
-    """Return what a `MaskedAdder` of `ADDER_BITS` adds: `sums`, nothing of them if `first`, and the product's parts."""
+def operands(sums: data.View, product: Value, pairs: Value, keep: Value) -> tuple[Value, Value, Value]:
+    """Return what a `MaskedAdder` of `ADDER_BITS` adds: of `sums`, if `keep`, and the product's parts."""
     borrow, sign = product[LOW_BITS - 1], product[-1]
     # between LOW_BITS and bit 15 one product's bits are the other's sign
     inner = product[LOW_BITS:15]
@@ -59,7 +60,7 @@ def operands(sums: data.View, product: Value, pairs: Value, first: Value) -> tup
     )
     high = Cat(Mux(pairs, inner, sign.replicate(len(inner))), product[15:])
     one, other = crossing(pairs, borrow)
-    kept = ~first.replicate(PAIR_BITS)
+    kept = keep.replicate(PAIR_BITS)
     upper = Cat(high, high[-1].replicate(PAIR_BITS - len(high)))
     return Cat(sums.low, one, sums.high), Cat(kept, Const(1), kept), Cat(low, other, upper)
 
@@ -124,7 +125,7 @@ class WeightUnpack(wiring.Component):
 
     With `codebook` the halves of two steps may be indices into a book, which comes first, an entry a cycle.
 
-    Latency: 1. Throughput: one word a cycle.
+    Latency: 2. Throughput: one word a cycle.
 
     Members
     -------
@@ -137,6 +138,8 @@ class WeightUnpack(wiring.Component):
     i_load, i_entry, i_column : the byte of this column is this entry of the book, and no weight
     o : one operand for each column
     """
+
+    LATENCY = 2
 
     def __init__(self, *, cols: int, codebook: bool = False):
         self._cols, self._codebook = cols, codebook
@@ -166,6 +169,7 @@ class WeightUnpack(wiring.Component):
                 codebook.i_column.eq(self.i_column),
                 codebook.i_word.eq(self.i_word),
             ]
+        zero, booked = delayed(m, self.i_zero, 1), delayed(m, self.i_steps & self.i_indices, 1)
         for c in range(self._cols):
             byte, one, upper = self.i_word[c], Signal(signed(8)), Signal(signed(5))
             low, high = byte[:4].as_signed(), byte[4:].as_signed()
@@ -177,7 +181,9 @@ class WeightUnpack(wiring.Component):
                 m.d.comb += one.eq(half)
                 if self._codebook:
                     m.d.comb += codebook.i_index[c].eq(half)
-                    with m.If(self.i_indices):
-                        m.d.comb += one.eq(codebook.o[c])
-            m.d.sync += self.o[c].eq(Mux(self.i_zero, 0, Cat(one, upper)))
+            operand = delayed(m, Cat(one, upper), 1)
+            if self._codebook:
+                entry = delayed(m, codebook.o[c], 1)
+                operand = Mux(booked, Cat(entry, entry[7].replicate(5)), operand)
+            m.d.sync += self.o[c].eq(Mux(zero, 0, operand))
         return m

@@ -30,7 +30,8 @@ class Post(wiring.Component):
     Members
     -------
     i_descriptor, i_start : constants of a layer, from `i_start` on, which comes one cycle or more after the result
-        before and two cycles or more before the layer's first, and at least `DESCRIPTOR_LOAD` - 1 before they change
+        before and two cycles or more before the layer's first, and at least `descriptor_load` - `read_out` + 1 before
+        they change
     i_valid : write the result
     i_acc, i_param, i_residual : one sum, parameter set and second operand for each lane
     i_address, i_count : where the result goes, and how many lanes of it
@@ -89,7 +90,7 @@ class Post(wiring.Component):
             tables.i_window_data.eq(self.i_window_data),
             self.o_window.eq(tables.o_window),
         ]
-        d = self.i_descriptor
+        d, longest = self.i_descriptor, pipeline.descriptor_load(config) - pipeline.read_out(config) - 1
         started = Signal(latency)
         m.d.sync += started.eq((started << 1) | self.i_start)
 
@@ -97,8 +98,8 @@ class Post(wiring.Component):
             """Return what `field` is for the results that entered `stage` cycles ago."""
             if not config.overlaps:
                 return field
-            if stage > pipeline.DESCRIPTOR_LOAD - 3:  # the descriptor may be the next layer's by then
-                field = constant(field, pipeline.DESCRIPTOR_LOAD - 3)
+            if stage > longest:  # the descriptor may be the next layer's by then
+                field = constant(field, longest)
             held = Signal(field.shape(), reset_less=True)
             with m.If(started[stage]):
                 m.d.sync += held.eq(field)
@@ -187,7 +188,7 @@ class Post(wiring.Component):
 
         def in_turn(values, first):
             """Return the first value in the cycle of `first`, the second one in the next."""
-            return values[0] if len(values) == 1 else Mux(first, values[0], delayed(m, values[1], 1))
+            return values[0] if len(values) == 1 else Mux(delayed(m, first, 1), delayed(m, values[1], 1), values[0])
 
         for lane in range(0, self._lanes, 2):
             lanes = range(self._lanes)[lane : lane + 2]

@@ -20,17 +20,17 @@ class Readout(wiring.Component):
     A register behind each shadow register is reset while the PE isn't selected, which costs no lookup table, so that
     what remains is to join them all by OR: a quarter of a multiplexer.
 
-    Latency: `READ_OUT`. Throughput: `lanes` sums a cycle. Backpressure: none.
+    Latency: 4. Throughput: `lanes` sums a cycle. Backpressure: none.
 
     Members
     -------
     i_row, i_columns : the PEs
     i_pairs, i_high : with `int4`, their shadow registers hold two sums; the high one is meant
     i_shadow : sum of PE (p, c) at index p * cols + c
-    o : for each lane the sum, `READ_OUT` cycles after its PE was selected
+    o : for each lane the sum, four cycles after its PE was selected
     """
 
-    LATENCY = 2
+    LATENCY = 4
 
     def __init__(self, config: ArrayConfig):
         self._config = config
@@ -48,24 +48,24 @@ class Readout(wiring.Component):
 
     def elaborate(self, platform):
         """Return the module."""
-        m = Module()
-        assert pipeline.READ_OUT == self.LATENCY
-        config = self._config
-        lanes, groups = config.lanes, config.groups
-        pairs, high = delayed(m, self.i_pairs, 1), delayed(m, self.i_pairs & self.i_high, 1)
+        m, config = Module(), self._config
+        assert pipeline.selection(config) + 3 == self.LATENCY
+        lanes, groups, selection = config.lanes, config.groups, pipeline.selection(config)
+        pairs, high = (delayed(m, bit, 2 + selection) for bit in (self.i_pairs, self.i_pairs & self.i_high))
         gated = [[] for _ in range(lanes)]
         for row in range(config.rows):
             for group in range(groups):
-                selected = Signal(name=f"selected_{row}_{group}")
-                m.d.comb += selected.eq((self.i_row == row) & (self.i_columns == group))
+                # the registers' reset itself, so that no lookup table is on its way
+                others = Signal(name=f"others_{row}_{group}")
+                m.d.comb += others.eq(delayed(m, (self.i_row != row) | (self.i_columns != group), selection))
                 for lane in range(lanes):
                     shadow = Value.cast(self.i_shadow[row * config.cols + group * lanes + lane])
                     kept = Signal(len(shadow), name=f"kept_{row}_{group}_{lane}", reset_less=True)
-                    m.d.sync += kept.eq(Mux(selected, shadow, 0))
+                    m.d.sync += kept.eq(Mux(others, 0, shadow))
                     gated[lane].append(kept)
         for lane in range(lanes):
             sums = Signal(shadow_shape(config.int4, config.sum_bits), name=f"sums_{lane}")
-            m.d.comb += Value.cast(sums).eq(functools.reduce(operator.or_, gated[lane]))
+            m.d.sync += Value.cast(sums).eq(functools.reduce(operator.or_, gated[lane]))
             m.d.sync += self.o[lane].eq(chosen_sum(sums, pairs, high) if config.int4 else sums)
         return m
 
@@ -75,14 +75,14 @@ class ShiftReadout(wiring.Component):
 
     Fewer cells than `Readout`, but a tile's rows must come in order, and all of them be finished before the second.
 
-    Latency: `READ_OUT`. Throughput: one sum a cycle. Backpressure: none.
+    Latency: 2. Throughput: one sum a cycle. Backpressure: none.
 
     Members
     -------
     i_read, i_column : read the sum of this column
     i_shadow : sums of the first row
     o_shift : one bit a column: move its sums up a row
-    o : the sum, `READ_OUT` cycles after `i_read`
+    o : the sum, two cycles after `i_read`
     """
 
     LATENCY = 2
@@ -102,7 +102,7 @@ class ShiftReadout(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        assert pipeline.READ_OUT == self.LATENCY
+        assert self.LATENCY == 2
         column, read = delayed(m, self.i_column, 1), delayed(m, self.i_read, 1)
         m.d.comb += self.o_shift.eq(read << column)
         m.d.sync += self.o[0].eq(self.i_shadow[column])

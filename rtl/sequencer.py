@@ -22,6 +22,7 @@ from rtl.layouts import (
     weight_address_shape,
 )
 from rtl.paired import wide_blocks
+from rtl.pipeline import delayed
 
 
 class Sequencer(wiring.Component):
@@ -34,7 +35,7 @@ class Sequencer(wiring.Component):
 
     Where layers never overlap there is one descriptor, which is read when the layer before has ended.
 
-    Latency: `DESCRIPTOR_LOAD` cycles from a descriptor's start, where layers never overlap from its layer's last write,
+    Latency: `descriptor_load` cycles from a descriptor's start, where layers never overlap from its layer's last write,
     until the next one is ready; 2 cycles from a layer's last write to the next layer's start, once the next descriptor
     is ready. The output path, and the vector unit with
     it, starts `BACK_START` cycles after the units of the mesh.
@@ -49,7 +50,7 @@ class Sequencer(wiring.Component):
     i_wrong : with `config.parity`, a byte that the layer, or while idle the host, has read isn't as it was written
     i_drained : the last result of the drain unit's layer has been read out of the mesh
     i_layer_done : the running layer's last result has been written
-    o_address, i_word : program memory's read port, one cycle of latency
+    o_address, i_word : program memory's read port, one cycle of latency, and a register where layers overlap
     i_word_wrong : with `config.parity`, the bytes of `i_word` that aren't as they were written
     i_fetching : passes or mesh steps of the last started layer remain
     o_front : the layer that fetches and multiplies
@@ -57,6 +58,7 @@ class Sequencer(wiring.Component):
     ifm_base, weight_base : move the front layer's
     ofm_base, param_base : move the back layer's
     o_conv, o_depthwise, o_vector : start pulses of the units that read
+    o_front_depthwise, o_front_vector, o_vector_results : the front layer is DEPTHWISE, VECTOR, `o_descriptor` is VECTOR
     o_back : start pulse of the output path
     o_loading : waiting for a descriptor
     o_layer : a layer is running
@@ -88,6 +90,9 @@ class Sequencer(wiring.Component):
                 "weight_base": In(BaseControl(weight_address_shape(config))),
                 "ofm_base": In(BaseControl(address_shape(config))),
                 "param_base": In(BaseControl(param_address_shape(config))),
+                "o_front_depthwise": Out(1),
+                "o_front_vector": Out(1),
+                "o_vector_results": Out(1),
                 "o_back": Out(1),
                 "o_conv": Out(1),
                 "o_depthwise": Out(1),
@@ -113,19 +118,19 @@ class Sequencer(wiring.Component):
         loading, whole, loaded, sound = Signal(), Signal(), Signal(), Signal()
         known, faulty, inside = Signal(), Signal(), Signal()
         next_pc = Signal(range(2 * config.slots))
-        word, arrived = Signal(range(isa.DESCRIPTOR_WORDS + 1)), Signal(range(isa.DESCRIPTOR_WORDS + 1))
+        word = Signal(range(isa.DESCRIPTOR_WORDS + 1))
         stray, strays = Signal(), Signal(8)  # a word has had bits that nothing is meant by, the last one has
         codes = set(isa.ErrorCode) if config.parity else set(isa.ErrorCode) - {isa.ErrorCode.MEMORY_PARITY}
         error, failed = Signal(range(max(codes) + 1)), Signal()
         idle_cycles, stalled = Signal(32), Signal()
 
         # read: one word a cycle; `arrived` is the index of the word on i_word
-        reading, valid = Signal(), Signal()
+        reading, late = Signal(), int(config.overlaps)
+        valid, arrived = delayed(m, reading, 1 + late), delayed(m, word, 1 + late)
         m.d.comb += [
             reading.eq(loading & (word != isa.DESCRIPTOR_WORDS)),
             self.o_address.eq(next_pc * isa.SLOT_WORDS + word),
         ]
-        m.d.sync += [arrived.eq(word), valid.eq(reading)]
         with m.If(reading):
             m.d.sync += word.eq(word + 1)
         legal, masks = Signal(32), config.legal_masks()  # what may be set in the word to come
@@ -136,7 +141,7 @@ class Sequencer(wiring.Component):
         else:
             columns = [sum((mask >> bit & 1) << index for index, mask in enumerate(masks)) for bit in range(32)]
             m.d.sync += legal.eq(Cat(Const(column, len(masks)).bit_select(word, 1) for column in columns))
-        unknown = self.i_word & ~legal
+        unknown = self.i_word & ~delayed(m, legal, late)
         # the words of a memory are late in their cycle: where there is time, a count is made less in the next one
         lessen = {name: Signal(name=f"lessen_{name}") for name in PIXELS} if config.overlaps else {}
         for name, now in lessen.items():
@@ -201,7 +206,7 @@ class Sequencer(wiring.Component):
         past = read.table > config.tables
         wrong = (stray | strays.any(), too_many, shapeless, narrow, misread, scaled, packed & alone, past)
         bad_field, bad_opcode, halt, may_overlap, may_be_followed = (Signal() for _ in range(5))
-        go, early = Signal(), Signal()
+        go, may_begin, early = Signal(), Signal(), Signal()
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
         ahead, drained, both = Signal(), Signal(), Signal()
         change = Signal()
@@ -221,10 +226,12 @@ class Sequencer(wiring.Component):
             faulty.eq(_any([*zero, *wrong])),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
-            early.eq(self.o_layer & ~both & ~self.i_fetching & ~self.i_layer_done & may_overlap & may_be_followed),
+            early.eq(may_begin & ~self.i_layer_done),
             change.eq(ahead & (drained | self.i_drained)),
             self.o_loading.eq(self.o_busy & ~self.o_layer),
         ]
+        # late in its cycle; once it is so it stays so until a layer begins or the one that runs has ended
+        m.d.sync += may_begin.eq(self.o_layer & ~both & ~self.i_fetching & may_overlap & may_be_followed)
         m.d.sync += [self.o_back.eq(0), *(start.eq(0) for start, _ in starts.values())]
         begin = sound & (early | (self.o_busy & ~self.o_layer))
         with m.If(begin):
@@ -232,7 +239,8 @@ class Sequencer(wiring.Component):
             m.d.sync += [starts[opcode][0].eq(upcoming.opcode == opcode) for opcode in on_mesh]
             m.d.sync += [next_pc.eq(next_pc + 1), loaded.eq(0)]
             if config.overlaps:
-                m.d.sync += self.o_front.eq(upcoming)
+                kinds = (upcoming.opcode == kind for kind in (isa.Opcode.DEPTHWISE, isa.Opcode.VECTOR))
+                m.d.sync += [self.o_front.eq(upcoming), Cat(self.o_front_depthwise, self.o_front_vector).eq(Cat(kinds))]
         with m.If(begin if config.overlaps else self.o_retired):
             m.d.sync += [loading.eq(1), word.eq(0), stray.eq(0)]
         with m.If(self.i_drained):
@@ -247,11 +255,16 @@ class Sequencer(wiring.Component):
                 m.d.sync += [ahead.eq(1), drained.eq(1), self.o_layer.eq(1)]
         with m.If(change):
             m.d.sync += [self.o_back.eq(1), drained.eq(0), ahead.eq(0)]
-            m.d.sync += self.o_vector.eq((self.o_front.opcode == isa.Opcode.VECTOR) & config.vector)
+            m.d.sync += self.o_vector.eq(self.o_front_vector)
             if config.overlaps:
-                m.d.sync += self.o_descriptor.eq(self.o_front)
+                m.d.sync += [self.o_descriptor.eq(self.o_front), self.o_vector_results.eq(self.o_front_vector)]
         if not config.overlaps:
-            m.d.comb += self.o_descriptor.eq(self.o_front)
+            m.d.comb += [
+                self.o_descriptor.eq(self.o_front),
+                self.o_front_depthwise.eq(self.o_front.opcode[:2] == isa.Opcode.DEPTHWISE),  # others were refused
+                self.o_front_vector.eq((self.o_front.opcode == isa.Opcode.VECTOR) & config.vector),
+                self.o_vector_results.eq(self.o_front_vector),
+            ]
         m.d.comb += self.o_retired.eq(self.o_layer & self.i_layer_done)
         with m.If(self.o_retired & both):
             m.d.sync += [both.eq(0), self.o_pc.eq(self.o_pc + 1)]

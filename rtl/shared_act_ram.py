@@ -18,7 +18,7 @@ class SharedActRam(wiring.Component):
     ``o_data[i] = memory[i_address + i]`` for i in 0..3 at an even address, for i = 0 at an odd one; bytes past the end
     of memory are undefined.
 
-    Latency: `READ_LATENCY` from `i_address` to `o_data`; a write is in memory `WRITE_LATENCY` cycles after `i_write`.
+    Latency: `read_latency` from `i_address` to `o_data`; a write is in memory `write_latency` cycles after `i_write`.
     Throughput: one read or one write a cycle; in the cycle of a write `i_address` isn't served. Bare signals; nothing
     pushes back.
 
@@ -35,6 +35,7 @@ class SharedActRam(wiring.Component):
 
     def __init__(self, config: ArrayConfig):
         self._bytes = config.act_bytes
+        self._read_latency, self._write_latency = pipeline.read_latency(config), pipeline.write_latency(config)
         super().__init__(
             {
                 "i_read": In(1),
@@ -52,8 +53,7 @@ class SharedActRam(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        assert pipeline.READ_LATENCY == 3
-        assert pipeline.WRITE_LATENCY == 2
+        assert (self._read_latency, self._write_latency) == (3, 2)
         depth = self._bytes // WORD_BYTES
 
         several = Mux(self.i_write, self.i_write_mask[1:].any(), self.i_count > 1)

@@ -18,7 +18,7 @@ from rtl.word_writer import WordWriter
 class SmallOutput(wiring.Component):
     """`rtl.small_drain` reads sums, `rtl.small_requantizer` makes bytes of them, `rtl.word_writer` words.
 
-    Latency: `READ_OUT` + `hwq.pipeline.SMALL_REQUANTIZE_LATENCY` from a read to its byte. Throughput: a sum a cycle.
+    Latency: `read_out` + `hwq.pipeline.SMALL_REQUANTIZE_LATENCY` from a read to its byte. Throughput: a sum a cycle.
     Nothing pushes back.
 
     Members
@@ -57,7 +57,7 @@ class SmallOutput(wiring.Component):
         assert pipeline.SMALL_REQUANTIZE_LATENCY == requantizer.LATENCY
         for unit in (drain, words):
             m.d.comb += [unit.i_start.eq(self.i_start), unit.i_clear.eq(self.i_clear), unit.i_descriptor.eq(d)]
-        valid = Signal(pipeline.READ_OUT + requantizer.LATENCY)
+        valid = Signal(pipeline.read_out(self._config) + requantizer.LATENCY)
         m.d.sync += valid.eq((valid << 1) | drain.o_read)
         with m.If(self.i_clear):
             m.d.sync += valid.eq(0)
@@ -67,7 +67,7 @@ class SmallOutput(wiring.Component):
             readout.i_column.eq(drain.o_column),
             readout.i_shadow.eq(self.i_shadow),
             self.o_shift.eq(readout.o_shift),
-            params.i_address.eq(delayed(m, drain.o_param, pipeline.READ_OUT - 1)),
+            params.i_address.eq(delayed(m, drain.o_param, pipeline.read_out(self._config) - 1)),
             requantizer.i_acc.eq(readout.o[0]),
             requantizer.i_bias.eq(params.o_param.bias),
             requantizer.i_mantissa.eq(params.o_param.mantissa),

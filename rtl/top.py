@@ -74,7 +74,7 @@ class Accelerator(wiring.Component):
             word_bytes=config.cols,
             depth=config.weight_words,
             one_port=config.one_port,
-            spread=not config.one_port,
+            spread=0 if config.one_port else 3,
             parity=bool(config.parity),
         )
         if config.small:
@@ -83,8 +83,12 @@ class Accelerator(wiring.Component):
             ofm, ofm_base, param_base = queue.ofm, queue.ofm_base, output.drain.param_base
         else:
             m.submodules.params = params = WindowRam(
-                word_bytes=8 * lanes, depth=config.param_words, parity=bool(config.parity)
+                word_bytes=8 * lanes,
+                depth=config.param_words,
+                spread=pipeline.read_out(config) - pipeline.joining(config) - 1,
+                parity=bool(config.parity),
             )
+            assert params.latency + pipeline.joining(config) == pipeline.read_out(config)
             m.submodules.drain = drain = Drain(config)
             m.submodules.post = post = Post(config)
             ofm, ofm_base, param_base = drain.ofm, drain.ofm_base, drain.param_base
@@ -111,6 +115,7 @@ class Accelerator(wiring.Component):
                 act_int4=config.act_int4,
                 shift=config.one_port,
                 aligned=config.one_port,
+                bank=config.lanes if config.lanes > 1 else None,
                 sum_bits=config.sum_bits,
             )
         m.submodules.mesh = mesh
@@ -134,7 +139,7 @@ class Accelerator(wiring.Component):
             program_write.addr.eq(window),
             program_write.data.eq(stored(host.o_data) if config.parity else host.o_data),
             program_write.en.eq(write[isa.Region.PROGRAM] & below(window, config.slots * isa.SLOT_WORDS)),
-            sequencer.i_word.eq(program_word),
+            sequencer.i_word.eq(delayed(m, program_word, int(config.overlaps))),
             host.i_program.eq(program_word),
             host.i_param.eq(params.o_window),
             host.i_weight.eq(weights.o_window),
@@ -176,7 +181,7 @@ class Accelerator(wiring.Component):
             m.d.comb += [
                 sequencer.i_drained.eq(drain.o_ended),
                 fetch.i_residual_done.eq(drain.o_residual_done),
-                post.i_start.eq(delayed(m, sequencer.o_back, pipeline.READ_OUT - 1)),
+                post.i_start.eq(delayed(m, sequencer.o_back, pipeline.read_out(config) - 1)),
                 post.i_descriptor.eq(descriptor),
                 post.i_clear.eq(abort),
             ]
@@ -200,8 +205,7 @@ class Accelerator(wiring.Component):
             with m.If(chosen):
                 offered = [name for name, member in StepSource(config).members.items() if member.flow is Out]
                 m.d.comb += [getattr(lookahead.source, name).eq(getattr(unit.steps, name)) for name in offered]
-        use_vector = (descriptor.opcode == isa.Opcode.VECTOR) & config.vector
-        use_depthwise = front.opcode[:2] == isa.Opcode.DEPTHWISE  # the sequencer has refused others
+        use_vector, use_depthwise = sequencer.o_vector_results, sequencer.o_front_depthwise
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         wiring.connect(m, depthwise.base, sequencer.ifm_base)
         wiring.connect(m, issue.base, sequencer.weight_base)
@@ -218,14 +222,16 @@ class Accelerator(wiring.Component):
         for name in ("ifm", "res", "ofm"):
             walker = PixelWalker(config)
             m.submodules[f"walk_{name}"] = walker
-            walked = descriptor if name == "ofm" else front
+            walked, by_vector = descriptor, use_vector
+            if name != "ofm":
+                walked, by_vector = front, sequencer.o_front_vector
             m.d.comb += [
                 walker.i_x_step.eq(walked[f"{name}_x_step"]),
                 walker.i_y_step.eq(walked[f"{name}_y_step"]),
                 walker.i_row_pixels.eq(walked.row_pixels),
                 walker.i_pixels.eq(walked.pixels),
             ]
-            users = dict.fromkeys(vectors, walked.opcode == isa.Opcode.VECTOR)
+            users = dict.fromkeys(vectors, by_vector)
             users |= {depthwise: use_depthwise, fetch: 1}
             users = {getattr(unit, name): chosen for unit, chosen in users.items() if hasattr(unit, name)}
             users |= {ofm: 1} if name == "ofm" else {}
@@ -303,7 +309,8 @@ class Accelerator(wiring.Component):
                 Cat(fetch.o_row[: slot_bits[0]], fetch.o_slice[: slot_bits[1]], fetch.o_buffer[: slot_bits[2]])
             ),
         ]
-        for stage in range(pipeline.READ_LATENCY):
+        for stage in range(pipeline.read_latency(config)):
+            before = coming
             later = Signal(part, name=f"coming_{stage}")
             m.d.sync += later.eq(coming)
             with m.If(abort):
@@ -331,13 +338,12 @@ class Accelerator(wiring.Component):
         ]
         abort_n = ~abort
         steps = [issue.o_step & ~use_depthwise, issue.o_take]
-        step, take = (delayed(m, signal & abort_n, pipeline.ISSUE_TO_EDGE - 2) for signal in steps)
-        to_rows = coming.read & ~coming.residual
+        step, take = (delayed(m, signal & abort_n, pipeline.issue_to_edge(config) - 2) for signal in steps)
         if config.one_port and rows > 1:
             m.submodules.buffers = buffers = RowBuffers(rows=rows)
             m.d.comb += [
                 buffers.i_start.eq(sequencer.o_conv),
-                buffers.i_write.eq(to_rows),
+                buffers.i_write.eq(coming.read & ~coming.residual),
                 buffers.i_row.eq(coming.row),
                 buffers.i_data.eq(act.o_data.as_value()),
                 buffers.i_step.eq(step & abort_n),
@@ -345,28 +351,32 @@ class Accelerator(wiring.Component):
                 *(mesh.i_a[row].eq(buffers.o[row]) for row in range(rows)),
             ]
         else:
-            self._serialize(m, mesh, act, abort_n, step, take, [to_rows & (coming.row == row) for row in range(rows)])
+            for_rows, writes = before.read & ~before.residual & abort_n, Signal(rows)
+            m.d.sync += writes.eq(for_rows << before.row)
+            self._serialize(m, mesh, act, abort_n, step, take, writes)
         taken = {"valid": issue.o_step & abort_n, "last": issue.o_last, "broadcast": use_depthwise}
         if not config.small:
             taken |= {"first": issue.o_first, "strips": use_strips}
-        control = delayed(m, Cat(taken.values()), pipeline.ISSUE_TO_EDGE)
+        control = delayed(m, Cat(taken.values()), pipeline.issue_to_edge(config))
         column_bytes = Signal(8 * config.cols, reset_less=True)
         m.d.sync += column_bytes.eq(act.o_data.as_value())
         pairs = issue.o_pairs | use_dots
-        form = delayed(m, Cat(issue.o_zero, pairs, issue.o_steps, issue.o_odd), pipeline.WEIGHT_DELAY + 1)
-        ahead = pipeline.WEIGHT_DELAY + 1 - weights.latency
+        unpacks = config.int4 or config.codebooks
+        until_word = pipeline.issue_to_edge(config) - (WeightUnpack.LATENCY if unpacks else 1)
+        ahead = until_word - weights.latency
+        form = delayed(m, Cat(issue.o_zero, pairs, issue.o_steps, issue.o_odd), until_word)
         m.d.comb += weights.i_address.eq((recalled if config.small else delayed)(m, issue.o_weight, ahead))
-        if config.int4 or config.codebooks:
+        if unpacks:
             m.submodules.unpack = unpack = WeightUnpack(cols=config.cols, codebook=bool(config.codebooks))
             m.d.comb += [
                 unpack.i_word.eq(weights.o_word),
                 Cat(unpack.i_zero, unpack.i_pairs, unpack.i_steps, unpack.i_odd).eq(form),
                 *(mesh.i_w[c].eq(unpack.o[c]) for c in range(config.cols)),
-                Cat(mesh.i_pairs, mesh.i_dots).eq(delayed(m, Cat(pairs, use_dots), pipeline.ISSUE_TO_EDGE)),
+                Cat(mesh.i_pairs, mesh.i_dots).eq(delayed(m, Cat(pairs, use_dots), pipeline.issue_to_edge(config))),
             ]
             if config.codebooks:
                 book = Cat(issue.o_indices, issue.o_book, issue.o_entry, issue.o_column)
-                book = delayed(m, book, pipeline.WEIGHT_DELAY + 1)
+                book = delayed(m, book, until_word)
                 m.d.comb += Cat(unpack.i_indices, unpack.i_load, unpack.i_entry, unpack.i_column).eq(book)
         else:
             weight_word = Signal(8 * config.cols, reset_less=True)
@@ -396,6 +406,8 @@ class Accelerator(wiring.Component):
             place = Signal(data.StructLayout({"address": address_shape(config), "count": range(lanes + 1), "end": 1}))
             picked_valid, picked_final = Signal(), Signal()
             accs = picked
+            joining = pipeline.joining(config)
+            more = pipeline.read_out(config) - joining - 2  # cycles of a read besides the first and the last
             param = drain.o_param
             reads = {
                 "read": drain.o_read,
@@ -417,22 +429,22 @@ class Accelerator(wiring.Component):
                 }
             )
             result = Signal(result_layout)
-            assert pipeline.READ_OUT == 2  # one more than from here to `picked`
             m.d.sync += [
                 result.valid.eq(drain.o_read & drain.o_valid & drain.o_last & ~abort),
                 result.final.eq(drain.o_read & drain.o_final & ~abort),
                 *(result[name].eq(getattr(drain, f"o_{name}")) for name in list(result_layout.members)[2:]),
             ]
+            result = _unless(m, abort, result, more)
             if config.block_scales:
                 m.submodules.scales = scales = BlockScales(config)
                 assert scales.LATENCY == pipeline.SCALE_LATENCY
-                assert pipeline.READ_OUT + scales.LATENCY <= pipeline.READ_LATENCY + 2, (
+                assert pipeline.read_out(config) + scales.LATENCY <= pipeline.read_latency(config) + 2, (
                     "second operands are kept so long"
                 )
-                reads = {name: delayed(m, value, 1) for name, value in reads.items()}
+                reads = {name: delayed(m, value, 1 + more) for name, value in reads.items()}
                 m.d.comb += [
                     scales.i_start.eq(sequencer.o_conv),
-                    scales.i_write.eq(delayed(m, issue.o_scale, pipeline.WEIGHT_DELAY + 1)),
+                    scales.i_write.eq(delayed(m, issue.o_scale, until_word)),
                     scales.i_word.eq(weights.o_word),
                     scales.i_read.eq(reads["read"]),
                     scales.i_row.eq(result.row),
@@ -442,15 +454,10 @@ class Accelerator(wiring.Component):
                     scales.i_sum.eq(picked),
                 ]
                 # places travel along; what a layer without scales ahead of this one has left on the way is gone already
-                late, use_scales = result, reads["scaled"]
+                use_scales = reads["scaled"]
                 late_param = delayed(m, drain.o_param, scales.LATENCY)
                 param = Mux(use_scales, late_param, param)
-                for stage in range(scales.LATENCY):
-                    later = Signal(result_layout, name=f"result_{stage}")
-                    m.d.sync += later.eq(late)
-                    with m.If(abort | ~use_scales):
-                        m.d.sync += [later.valid.eq(0), later.final.eq(0)]
-                    late = later
+                late = _unless(m, abort | ~use_scales, result, scales.LATENCY)
                 chosen_result = Signal(result_layout)
                 m.d.comb += chosen_result.eq(Mux(use_scales, late.as_value(), result.as_value()))
                 result, accs = chosen_result, Signal.like(picked)
@@ -497,10 +504,13 @@ class Accelerator(wiring.Component):
                 offered = (*offered, vector.o_write_address, vector.o_write_count)
                 pairs_of = zip(offered, entering, strict=True)
                 entering = [Mux(use_vector, Value.cast(own), Value.cast(other)) for own, other in pairs_of]
+            valid, final, *entering = entering
+            entering = [valid & ~abort, final & ~abort, *entering] if joining else [valid, final, *entering]
+            param, row_end, *entering = (delayed(m, value, joining) for value in (param, place.end, *entering))
             entered = (post.i_valid, post.i_final, post.i_acc, post.i_residual, post.i_address, post.i_count)
             m.d.comb += [Value.cast(port).eq(Value.cast(value)) for port, value in zip(entered, entering, strict=True)]
-            m.d.comb += [params.i_address.eq(param), post.i_end.eq(use_vector | place.end)]
-            param_word = delayed(m, params.o_word, 1)
+            m.d.comb += [params.i_address.eq(param), post.i_end.eq(use_vector | row_end)]
+            param_word = params.o_word
             for lane in range(lanes):
                 for field in isa.PARAM:
                     start = 64 * lane + 32 * field.word + field.lsb
@@ -508,7 +518,7 @@ class Accelerator(wiring.Component):
                     m.d.comb += post.i_param[lane][field.name].eq(bits)
 
         # end of a layer, errors, counters
-        ended = Signal(pipeline.WRITE_LATENCY)
+        ended = Signal(pipeline.write_latency(config))
         m.d.sync += ended.eq(Mux(abort, 0, (ended << 1) | layer_end))
         weight_past, param_past, progress = Signal(), Signal(), Signal()
         weight_read = issue.o_book | issue.o_scale | (issue.o_step & ~issue.o_zero)
@@ -536,16 +546,18 @@ class Accelerator(wiring.Component):
         )
         if config.parity:
             in_program = readable[isa.Region.PROGRAM] & below(window, config.slots * isa.SLOT_WORDS)
-            ahead = pipeline.WEIGHT_DELAY + 1 - weights.latency
             weight_used = delayed(m, weight_read, ahead) | readable[isa.Region.WEIGHT]
-            param_used = post.i_valid | delayed(m, readable[isa.Region.PARAM], 2)
+            param_used = post.i_valid | delayed(m, readable[isa.Region.PARAM], params.latency)
             found = [
                 act.o_wrong,
                 weights.o_wrong & delayed(m, weight_used, weights.latency + 2),
-                params.o_wrong & delayed(m, param_used, 1),
+                params.o_wrong & delayed(m, param_used, 2),
                 delayed(m, program_wrong, 1).any() & delayed(m, in_program, 2),
             ]
-            m.d.comb += [sequencer.i_word_wrong.eq(program_wrong), sequencer.i_wrong.eq(delayed(m, _any(found), 1))]
+            m.d.comb += [
+                sequencer.i_word_wrong.eq(delayed(m, program_wrong, int(config.overlaps))),
+                sequencer.i_wrong.eq(delayed(m, _any(found), 1)),
+            ]
         m.d.comb += host.i_count[0].eq(sequencer.o_busy)
         if config.monitor:
             self._monitor(m, host, sequencer, issue, _any(unit.o_running for unit in vectors))
@@ -612,6 +624,17 @@ def _share(m, control, users):
             for user, selected in reversed(users.items()):
                 chosen = Mux(selected, getattr(user, member), chosen)
             m.d.comb += port.eq(chosen)
+
+
+def _unless(m, gone, result, cycles: int):
+    """Return `result` as it was `cycles` ago, neither valid nor final if `gone` came since."""
+    for _ in range(cycles):
+        later = Signal.like(result, name="later_result")
+        m.d.sync += later.eq(result)
+        with m.If(gone):
+            m.d.sync += [later.valid.eq(0), later.final.eq(0)]
+        result = later
+    return result
 
 
 def _any(conditions):

@@ -19,7 +19,8 @@ class Vector(wiring.Component):
     Groups of `lanes` channels run inside pixels, taps inside groups; with a second operand one more read follows the
     taps. One tap is a copy, a sum over a window average pooling, a copy with equal clamp bounds a fill.
 
-    Latency: a result is on `o_acc` `VECTOR_OUT` cycles after its last tap was read; `o_param` comes two cycles earlier.
+    Latency: a result is on `o_acc` `vector_out` less `joining` cycles after its last tap was read; `o_param` comes
+    earlier, as many cycles as from a read of the mesh to its sum.
     Throughput: one read of `lanes` bytes a cycle, so a result every ``taps`` (+ 1 with a second operand) cycles.
     `i_blocked` pushes back.
 
@@ -32,7 +33,7 @@ class Vector(wiring.Component):
     o_midway : a second operand is read, which must come right behind the last tap
     o_read, o_address, o_count : read request to activation memory and its bytes that matter
     i_data : activation memory's read port
-    o_emit, o_param : a result will be on `o_acc` two cycles later; its parameter word
+    o_emit, o_param : a result will be on `o_acc`, as many cycles later; its parameter word
     o_valid, o_acc, o_residual : the result and its second operand
     o_write_address, o_write_count, o_final : with `o_valid`, where it goes; it is the layer's last
     ifm, res, ofm : the pixel walkers
@@ -78,13 +79,14 @@ class Vector(wiring.Component):
         taps_x_left, taps_y_left = Signal.like(d.taps_x), Signal.like(d.taps_y)
         first_tap, second_operand, go = Signal(), Signal(), Signal()
         tap_row_end, last_row, taps_end, result_end = Signal(), Signal(), Signal(), Signal()
-        pixel_end, last_group = Signal(), Signal()
+        pixel_end, last_group, at_end = Signal(), Signal(), Signal()
+        one_tap = (d.taps_x == 1) & (d.taps_y == 1) & ~d.residual
         m.d.comb += [
             last_group.eq(groups_left == 1),
             taps_end.eq(tap_row_end & last_row),
             self.o_midway.eq(self.o_running & second_operand),
             go.eq(self.o_running & (self.o_midway | ~self.i_blocked)),
-            result_end.eq(go & Mux(d.residual, second_operand, taps_end)),
+            result_end.eq(go & at_end),
             pixel_end.eq(result_end & last_group),
             self.o_read.eq(go),
             self.o_address.eq(
@@ -98,12 +100,18 @@ class Vector(wiring.Component):
         with m.If(go):
             m.d.sync += first_tap.eq(0)
             with m.If(~second_operand):
+                row_end_after, last_row_after = Signal(), Signal()
+                m.d.comb += [
+                    row_end_after.eq(Mux(tap_row_end, d.taps_x == 1, taps_x_left == 2)),
+                    last_row_after.eq(Mux(tap_row_end, taps_y_left == 2, last_row)),
+                ]
                 m.d.sync += [
                     tap.eq(tap + Mux(tap_row_end, d.tap_y_step, d.tap_x_step)),
                     taps_x_left.eq(Mux(tap_row_end, d.taps_x, taps_x_left - 1)),
                     taps_y_left.eq(taps_y_left - tap_row_end),
-                    tap_row_end.eq(Mux(tap_row_end, d.taps_x == 1, taps_x_left == 2)),
-                    last_row.eq(Mux(tap_row_end, taps_y_left == 2, last_row)),
+                    tap_row_end.eq(row_end_after),
+                    last_row.eq(last_row_after),
+                    at_end.eq(Mux(d.residual, taps_end, row_end_after & last_row_after)),
                     second_operand.eq(taps_end & d.residual),
                 ]
             with m.If(result_end):
@@ -115,6 +123,7 @@ class Vector(wiring.Component):
                     taps_y_left.eq(d.taps_y),
                     tap_row_end.eq(d.taps_x == 1),
                     last_row.eq(d.taps_y == 1),
+                    at_end.eq(one_tap),
                     offset.eq(Mux(last_group, 0, offset + lanes)),
                     group.eq(Mux(last_group, 0, group + 1)),
                     groups_left.eq(Mux(last_group, d.blocks, groups_left - 1)),
@@ -134,7 +143,9 @@ class Vector(wiring.Component):
                 "count": range(lanes + 1),
             }
         )
-        stages = [Signal(role, name=f"role_{i}") for i in range(pipeline.VECTOR_OUT + 1)]
+        joining = pipeline.joining(config)
+        latency = pipeline.vector_out(config) - joining
+        stages = [Signal(role, name=f"role_{i}") for i in range(latency + 1)]
         head = stages[0]
         m.d.comb += [
             head.tap.eq(go & ~second_operand),
@@ -147,21 +158,22 @@ class Vector(wiring.Component):
         ]
         for before, after in itertools.pairwise(stages):
             m.d.sync += after.eq(before)
-        announced, arriving, leaving = stages[-3:]
-        assert pipeline.VECTOR_OUT == pipeline.READ_LATENCY + 2  # the bytes come out of a rotator, late in their cycle
+        announced, arriving, leaving = stages[joining - 1 - pipeline.read_out(config)], *stages[-2:]
+        assert latency == pipeline.read_latency(config) + 2  # the bytes come out of a rotator, late in their cycle
         arrived = Signal.like(self.i_data, reset_less=True)
         m.d.sync += arrived.eq(self.i_data)
-        sums = d.reduce == isa.Reduce.SUM
+        sums, added = d.reduce == isa.Reduce.SUM, Signal()
+        m.d.sync += added.eq(sums & ~stages[-3].first)
         for lane in range(lanes):
             value, acc = arrived[lane], self.o_acc[lane]
             m.submodules[f"adder_{lane}"] = adder = MaskedAdder(len(acc), whole=True)
             m.d.comb += [
                 adder.i_a.eq(acc),
-                adder.i_mask.eq(sums & ~arriving.first),
+                adder.i_mask.eq(added),
                 adder.i_b.eq(value),
             ]
             # a maximum has the bits of its values
-            with m.If(arriving.tap & (sums | arriving.first | (value > acc[: len(value)].as_signed()))):
+            with m.If(arriving.tap & (added | arriving.first | (value > acc[: len(value)].as_signed()))):
                 m.d.sync += acc.eq(adder.o)
         m.d.comb += [
             self.o_emit.eq(announced.emit),
@@ -188,5 +200,6 @@ class Vector(wiring.Component):
                 taps_y_left.eq(d.taps_y),
                 tap_row_end.eq(d.taps_x == 1),
                 last_row.eq(d.taps_y == 1),
+                at_end.eq(one_tap),
             ]
         return m

@@ -18,7 +18,7 @@ class WindowRam(wiring.Component):
 
     Word i occupies the window's bytes from ``i * stride`` on, with `stride` the next power of two, at least 4.
 
-    Latency: `latency` from `i_address` to `o_word`, and from `i_window_address` to `o_window`: 1, with `spread` 3.
+    Latency: `latency`, 1 + `spread`, from `i_address` to `o_word`, and from `i_window_address` to `o_window`.
     Throughput: one read and one window write a cycle. The window shares the read port: while `i_window_read` is set,
     and with `one_port` while `i_window_write` is, `i_address` isn't served.
 
@@ -27,8 +27,9 @@ class WindowRam(wiring.Component):
     word_bytes, depth : int
     one_port : bool
         Whether the memory is made of `rtl.primitives.SinglePortRam`; `word_bytes` is even then.
-    spread : bool
-        Whether there are registers before and behind the memory's blocks, which are far apart; not with `one_port`.
+    spread : int
+        Registers on the way through blocks that are far apart: 1 behind them, 2 before them too, 3 also behind each
+        block, before the word is one memory's of two. With `one_port` 0.
     parity : bool
         Whether the memory keeps a parity bit of every byte; not with `one_port`.
 
@@ -40,13 +41,11 @@ class WindowRam(wiring.Component):
     i_window_read, i_window_write, i_window_mask, i_window_data, o_window : the bus
     """
 
-    def __init__(
-        self, *, word_bytes: int, depth: int, one_port: bool = False, spread: bool = False, parity: bool = False
-    ):
-        assert not (one_port and parity)
+    def __init__(self, *, word_bytes: int, depth: int, one_port: bool = False, spread: int = 0, parity: bool = False):
+        assert not (one_port and (parity or spread))
         self._word_bytes, self._depth, self._one_port = word_bytes, depth, one_port
         self._spread, self._parity = spread, parity
-        self.latency = 3 if spread else 1
+        self.latency = 1 + spread
         self._words = max(1, (1 << ceil_log2(word_bytes)) // 4)
         self._index_bits = max(1, ceil_log2(depth))
         super().__init__(
@@ -105,13 +104,13 @@ class WindowRam(wiring.Component):
         """Add memory that reads and writes at once; the rest as `_place_shared`."""
         address = Signal(self._index_bits)
         m.d.comb += address.eq(Mux(self.i_window_read, index, self.i_address))
-        near = int(self._spread)  # registers before, and behind
+        behind, before, between = (int(self._spread >= count) for count in (1, 2, 3))
         # block RAM is as deep as a power of two: what exceeds one has a memory of its own
         base = 1 << (self._depth.bit_length() - 1)
         rest = self._depth - base
         there = ~self.i_window_read | below(index, self._depth)
         enables = [enable & chosen.replicate(self._word_bytes) for chosen in (index < base, index >= base)]
-        address, index, data, *enables = (delayed(m, value, near) for value in (address, index, data, *enables))
+        address, index, data, *enables = (delayed(m, value, before) for value in (address, index, data, *enables))
         words, lane_bits = [], PARITY_BYTE if self._parity else 8
         for depth, upper in ((base, 0), (rest, 1))[: 2 if rest else 1]:
             memory = Memory(shape=lane_bits * self._word_bytes, depth=depth, init=[], attrs=UNORDERED)
@@ -124,13 +123,12 @@ class WindowRam(wiring.Component):
                 write_port.data.eq(stored(data) if self._parity else data),
                 write_port.en.eq(enables[upper]),
             ]
-            words.append(read_port.data)
-        upper_read = Signal()
-        m.d.sync += upper_read.eq(address >= base)
+            words.append(delayed(m, read_port.data, between))
+        upper_read = delayed(m, address >= base, 1 + between)
         word = Mux(upper_read, words[-1], words[0])
         if self._parity:
-            data, wrong = checked(delayed(m, word, near))
+            data, wrong = checked(delayed(m, word, behind))
             m.d.comb += self.o_word.eq(data)
             m.d.sync += self.o_wrong.eq(delayed(m, wrong, 1).any() & delayed(m, there, self.latency + 1))
         else:
-            m.d.comb += self.o_word.eq(delayed(m, word, near))
+            m.d.comb += self.o_word.eq(delayed(m, word, behind))

@@ -19,7 +19,7 @@ UNITS = ("conv", "depthwise", "vector")
 
 
 class SequencerBench(Bench):
-    """Program memory with one cycle of latency, and a unit that runs each layer."""
+    """Program memory with one cycle of latency, and one more where layers overlap, and a unit that runs each layer."""
 
     def __init__(self, dut) -> None:
         super().__init__(dut)
@@ -30,6 +30,7 @@ class SequencerBench(Bench):
         self.most = dict(zip(UNITS, (config.cols, config.depthwise_cols, config.lanes), strict=True))
         self.slots = config.slots
         self.program = [0] * (self.slots * isa.SLOT_WORDS)
+        self.words = [0] * config.overlaps  # on their way
 
     def layer(self, opcode: int) -> dict[str, int]:
         """Return random legal field values."""
@@ -82,11 +83,12 @@ class SequencerBench(Bench):
         await self.start(**dict.fromkeys(INPUTS, 0))
 
     async def tick(self, **inputs: int) -> None:
-        """One cycle; program memory answers the address of the cycle before, pulses fall again."""
+        """One cycle; program memory answers an address of before, pulses fall again."""
         address = self.get("o_address")
         self.set(**inputs)
         await self.cycle()
-        self.set(i_word=self.program[address] if address < len(self.program) else 0)
+        self.words.append(self.program[address] if address < len(self.program) else 0)
+        self.set(i_word=self.words.pop(0))
         self.set(**dict.fromkeys(inputs, 0))
 
     async def run(self, slot: int, most_cycles: int = 40) -> list[tuple[int, str]]:

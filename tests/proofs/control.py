@@ -103,17 +103,17 @@ def illegal(words: list, config) -> tuple:
 @proof(
     "rtl.sequencer",
     bug=("alone = (read.opcode != isa.Opcode.CONV) |", "alone = (read.opcode == isa.Opcode.VECTOR) |"),
-    depth=32,
+    depth=33,
     bounded=True,
     slow=True,
 )
 def decoder_is_total(m, rtl):
-    """Each of the 2**768 descriptors is, within 31 cycles of a start, done, its unit's start, or its rule's error."""
+    """Each of the 2**768 descriptors is, within 32 cycles of a start, done, its unit's start, or its rule's error."""
     dut = sequencer(m, rtl)
     words = [AnyConst(32) for _ in range(isa.DESCRIPTOR_WORDS)]
     first = since_reset(m, 1)
     m.d.comb += [Assume(dut.i_start == ~first), Assume(~dut.i_clear), Assume(dut.i_pc == 0)]
-    at, word = delayed(m, dut.o_address, 1), Signal(32)
+    at, word = delayed(m, dut.o_address, 2), Signal(32)
     with m.Switch(at):
         for index, value in enumerate(words):
             with m.Case(index):
@@ -135,7 +135,7 @@ def decoder_is_total(m, rtl):
         ]
     starts = ((isa.Opcode.CONV, dut.o_conv), (isa.Opcode.DEPTHWISE, dut.o_depthwise), (isa.Opcode.VECTOR, dut.o_vector))
     m.d.comb += [Assert(~start | (words[0][:8] == code)) for code, start in starts]
-    with m.If(since_reset(m, 31)):
+    with m.If(since_reset(m, 32)):
         m.d.comb += [
             Assert(decided),
             Cover(dut.o_done),
@@ -148,17 +148,17 @@ def decoder_is_total(m, rtl):
 @proof(
     "rtl.sequencer",
     bug=("[halt.eq(0), bad_field.eq(1), sound.eq(0)]", "[bad_field.eq(1), sound.eq(0)]"),
-    depth=32,
+    depth=33,
     bounded=True,
 )
 def spoilt_descriptor_is_not_obeyed(m, rtl):
-    """One read with wrong bytes starts no unit, isn't done, and has failed with MEMORY_PARITY within 31 cycles."""
+    """One read with wrong bytes starts no unit, isn't done, and has failed with MEMORY_PARITY within 32 cycles."""
     m.submodules.dut = dut = rtl.Sequencer(replace(CONFIG, parity=1))
     drive(m, dut)
     wrong = [AnyConst(4) for _ in range(isa.DESCRIPTOR_WORDS)]
     m.d.comb += [Assume(dut.i_start == ~since_reset(m, 1)), Assume(~dut.i_clear), Assume(dut.i_pc == 0)]
     m.d.comb += Assume(Cat(wrong).any())
-    with m.Switch(delayed(m, dut.o_address, 1)):
+    with m.Switch(delayed(m, dut.o_address, 2)):
         for index, value in enumerate(wrong):
             with m.Case(index):
                 m.d.comb += Assume(dut.i_word_wrong == value)
@@ -166,7 +166,7 @@ def spoilt_descriptor_is_not_obeyed(m, rtl):
         Assert(~(dut.o_conv | dut.o_depthwise | dut.o_vector | dut.o_layer | dut.o_done)),
         Assert((dut.o_error == 0) | (dut.o_error == isa.ErrorCode.MEMORY_PARITY) | ~since_reset(m, 2)),
     ]
-    with m.If(since_reset(m, 31)):
+    with m.If(since_reset(m, 32)):
         m.d.comb += [Assert(dut.o_error == isa.ErrorCode.MEMORY_PARITY), Cover(~dut.o_busy)]
 
 
@@ -190,11 +190,11 @@ def host_port_is_shut_while_busy(m, rtl):
         ]
 
 
-@proof("rtl.host_port", bug=("with m.If(bus.we | (waited ==", "with m.If(~bus.we & (waited =="), depth=12)
+@proof("rtl.host_port", bug=("with m.If(bus.we | (waited ==", "with m.If(~bus.we & (waited =="), depth=20)
 def host_port_answers_every_request(m, rtl):
-    """A request held is acknowledged within 9 cycles, for one cycle, and nothing else is, from any state."""
+    """A request held is acknowledged within 17 cycles, for one cycle, and nothing else is, from any state."""
     dut, asked = host_port(m, rtl)
-    bus, waited = dut.bus, Signal(4)
+    bus, waited = dut.bus, Signal(5)
     with m.If(asked & ~bus.ack):
         m.d.sync += waited.eq(waited + 1)
     with m.Else():
@@ -205,4 +205,4 @@ def host_port_answers_every_request(m, rtl):
     held = Cat(bus.we, bus.adr, bus.cyc, bus.stb)
     m.d.comb += Assume(~begun | ~before | answered | (held == delayed(m, held, 1)))
     with m.If(begun):
-        m.d.comb += [Assert(~bus.ack | (before & ~answered)), Assert(waited <= 9), Cover(bus.ack & ~bus.we)]
+        m.d.comb += [Assert(~bus.ack | (before & ~answered)), Assert(waited <= 17), Cover(bus.ack & ~bus.we)]

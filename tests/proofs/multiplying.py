@@ -106,8 +106,8 @@ def accumulates(m: Module, rtl, form: str) -> None:
     m.submodules.unpack = unpack = paired.WeightUnpack(cols=1)
     m.d.comb += [unpack.i_word[0].eq(w), unpack.i_pairs.eq(pairs), pe.i_w.eq(unpack.o[0])]
     m.d.comb += [pe.i_a.eq(paired.operand(a, Const(dots))), pe.i_pairs.eq(pairs)]
-    m.d.comb += [pe.i_enable.eq(AnySeq(1)), pe.i_first.eq(AnySeq(1)), pe.i_capture.eq(1)]
-    act, later = delayed(m, a, 3), delayed(m, w, 4)
+    m.d.comb += [pe.i_enable.eq(AnySeq(1)), pe.i_keep.eq(AnySeq(1)), pe.i_capture.eq(1)]
+    act, later = delayed(m, a, 3), delayed(m, w, 3 + unpack.LATENCY)
     low, high = later[:4].as_signed(), later[4:].as_signed()
     if form == "bytes":
         terms = (act.as_signed() * later.as_signed(),)
@@ -121,30 +121,30 @@ def accumulates(m: Module, rtl, form: str) -> None:
     for place, (term, now) in enumerate(zip(terms, got, strict=True)):
         acc = Signal(signed(bits), name=f"acc_{place}")
         with m.If(pe.i_enable):
-            m.d.sync += acc.eq(Mux(pe.i_first, 0, acc) + term)
+            m.d.sync += acc.eq(Mux(pe.i_keep, acc, 0) + term)
         shown, told = Signal(bits, name=f"shown_{place}"), Signal(name=f"told_{place}")
         begun = Signal(name=f"begun_{place}")
-        settled = since_reset(m, 4)
-        with m.If(pe.i_enable & pe.i_first & settled):
+        settled = since_reset(m, 3 + unpack.LATENCY)
+        with m.If(pe.i_enable & ~pe.i_keep & settled):
             m.d.sync += begun.eq(1)
         m.d.sync += [shown.eq(acc), told.eq(begun)]
         with m.If(told):
             m.d.comb += [Assert(now == shown), Cover(shown[-1])]
 
 
-@proof("rtl.mesh", bug=("m.d.comb += [adder.i_a.eq(kept)", "m.d.comb += [adder.i_a.eq(acc)"), depth=6, slow=True)
+@proof("rtl.mesh", bug=("m.d.comb += [adder.i_a.eq(kept)", "m.d.comb += [adder.i_a.eq(acc)"), depth=7, slow=True)
 def processing_element_adds_bytes(m, rtl):
     """A PE's sum is that of the products of bytes since the last first one, modulo 2**32, over any number of steps."""
     accumulates(m, rtl, "bytes")
 
 
-@proof("rtl.mesh", bug=("self.i_pairs, self.i_first", "~self.i_pairs, self.i_first"), depth=6, slow=True)
+@proof("rtl.mesh", bug=("self.i_pairs, self.i_keep", "~self.i_pairs, self.i_keep"), depth=7, slow=True)
 def processing_element_adds_pairs(m, rtl):
     """With two weights in a byte it keeps two such sums, modulo 2**24, neither disturbing the other."""
     accumulates(m, rtl, "pairs")
 
 
-@proof("rtl.mesh", bug=("self.i_pairs, self.i_first", "~self.i_pairs, self.i_first"), depth=6, slow=True)
+@proof("rtl.mesh", bug=("self.i_pairs, self.i_keep", "~self.i_pairs, self.i_keep"), depth=7, slow=True)
 def processing_element_adds_products_of_halves(m, rtl):
     """With two activations in a byte as well, the upper sum is that of both halves' products, modulo 2**24."""
     accumulates(m, rtl, "dots")

@@ -105,20 +105,18 @@ def recent(m: Module, count: Value) -> Value:
 
 @proof(
     "rtl.act_ram",
-    bug=(
-        "write_past.eq(self.i_write_address + self.i_write_count > self._bytes)",
-        "write_past.eq(self.i_write_address > self._bytes)",
-    ),
-    depth=9,
+    bug=("write_past.eq(run_exceeds(", "write_past.eq(0 & run_exceeds("),
+    depth=12,
     anywhere=True,
     slow=True,
 )
 def act_ram_keeps_a_byte(m, rtl):
-    """A byte keeps its value while no write names it, those past the end are dropped, and reads find it; 9 cycles."""
+    """A byte keeps its value while no write names it, those past the end are dropped, and reads find it; 12 cycles."""
     config = programs.tiny(4, 4, 4, 1, act_bytes=16)
     m.submodules.dut = dut = rtl.ActRam(config)
     drive(m, dut)
-    m.d.comb += [Assume(dut.i_write_count <= dut.write_bytes), Assume(dut.i_count <= config.fetch_bytes)]
+    for count, most in ((dut.i_write_count, dut.write_bytes), (dut.i_count, config.fetch_bytes)):
+        m.d.comb += [Assume(count >= 1), Assume(count <= most)]
     for lane in range(dut.write_bytes):
         m.d.comb += Assume(~dut.i_write_mask[lane] | (dut.i_write_count > lane))
     place = AnyConst(range(config.act_bytes))
@@ -127,22 +125,22 @@ def act_ram_keeps_a_byte(m, rtl):
     past = dut.i_write_address + dut.i_write_count > config.act_bytes
     named = dut.i_write & ~past & inside & dut.i_write_mask.bit_select(lane[:2], 1)
     value = dut.i_write_data.as_value().word_select(lane[:2], 8)
-    # since a write of it, which a read that begins WRITE_LATENCY later finds
+    # since a write of it, which a read that begins a cycle later finds
     byte, age = Signal(8), Signal(range(6))
     m.d.sync += age.eq(Mux(age == 5, 5, age + 1))
     with m.If(named):
         m.d.sync += [byte.eq(value), age.eq(0)]
     offset = (place - dut.i_address).as_signed()
     found = dut.i_read & (offset >= 0) & (offset < config.fetch_bytes) & (age >= 1) & (age < 4) & ~named
-    shown = delayed(m, found, 3)
-    read = dut.o_data.as_value().word_select(delayed(m, offset[:2], 3), 8)
+    shown = delayed(m, found, 6)
+    read = dut.o_data.as_value().word_select(delayed(m, offset[:2], 6), 8)
     m.d.comb += Assert(age <= 5)
-    late = delayed(m, byte, 3)
-    with m.If(since_reset(m, 9) & shown):
+    late = delayed(m, byte, 6)
+    with m.If(since_reset(m, 12) & shown):
         m.d.comb += [Assert(read == late), Cover(late == 3)]
     read_past = dut.i_read & (dut.i_address + dut.i_count > config.act_bytes)
     ranges = delayed(m, dut.i_write & past, 1) | delayed(m, read_past, 2)
-    m.d.comb += Assert(~since_reset(m, 9) | (dut.o_range == ranges))
+    m.d.comb += Assert(~since_reset(m, 12) | (dut.o_range == ranges))
 
 
 @proof("rtl.lookahead", bug=("free.eq(~steps.valid | steps.step)", "free.eq(1)"), depth=2)

@@ -15,6 +15,11 @@ def test_property_holds_and_its_twin_does_not(proof):
     harness.check(proof)
 
 
+@pytest.mark.parametrize("proof", registry.ALL, ids=lambda proof: proof.name)
+def test_every_twin_s_bug_stands_in_the_source(proof):
+    harness.contents(proof.where, proof.bug)
+
+
 def test_results_are_of_these_properties():
     assert list(json.loads(registry.RESULTS.read_text(encoding="utf-8"))) == [proof.name for proof in registry.ALL]
 

@@ -59,7 +59,7 @@ def test_every_entry_reaches_every_column(cols):
                 for odd, indices in enumerate((low, high)):
                     set_word(ctx, dut, high << 4 | low)
                     ctx.set(dut.i_odd, odd)
-                    await ctx.tick()
+                    await ctx.tick().repeat(dut.LATENCY)
                     assert weights(ctx, dut, cols) == book[indices].tolist()
 
     simulate(dut, bench)
@@ -78,10 +78,10 @@ def test_only_indices_are_looked_up():
             ctx.set(dut.i_steps, steps)
             ctx.set(dut.i_indices, indices)
             ctx.set(dut.i_entry, 3)  # without i_load nothing is written
-            await ctx.tick()
+            await ctx.tick().repeat(dut.LATENCY)
             assert weights(ctx, dut, cols) == values.tolist()
         ctx.set(dut.i_zero, 1)
-        await ctx.tick()
+        await ctx.tick().repeat(dut.LATENCY)
         assert weights(ctx, dut, cols) == [0] * cols
 
     simulate(dut, bench)

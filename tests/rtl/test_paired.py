@@ -89,7 +89,7 @@ class Column(wiring.Component):
             pe.i_a.eq(paired.operand(self.i_a, self.i_dots) if self._act_int4 else self.i_a),
             pe.i_w.eq(unpack.o[0]),
             pe.i_enable.eq(1),
-            pe.i_first.eq(self.i_first),
+            pe.i_keep.eq(~self.i_first),
             pe.i_pairs.eq(self.i_pairs),
             pe.i_capture.eq(1),
             self.o_low.eq(pe.o_shadow.low),
@@ -98,14 +98,15 @@ class Column(wiring.Component):
         return m
 
 
-LATENCY = 1 + pipeline.EDGE_TO_SHADOW
+UNPACK = paired.WeightUnpack.LATENCY
+LATENCY = UNPACK + pipeline.EDGE_TO_SHADOW
 """From a byte of weights to the shadow register."""
 
 
 def simulate(a, byte, *, act_int4=True, first=1, **form):
     """Return the 48 bits of the shadow register for every step, as (low, high), both unsigned.
 
-    The activation meets its weight a cycle after the weight's byte came. Control is constant.
+    The activation meets its weight `UNPACK` cycles after the weight's byte came. Control is constant.
     """
     dut, out = Column(act_int4), []
 
@@ -115,8 +116,8 @@ def simulate(a, byte, *, act_int4=True, first=1, **form):
         for n in range(len(a) + LATENCY):
             if n < len(a):
                 ctx.set(dut.i_byte, int(byte[n]))
-            if 0 < n <= len(a):
-                ctx.set(dut.i_a, int(a[n - 1]))
+            if UNPACK <= n < UNPACK + len(a):
+                ctx.set(dut.i_a, int(a[n - UNPACK]))
             if n >= LATENCY:
                 out.append((ctx.get(dut.o_low), ctx.get(dut.o_high)))
             await ctx.tick()

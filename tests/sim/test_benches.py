@@ -42,6 +42,12 @@ def test_mesh(rows, cols, int4, act_int4):
     bench(Mesh(rows=rows, cols=cols, int4=int4, act_int4=act_int4), "mesh", 2, environment=environment)
 
 
+@pytest.mark.parametrize("bank", [1, 2, 4])
+def test_mesh_of_banks(bank):
+    environment = {"HWQ_ROWS": "3", "HWQ_COLS": "4", "HWQ_INT4": "1", "HWQ_ACT_INT4": "1"}
+    bench(Mesh(rows=3, cols=4, bank=bank, int4=True, act_int4=True), "mesh", 2, environment=environment)
+
+
 @pytest.mark.parametrize(("weight_bits", "codebooks", "act_bits"), [(8, 0, 8), (4, 0, 8), (4, 1, 4)])
 def test_sequencer(weight_bits, codebooks, act_bits):
     config = programs.tiny(2, 6, 4, 2, slots=8, weight_bits=weight_bits, codebooks=codebooks, act_bits=act_bits)
