@@ -6,6 +6,7 @@ Figures are of placed and routed designs, and of cycles counted on the RTL; no b
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,24 @@ def _count(uses: dict[str, dict[str, int]], kind: str) -> str:
     if kind not in uses:
         return "-"
     return f"{uses[kind]['used']:,} of {uses[kind]['there']:,}"
+
+
+def paths() -> str:
+    """Return the slowest path of each routed board as a README's table."""
+    lines = ["| board | MHz | slowest path | logic | wire |", "|---|--:|---|--:|--:|"]
+    for row in rows():
+        if row["seeds"] and row["timing"]:
+            timing = row["timing"]
+            ends = " to ".join(f"`{_unit(timing[end])}`" for end in ("start", "end"))
+            delays = (f"{timing[kind]:.1f} ns" for kind in ("logic_ns", "routing_ns"))
+            lines.append(f"| {row['board']} | {timing['fmax_mhz']:.1f} | {ends} | {' | '.join(delays)} |")
+    return "\n".join(lines)
+
+
+def _unit(pin: str) -> str:
+    """Return the unit of the gateware that a cell's pin belongs to."""
+    parts = re.split(r"_(?:TRELLIS|SB|LUT4|CCU2C|DFF)|\[", pin.removeprefix("core.accelerator."))[0].split(".")
+    return ".".join(parts[:-1]) or parts[0]
 
 
 def rates() -> str:

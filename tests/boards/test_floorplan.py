@@ -39,7 +39,7 @@ def cells(columns=COLS):
 
 def netlist(found):
     members = {name: {"type": kind, "attributes": {}} for name, kind in found.items()}
-    return json.dumps({"modules": {"top": {"cells": members}}}).encode()
+    return json.dumps({"modules": {"top": {"cells": members, "netnames": {}}}}).encode()
 
 
 def sites(data):

@@ -110,3 +110,21 @@ def test_a_rate_is_the_clock_by_the_cycles_beside_what_others_measured(builds):
     assert lines[3].endswith("fpgaconvnet Zed, a measured board | 188 | 143 | | 3,088 |")
     results.RESULTS.write_text("[]")
     assert results.rates() == "No routed board has its networks measured yet."
+
+
+@pytest.mark.parametrize(
+    ("pin", "unit"),
+    [
+        ("core.accelerator.fetch.$signal$9_TRELLIS_FF_Q.Q", "fetch"),
+        ("core.accelerator.mesh.pe_3_4.adder.i_a[3]_TRELLIS_FF_Q.DI", "mesh.pe_3_4.adder"),
+        ("core.accelerator.walk_ifm.left_SB_DFFE_Q_2_D_SB_LUT4_O_LC.I3", "walk_ifm"),
+        ("core.device.header_TRELLIS_FF_Q.Q", "core.device"),
+    ],
+)
+def test_a_slowest_path_names_its_units(builds, pin, unit):
+    ends = {"start": pin, "end": "core.receiver.$signal_TRELLIS_FF_Q.DI"}
+    timing = {"fmax_mhz": 65.73, **ends, "logic_ns": 1.7, "routing_ns": 13.51}
+    row = {"board": "ulx3s", "config": PRESETS["ecp5-8x16"].to_dict(), "seeds": {"1": 65.73}, "timing": timing}
+    unrouted = {"board": "icebreaker", "config": PRESETS["ice40-4x4"].to_dict(), "seeds": {}, "timing": None}
+    results.RESULTS.write_text(json.dumps([row, unrouted]))
+    assert results.paths().splitlines()[2:] == [f"| ulx3s | 65.7 | `{unit}` to `core.receiver` | 1.7 ns | 13.5 ns |"]
