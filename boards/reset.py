@@ -8,9 +8,6 @@ from amaranth.lib.cdc import FFSynchronizer
 RESET_SECONDS = 20e-6
 """From a stable clock to the end of reset: an iCE40's block RAMs read zeros for some 3 us after configuration."""
 
-GATE_CYCLES = 8
-"""From the end of an ECP5's global reset, which comes late to some registers, to the first edge of their clock."""
-
 
 def by_net(m: Module, clock: Value, ready: Value, hz: float) -> None:
     """Add domain "sync", reset synchronously until `RESET_SECONDS` after `ready`."""
@@ -34,18 +31,15 @@ def by_net(m: Module, clock: Value, ready: Value, hz: float) -> None:
 def by_global_reset(m: Module, clock: Value, ready: Value) -> None:
     """Add domain "sync" of an ECP5, whose registers the global set/reset puts back to what they were configured to.
 
-    It needs no wires, lookup tables or control sets of the fabric: a reset net had 15,000 ends in `ecp5-8x16`. The
-    domain's clock stands still from before `ready` has ended until `GATE_CYCLES` after its begin, so that no register
-    sees the global reset end near an edge.
+    It needs no wires, lookup tables or control sets of the fabric: a reset net had 15,000 ends in `ecp5-8x16`. Nothing
+    moves by itself at its end, which may come to registers in different cycles.
 
-    Sources: ECP5 sysClock PLL/DLL Design and Usage Guide (FPGA-TN-02200) for DCCA; Yosys sets registers' GSR where the
-    design has one of its cells, and leaves alone those that say DISABLED.
+    Source: Yosys sets registers' GSR where the design has one of its cells, and leaves alone those that say DISABLED.
     """
     m.domains.sync = ClockDomain(reset_less=True)
-    chain = [ready]
-    for index in range(GATE_CYCLES + 2):
-        o = Signal(name=f"ready_{index}")
-        m.submodules[f"ready_{index}"] = Instance("FD1S3AX", p_GSR="DISABLED", i_CK=clock, i_D=chain[-1], o_Q=o)
-        chain.append(o)
-    m.submodules.reset = Instance("SGSR", i_CLK=clock, i_GSR=chain[2])
-    m.submodules.gate = Instance("DCCA", i_CLKI=clock, i_CE=chain[-1] & chain[2], o_CLKO=ClockSignal("sync"))
+    m.d.comb += ClockSignal("sync").eq(clock)
+    for index in range(2):
+        synchronized = Signal(name=f"ready_{index}")
+        register = Instance("FD1S3AX", p_GSR="DISABLED", i_CK=clock, i_D=ready, o_Q=synchronized)
+        m.submodules[f"ready_{index}"], ready = register, synchronized
+    m.submodules.reset = Instance("SGSR", i_CLK=clock, i_GSR=ready)

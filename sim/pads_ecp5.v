@@ -18,12 +18,6 @@ module OBZ(input I, T, output O);
   assign O = I;
 endmodule
 
-// Registers begin as they are configured, and their clock stands still until reset has ended: it has nothing to do.
+// Registers begin as they are configured; it resets none of a simulation.
 module SGSR(input GSR, CLK);
-endmodule
-
-module DCCA(input CLKI, CE, output CLKO);
-  reg on = 0;
-  always @(negedge CLKI) on <= CE;
-  assign CLKO = CLKI & on;
 endmodule
