@@ -126,7 +126,8 @@ class Sequencer(wiring.Component):
 
         # read: one word a cycle; `arrived` is the index of the word on i_word
         reading, late = Signal(), int(config.overlaps)
-        valid, arrived = delayed(m, reading, 1 + late), delayed(m, word, 1 + late)
+        # a word that comes after an abort is of no descriptor, not of the next program's first one either
+        valid, arrived = loading & delayed(m, reading, 1 + late), delayed(m, word, 1 + late)
         m.d.comb += [
             reading.eq(loading & (word != isa.DESCRIPTOR_WORDS)),
             self.o_address.eq(next_pc * isa.SLOT_WORDS + word),
@@ -158,7 +159,7 @@ class Sequencer(wiring.Component):
                         held = field_slice if lessen else functools.partial(held_field, config)
                         m.d.sync += [upcoming[field.name].eq(held(field, self.i_word)) for field in fields]
                         m.d.sync += [lessen[field.name].eq(1) for field in fields if field.name in lessen]
-        m.d.sync += whole.eq(loading & valid & (arrived == isa.DESCRIPTOR_WORDS - 1))
+        m.d.sync += whole.eq(valid & (arrived == isa.DESCRIPTOR_WORDS - 1))
         with m.If(whole):
             m.d.sync += [loading.eq(0), loaded.eq(1), sound.eq(known & ~faulty & inside)]
 

@@ -198,6 +198,22 @@ async def every_illegal_descriptor_stops(dut) -> None:
 
 
 @cocotb.test
+async def words_of_an_aborted_program_are_forgotten(dut) -> None:
+    bench = SequencerBench(dut)
+    await bench.begin()
+    bench.program[: isa.SLOT_WORDS] = [0xFFFF_FFFF] * isa.SLOT_WORDS
+    bench.store(1, bench.layer(isa.Opcode.CONV))
+    for cycles in range(isa.DESCRIPTOR_WORDS + 8):
+        await bench.tick(i_start=1, i_pc=0)
+        for _ in range(cycles):
+            await bench.tick()
+        await bench.tick(i_clear=1)
+        await bench.tick()  # the bus takes two cycles from one write to the next
+        assert await bench.run(1) == [(1, "conv")], cycles
+        assert (bench.get("o_error"), bench.get("o_done")) == (isa.ErrorCode.NONE, 1), cycles
+
+
+@cocotb.test
 async def running_past_the_last_slot_stops(dut) -> None:
     bench = SequencerBench(dut)
     await bench.begin()

@@ -51,7 +51,7 @@ def test_mesh_of_banks(bank):
 @pytest.mark.parametrize(("weight_bits", "codebooks", "act_bits"), [(8, 0, 8), (4, 0, 8), (4, 1, 4)])
 def test_sequencer(weight_bits, codebooks, act_bits):
     config = programs.tiny(2, 6, 4, 2, slots=8, weight_bits=weight_bits, codebooks=codebooks, act_bits=act_bits)
-    bench(Sequencer(config), "sequencer", 7, environment={"HWQ_ARCH": json.dumps(config.to_dict())})
+    bench(Sequencer(config), "sequencer", 8, environment={"HWQ_ARCH": json.dumps(config.to_dict())})
 
 
 @pytest.mark.parametrize(
