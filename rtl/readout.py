@@ -88,7 +88,7 @@ class ShiftReadout(wiring.Component):
     LATENCY = 2
 
     def __init__(self, config: ArrayConfig):
-        sums = signed(config.sum_bits)
+        self._latency, sums = pipeline.read_out(config), signed(config.sum_bits)
         super().__init__(
             {
                 "i_read": In(1),
@@ -102,7 +102,7 @@ class ShiftReadout(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        assert self.LATENCY == 2
+        assert self._latency == self.LATENCY
         column, read = delayed(m, self.i_column, 1), delayed(m, self.i_read, 1)
         m.d.comb += self.o_shift.eq(read << column)
         m.d.sync += self.o[0].eq(self.i_shadow[column])
