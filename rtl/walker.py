@@ -50,7 +50,8 @@ class PixelWalker(wiring.Component):
 
     The address of pixel n+1 is that of pixel n plus `i_x_step`, or plus `i_y_step` after the last pixel of a row.
     It stays at the last pixel. A tile is walked several times: `rewind` returns to its first pixel, `commit` makes the
-    pixel stepped to the first one of the next tile.
+    pixel stepped to the first one of the next tile. What is told of a pixel comes from registers where activation
+    memory has two ports, on a fast device; they are as wide as what they tell, and a small one decodes it.
 
     Latency: 1, a step taken in one cycle shows in the next. Throughput: one pixel a cycle. Nothing pushes back.
 
@@ -62,7 +63,7 @@ class PixelWalker(wiring.Component):
     """
 
     def __init__(self, config: ArrayConfig):
-        self._rows = config.rows
+        self._rows, self._ahead = config.rows, not config.one_port
         super().__init__(
             {
                 "i_x_step": In(step_shape(config)),
@@ -78,32 +79,49 @@ class PixelWalker(wiring.Component):
         m = Module()
         control = self.control
         row_left, left = Signal.like(self.i_row_pixels), Signal.like(self.i_pixels)  # the current one counted
-        here = (control.address, row_left, left)
-        tile = tuple(Signal.like(value, name=f"tile_{value.name}") for value in here)
-        fresh = Signal()
-        low = ceil_log2(self._rows)
+        told = Cat(
+            *(getattr(control, name) for name in ("row_near", "row_final", "near", "final", "more", "tile_final"))
+        )
+
+        def pixel(address, row_left, left):
+            """Return all that registers have of a pixel."""
+            return address, row_left, left, *([self._told(row_left, left)] if self._ahead else [])
+
+        here = (control.address, row_left, left, *([told] if self._ahead else []))
+        if not self._ahead:
+            m.d.comb += told.eq(self._told(row_left, left))
+        first = tuple(Signal(value.shape(), name=f"first_{index}") for index, value in enumerate(here))  # of the tile
+        begin = pixel(control.base, self.i_row_pixels, self.i_pixels)
+        row_after, left_after = Signal.like(row_left), Signal.like(left)
         m.d.comb += [
-            Cat(control.row_near, control.row_final).eq(self._near(row_left)),
-            Cat(control.near, control.final).eq(self._near(left)),
-            control.more.eq(left >= 0),
-            control.tile_final.eq((left < 0) & ((row_left >= 0) | (left[:low] <= row_left[:low]))),
+            row_after.eq(Mux(control.row_final, self.i_row_pixels, row_left - 1)),
+            left_after.eq(left - 1),
         ]
+        address_after = control.address + Mux(control.row_final, self.i_y_step, self.i_x_step)
+        following = pixel(address_after, row_after, left_after)
+
+        def go_to(values):
+            """Let the current pixel be another one."""
+            m.d.sync += [register.eq(value) for register, value in zip(here, values, strict=True)]
+
+        fresh = Signal()
         # the tile's first pixel is noted in its first cycle, from which nothing has stepped yet
         m.d.sync += fresh.eq(control.start | control.commit)
         with m.If(fresh):
-            m.d.sync += [first.eq(value) for first, value in zip(tile, here, strict=True)]
+            m.d.sync += [register.eq(value) for register, value in zip(first, here, strict=True)]
         with m.If(control.start):
-            begin = (control.base, self.i_row_pixels, self.i_pixels)
-            m.d.sync += [value.eq(start) for value, start in zip(here, begin, strict=True)]
+            go_to(begin)
         with m.Elif(control.rewind & ~fresh):
-            m.d.sync += [value.eq(first) for value, first in zip(here, tile, strict=True)]
+            go_to(first)
         with m.Elif(control.step & ~control.rewind & ~control.final):
-            m.d.sync += [
-                control.address.eq(control.address + Mux(control.row_final, self.i_y_step, self.i_x_step)),
-                row_left.eq(Mux(control.row_final, self.i_row_pixels, row_left - 1)),
-                left.eq(left - 1),
-            ]
+            go_to(following)
         return m
+
+    def _told(self, row_left, left):
+        """Return what `control` tells of a pixel with so many left in its row and in all, from `row_near` on."""
+        low = ceil_log2(self._rows)
+        tile_final = (left < 0) & ((row_left >= 0) | (left[:low] <= row_left[:low]))
+        return Cat(self._near(row_left), self._near(left), left >= 0, tile_final)
 
     def _near(self, left):
         """Return of pixels less `tile_excess` how many there are, at most a tile's, and whether there is one."""
