@@ -18,9 +18,6 @@ STEP_LATENCY = 1
 BOOK_LOAD = isa.BOOK_ENTRIES
 """Cycles without a mesh step in which a layer of codebook weights reads a book, an entry a cycle."""
 
-PART_LATENCY = 1
-"""From the launch of a part to the first step that may take it."""
-
 EDGE_TO_SHADOW = 5
 """From a PE's operands on its inputs to its finished accumulator in the shadow register (operand register, two
 product registers, accumulator, shadow)."""
@@ -55,6 +52,9 @@ RESIDUAL_BUFFERS = 2
 TURN = 1
 """Cycles in which a walker goes back from a map's last pixel to its first, between two blocks or strips."""
 
+LEAST_PERIOD = 3
+"""From a tile's last step to the next one's, at least: the issuer's counters know of it a cycle late."""
+
 BACK_CHANGE = 2
 """Cycles without a read of the mesh between the last result of a layer and the first of one that began early."""
 
@@ -66,6 +66,14 @@ EARLY_LAUNCH = 4
 
 BUS_WRITE = 2
 """From one word written over the bus to the next."""
+
+
+def part_latency(config: ArrayConfig) -> int:
+    """Cycles from the launch of a part to the first step that may take it, and from that step to the next launch.
+
+    With two ports a register on either way parts the unit that fetches from the one that issues.
+    """
+    return 1 if config.one_port else 2
 
 
 def read_latency(config: ArrayConfig) -> int:
@@ -171,7 +179,7 @@ def overwrite_margin(config: ArrayConfig, paired: bool = False, interval: int = 
 def overwrite_slack(config: ArrayConfig, paired: bool = False, interval: int = 1) -> int:
     """Cycles from the first read of a tile's results to the earliest last step that may overwrite them."""
     seen = issue_to_edge(config) + EDGE_TO_SHADOW - selection(config)
-    return overwrite_margin(config, paired, interval) - seen + 1
+    return max(overwrite_margin(config, paired, interval) - seen + 1, LEAST_PERIOD - first_read(config))
 
 
 def first_read(config: ArrayConfig) -> int:

@@ -163,7 +163,7 @@ def tile_period(d: Mapping[str, int], config: ArrayConfig) -> dict[str, int]:
     """Return the lower bounds of a tile's period by cause; the largest one rules."""
     width, paired = config.block_channels(d), has_pairs(d, config)
     interval = pipeline.read_interval(config, d["residual"])
-    wave = pipeline.drain_skew(config) + pipeline.overwrite_margin(config, paired, interval) + 1
+    wave = pipeline.first_read(config) + pipeline.overwrite_slack(config, paired, interval)
     output = max(interval * config.rows * config.groups << paired, wave)
     writes = config.rows if config.one_port else 0  # words that take turns with the reads
     if d["opcode"] == isa.Opcode.DEPTHWISE:
@@ -388,10 +388,10 @@ class _Walk:
             self.next_step += self._d["scaled"]
             for count in parts[:-1]:
                 take = self._take()
-                self.vacant, self.next_step = take + 1, take + count
+                self.vacant, self.next_step = take + pipeline.part_latency(self._config), take + count
             take, final = self._take(), index == len(self._parts) - 1
             step = max(take + parts[-1] - 1, self.hold, ready if final else 0)
-            self.vacant = (step if parts[-1] == 1 else take) + 1
+            self.vacant = (step if parts[-1] == 1 else take) + pipeline.part_latency(self._config)
             self.next_step = step + 1 + pipeline.pause(self._config)
             self._end_sum(step, drain, pixels, final)
 
@@ -399,7 +399,7 @@ class _Walk:
         """Launch a part; return when it is taken."""
         launch = self._port.begin(max(self.launch, self.vacant), self._config.rows)
         self.launch = launch + self._config.rows
-        return max(launch + pipeline.PART_LATENCY, self.next_step)
+        return max(launch + pipeline.part_latency(self._config), self.next_step)
 
     def _row_tile(self, pixels: int, runs: list[int], drain: int) -> None:
         """Advance by one tile of `pixels` pixels of a DEPTHWISE layer; its last run begins once it can end."""
@@ -407,7 +407,7 @@ class _Walk:
         for span in runs[:-1]:
             now = self._port.begin(now, pixels + span - 1) + pixels + span - 1
         lead = pixels + runs[-1] - 2
-        asked = self.offered if len(runs) == 1 else now
+        asked = max(self.offered if len(runs) == 1 else now, self.last_step + 2)
         known = pixels - 1 if self._config.small else lead
         step = self._port.begin(max(now, asked + 1, self.hold - known), lead + 1) + lead
         self.offered = step + 1
@@ -416,7 +416,8 @@ class _Walk:
 
     def _strip(self, steps: int, lead: int, drains: Sequence[int]) -> None:
         """Advance by one strip, which begins once the output path can take all its tiles without a wait."""
-        begin = max(self.next_step, self.offered + 1, self.hold - lead, self.free + self.turn - self._first_read - lead)
+        asked = max(self.offered, self.last_step + 2)
+        begin = max(self.next_step, asked + 1, self.hold - lead, self.free + self.turn - self._first_read - lead)
         for tile, drain in enumerate(drains):
             period = self._config.strip_columns * pipeline.STRIP_STEPS
             self._end_sum(begin + lead + tile * period, drain, 2 * self._config.strip_columns)

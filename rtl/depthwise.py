@@ -23,7 +23,7 @@ class StepSource(wiring.Signature):
     zero : its weights are zero
     first : it is its tile's first
     begin : it begins a run that mustn't be interrupted and that holds a tile's last step; it waits a cycle
-    lead : steps of the run up to that one; of a tile along a row, less its pixels
+    lead : steps of the run up to that one
     end : it is its block's last
     map_end : its tile is the last of a block or strip
     midway : it continues a run
@@ -42,7 +42,7 @@ class StepSource(wiring.Signature):
                 "zero": Out(1),
                 "first": Out(1),
                 "begin": Out(1),
-                "lead": Out(field_width(config, "span") + 1),
+                "lead": Out(max(field_width(config, "span"), config.rows.bit_length()) + 1),
                 "end": Out(1),
                 "map_end": Out(1),
                 "midway": Out(1),
@@ -115,6 +115,7 @@ class Depthwise(wiring.Component):
         )  # of one pixel
         beyond = Mux(short, *(delayed(m, (d.span - less)[: len(index)], 1) for less in (2, 1)))  # steps beyond pixels
         alone = Const(1) if rows == 1 else ifm.final | ifm.row_final
+        once = d.repeats == 0  # each tap is taken once
         m.d.comb += [
             steps.valid.eq(~turn),
             steps.midway.eq(~run_begin),
@@ -129,13 +130,12 @@ class Depthwise(wiring.Component):
                 | ((saved_pixels == 2) & two_steps)
                 | ((saved_pixels == 3) & one_step)
             ),
-            tap_end.eq(repeat == d.repeats),
             tap_done.eq(run_end & tap_end),
             last_run.eq(tap_end & taps.end),
             steps.read.eq(1),
             steps.address.eq(Mux(tile_begin, ifm.address, cursor)),
             steps.count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
-            steps.lead.eq(beyond),
+            steps.lead.eq(beyond + pixels),
             steps.pixels.eq(pixels),
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final),
@@ -173,6 +173,7 @@ class Depthwise(wiring.Component):
                 m.d.sync += [
                     cursor.eq(ifm.address + Mux(tap_end, taps.following, taps.offset)),
                     repeat.eq(Mux(tap_end, 0, repeat + 1)),
+                    tap_end.eq(Mux(tap_end, once, repeat + 1 == d.repeats)),
                 ]
             with m.If(steps.last):
                 m.d.sync += [tile_begin.eq(1), blocks_left.eq(blocks_left - final)]
@@ -180,4 +181,5 @@ class Depthwise(wiring.Component):
             m.d.sync += short.eq(~taps.row_end & (d.short_from != 0) & (taps.inner + 1 >= d.short_from))
         with m.If(self.i_start):
             m.d.sync += [short.eq(0), tile_begin.eq(1), run_begin.eq(1), repeat.eq(0), blocks_left.eq(d.blocks)]
+            m.d.sync += tap_end.eq(once)
         return m

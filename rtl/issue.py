@@ -31,7 +31,7 @@ class Issue(wiring.Component):
     -------
     i_start : begin with `i_descriptor`
     i_clear : stop
-    i_launch, i_part : a part is on its way to the serializers; it can be taken `PART_LATENCY` cycles later
+    i_launch, i_part : a part is on its way to the serializers; it can be taken a cycle later
     base : the descriptor's `weight_base`
     depthwise : the unit that makes a DEPTHWISE layer's steps
     i_residual_ready : a tile's second operands have arrived
@@ -147,6 +147,7 @@ class Issue(wiring.Component):
         last_groups = (d.last_channels + (lanes - 1)) // lanes
         head_groups = Mux(head_last_block, last_groups, full_groups)
         start_in, drain_cycles, may_begin, may_end = Signal(longest), Signal(longest), Signal(), Signal()
+        ended, reads_left, least_hold = Signal(), Signal(longest), Signal(range(-max(longest), max(longest)))
         if config.small:
             reads = head_pixels * config.groups
         elif config.one_port:
@@ -154,13 +155,15 @@ class Issue(wiring.Component):
         else:
             reads = config.rows * (head_groups - 1) + head_pixels
         # of a small array at least so many steps
-        lead = steps.pixels if config.small else steps.lead + Mux(strips, 0, steps.pixels)
+        lead = steps.pixels if config.small else steps.lead
+        strip_lead = pipeline.STRIP_STEPS * d.span
+        latest = delayed(m, pipeline.first_read(config) + pipeline.strip_skew(config) + strip_lead, 1)
         intervals = [pipeline.read_interval(config, residual and config.adder) for residual in (0, 1)]
         m.d.comb += [
-            start_in.eq(Mux(busy > first_read, busy, first_read)),
+            start_in.eq(Mux(busy >= first_read, busy, first_read - 1)),
             drain_cycles.eq(Mux(d.residual, reads * intervals[1], reads)),
             may_end.eq(rested & (seconds | ~ends_tile)),
-            may_begin.eq((hold <= lead) & (~strips | (busy <= first_read + lead))),
+            may_begin.eq(~ended & (hold <= lead) & (~strips | (busy <= latest))),
             # neither has a step in the other's layers
             able.eq(self.o_running & ~self.o_book & ~pausing),
             offered.eq(steps.valid & (steps.midway | ~self.i_blocked)),
@@ -196,21 +199,19 @@ class Issue(wiring.Component):
             for paired in (False, True)
         )
         turn_wait = Mux(d.residual, *(pipeline.turn_wait(config, interval) for interval in reversed(intervals)))
-        next_hold = Signal(longest)
-        m.d.comb += next_hold.eq(start_in + Mux(self.o_pairs, paired_slack, slack) - 1)
-        briefest = min(pipeline.overwrite_slack(config, interval=interval) for interval in intervals)
+        # the counters are set a cycle after a tile's last step, one less: its read starts in start_in cycles then
+        m.d.sync += [
+            ended.eq(self.o_last),
+            reads_left.eq(drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, Mux(head_map_end, turn_wait, 0))),
+            least_hold.eq(Mux(self.o_pairs, paired_slack, slack) - 1),
+        ]
         with m.If(self.o_last):
-            # this tile's read starts in start_in cycles
-            m.d.sync += [
-                hold.eq(next_hold),
-                rested.eq((next_hold == 0) if pipeline.first_read(config) + briefest <= 1 else 0),
-                busy.eq(
-                    start_in + drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, Mux(head_map_end, turn_wait, 0))
-                ),
-            ]
+            m.d.sync += rested.eq(0)
+        with m.If(ended):
+            m.d.sync += [hold.eq(start_in + least_hold), busy.eq(start_in + reads_left), rested.eq(0)]
 
         # a part becomes the head when it is launched, or waits until the one before has been used up
-        assert pipeline.PART_LATENCY == 1  # the bytes are there when row 0 needs them
+        # the bytes are there when row 0 needs them
         used_up, source = Signal(), Signal.like(waiting)
         single, waiting_single, two_left = Signal(), Signal(), head.count == 2  # the new head has one byte
         m.d.comb += [
@@ -264,7 +265,7 @@ class Issue(wiring.Component):
             m.d.sync += [residuals.eq(residuals - 1), seconds.eq(residuals != 1)]
 
         with m.If(self.i_clear):
-            m.d.sync += [self.o_running.eq(0), hold.eq(0), busy.eq(0), rested.eq(1)]
+            m.d.sync += [self.o_running.eq(0), full.eq(0), ended.eq(0), hold.eq(0), busy.eq(0), rested.eq(1)]
         with m.Elif(self.i_start):
             m.d.sync += [
                 self.o_running.eq(1),

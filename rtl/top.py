@@ -331,10 +331,16 @@ class Accelerator(wiring.Component):
         ]
 
         # mesh: row p's serializer steps p cycles after row 0's, weights meet row 0 on the edge
+        parting = pipeline.part_latency(config) - 1
+        launches, waiting = Signal(parting), issue.o_free
+        if parting:
+            assert parting == 1
+            m.d.sync += launches.eq(fetch.o_launch & ~abort)
+            waiting = delayed(m, issue.o_free & ~fetch.o_launch & ~launches, 1)
         m.d.comb += [
-            fetch.i_free.eq(issue.o_free),
-            issue.i_launch.eq(fetch.o_launch),
-            issue.i_part.eq(fetch.o_part),
+            fetch.i_free.eq(waiting),
+            issue.i_launch.eq(launches if parting else fetch.o_launch),
+            issue.i_part.eq(delayed(m, fetch.o_part, parting)),
         ]
         abort_n = ~abort
         steps = [issue.o_step & ~use_depthwise, issue.o_take]
