@@ -6,12 +6,13 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwq import isa
+from rtl.pipeline import delayed
 
 
 class Codebook(wiring.Component):
     """A table of `BOOK_ENTRIES` bytes for each column, all of them alike, so that every column looks up at once.
 
-    Latency: none from `i_index` to `o`; an entry loaded in one cycle is there in the next. Throughput: one index a
+    Latency: none from `i_index` to `o`; an entry loaded in one cycle is there two cycles later. Throughput: one index a
     column and one loaded entry a cycle.
 
     Members
@@ -39,14 +40,15 @@ class Codebook(wiring.Component):
         """Return the module."""
         m = Module()
         columns = Array(self.i_word[c] for c in range(min(self._cols, isa.BOOK_ENTRIES)))
+        load, entry, value = (delayed(m, value, 1) for value in (self.i_load, self.i_entry, columns[self.i_column]))
         for c in range(self._cols):
             table = Memory(shape=8, depth=isa.BOOK_ENTRIES, init=[])
             m.submodules[f"table_{c}"] = table
             write, read = table.write_port(), table.read_port(domain="comb")
             m.d.comb += [
-                write.addr.eq(self.i_entry),
-                write.data.eq(columns[self.i_column]),
-                write.en.eq(self.i_load),
+                write.addr.eq(entry),
+                write.data.eq(value),
+                write.en.eq(load),
                 read.addr.eq(self.i_index[c]),
                 self.o[c].eq(read.data),
             ]

@@ -177,13 +177,11 @@ class WeightUnpack(wiring.Component):
             with m.If(self.i_pairs):
                 m.d.comb += [one.eq(low), upper.eq(high - low[3])]
             with m.Elif(self.i_steps):
-                half = Mux(self.i_odd, high, low)
-                m.d.comb += one.eq(half)
-                if self._codebook:
-                    m.d.comb += codebook.i_index[c].eq(half)
+                m.d.comb += one.eq(Mux(self.i_odd, high, low))
             operand = delayed(m, Cat(one, upper), 1)
             if self._codebook:
-                entry = delayed(m, codebook.o[c], 1)
+                entry = codebook.o[c]
+                m.d.comb += codebook.i_index[c].eq(operand[:4])
                 operand = Mux(booked, Cat(entry, entry[7].replicate(5)), operand)
             m.d.sync += self.o[c].eq(Mux(zero, 0, operand))
         return m

@@ -169,17 +169,17 @@ def lookahead_loses_no_step(m, rtl):
     m.d.comb += Assert(dut.steps.valid == (taken != left))
 
 
-@proof("rtl.codebook", bug=("write.addr.eq(self.i_entry)", "write.addr.eq(self.i_index[c])"), depth=5, anywhere=True)
+@proof("rtl.codebook", bug=("write.addr.eq(entry)", "write.addr.eq(self.i_index[c])"), depth=6, anywhere=True)
 def codebook_keeps_an_entry(m, rtl):
-    """An entry is what was loaded last, in every column, while others are loaded; 4 cycles, from any state."""
+    """An entry is what was loaded last, in every column, while others are loaded; 5 cycles, from any state."""
     m.submodules.dut = dut = rtl.Codebook(cols=3)
     drive(m, dut)
     m.d.comb += Assume(dut.i_column < 3)
-    entry, value, age = AnyConst(4), Signal(8), Signal(range(5), init=4)
-    m.d.sync += age.eq(Mux(age >= 4, 4, age + 1))
+    entry, value, age = AnyConst(4), Signal(8), Signal(range(6), init=5)
+    m.d.sync += age.eq(Mux(age >= 5, 5, age + 1))
     with m.If(dut.i_load & (dut.i_entry == entry)):
         m.d.sync += [value.eq(dut.i_word.as_value().word_select(dut.i_column, 8)), age.eq(0)]
-    m.d.comb += Assert(age <= 4)
+    m.d.comb += Assert(age <= 5)
     for column in range(3):
-        with m.If((age < 4) & (dut.i_index[column] == entry)):
+        with m.If((0 < age) & (age < 5) & (dut.i_index[column] == entry)):
             m.d.comb += [Assert(dut.o[column] == value), Cover(age == 3)]
