@@ -8,10 +8,14 @@ the gateware's source.
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import Any
 
 PINS = 64
 """Pins that a register drives at most, where it has fewer than `MOST` copies."""
+
+SITED = 8
+"""Pins that one of a cell with a site counts as: it can't come nearer."""
 
 MOST = 6
 
@@ -39,15 +43,17 @@ def copy_registers(module: dict[str, Any]) -> None:
     for register in sorted(name for name, cell in cells.items() if cell["type"] == _REGISTER):
         cell = cells[register]
         driven = sorted(pins.get(cell["connections"]["Q"][0], []))
-        count = min(MOST, -(-len(driven) // PINS))
+        weights = [SITED if column else 1 for column, *_ in driven]
+        count = min(MOST, -(-sum(weights) // PINS))
         if any(port.startswith("CLK") for _, _, port, _, _ in driven):
             continue
         for copy in range(1, count):
             name = f"{register}_copy_{copy}"
             cells[name] = {**cell, "connections": {**cell["connections"], "Q": [free]}}
             module["netnames"][f"{name}_Q"] = {"hide_name": 1, "bits": [free], "attributes": {}}
-            for _, _, port, index, end in driven[copy * len(driven) // count : (copy + 1) * len(driven) // count]:
-                cells[end]["connections"][port][index] = free
+            for (_, _, port, index, end), before in zip(driven, accumulate(weights, initial=0), strict=False):
+                if before * count // sum(weights) == copy:
+                    cells[end]["connections"][port][index] = free
             free += 1
 
 
