@@ -119,6 +119,10 @@ class Drain(wiring.Component):
         def in_bytes(channels: Value) -> Value:
             return Mux(d.ofm_int4, channels >> 1, channels) if config.act_int4 else channels
 
+        # a map has a read, so that its base has been known for two cycles when the next one begins
+        next_base = delayed(m, (d.ofm_base + in_bytes(block_channels))[: len(strip_base)], 1)
+        next_strip_base = delayed(m, (strip_base + d.res_x_step)[: len(strip_base)], 1)
+
         # a tile's pixels are counted in its first row; all that must be known at once is whether it's the only one
         last_row, single, row_begin = Signal(range(rows)), Signal(), Signal(init=1)
         at_last, at_full = Signal(), Signal()  # the row is the tile's last, the mesh's
@@ -155,11 +159,7 @@ class Drain(wiring.Component):
             self.o_residual_done.eq(tile_end & d.residual),
             self.ofm.start.eq(self.i_start | turn),
             self.ofm.base.eq(
-                Mux(
-                    self.i_start | last_strip,
-                    d.ofm_base + Mux(self.i_start, 0, in_bytes(block_channels)),
-                    strip_base + d.res_x_step,
-                )
+                Mux(self.i_start, d.ofm_base, Mux(last_strip, next_base, next_strip_base)),
             ),
             self.ofm_base.move.eq(self.ofm.start & (self.i_start | last_strip)),
             self.ofm_base.base.eq(self.ofm.base),

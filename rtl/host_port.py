@@ -1,5 +1,8 @@
 """Host port: the 32-bit bus's registers, counters and windows onto the memories."""
 
+import functools
+import operator
+
 from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -121,11 +124,9 @@ class HostPort(wiring.Component):
             with m.Elif(self.i_count[position]):
                 m.d.sync += count.eq(count + 1)
 
-        csr, answer = Signal(32), Signal(32)
-        with m.Switch(delayed(m, register, 1)):
-            for name, value in values.items():
-                with m.Case(index[name]):
-                    m.d.comb += csr.eq(value)
+        answer = Signal(32)
+        chosen = {name: delayed(m, register == index[name], 1) for name in values}
+        csr = functools.reduce(operator.or_, (Mux(chosen[name], value, 0) for name, value in values.items()))[:32]
         words = {isa.Region.CSR: csr, isa.Region.ACT: self.i_act}
         if self._monitor:
             words |= {

@@ -1,6 +1,6 @@
 """Strip unit: the steps of a depthwise layer that runs along strips of two output rows."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,6 +8,7 @@ from hwq import pipeline
 from hwq.config import ArrayConfig
 from rtl.depthwise import StepSource
 from rtl.layouts import address_shape, descriptor_layout, tile_excess
+from rtl.pipeline import delayed
 
 
 class Strips(wiring.Component):
@@ -54,23 +55,25 @@ class Strips(wiring.Component):
         column_end, strip_end, last_strip, single = Signal(), Signal(), Signal(), Signal()
         pixels = Signal(24)
         m.d.comb += pixels.eq(d.pixels + tile_excess(config))
-        columns = pixels >> 1
+        flush = Signal.like(flush_left)
+        m.d.comb += flush.eq((pixels >> 1) + d.span - 1)
+        flush_one, one_strip = flush == 1, d.strips == 1
+        # of a column's steps: has the kernel such a row, have both output rows' kernels; no step comes with the start
+        in_kernel, in_rows = (delayed(m, Cat(step < d.taps_y + more for step in range(height)), 1) for more in (0, 1))
         m.d.comb += [
             column_end.eq(y == height - 1),
-            last_strip.eq(strips_left == 1),
             single.eq(last_strip & d.short_strip),
-            strip_last.eq(flush_left == 1),
             strip_end.eq(column_end & strip_last),
             steps.end.eq(strip_end & last_strip),
             tile_last.eq(column_end & (column == d.span - 1) & ~flushing),
             steps.valid.eq(1),
             steps.midway.eq(~begin),
             steps.address.eq(cursor),
-            steps.read.eq(y < d.taps_y + Mux(single, 0, 1)),
+            steps.read.eq(Mux(single, in_kernel, in_rows).bit_select(y, 1)),
             steps.count.eq(Mux(blocks_left == 1, d.last_channels, config.depthwise_cols)),
             steps.begin.eq(begin),
             steps.lead.eq(height * d.span),
-            steps.zero.eq(flushing | (column >= d.span) | (y >= d.taps_y)),
+            steps.zero.eq(flushing | (column >= d.span) | ~in_kernel.bit_select(y, 1)),
             steps.first.eq((column == 0) & (y == 0) & ~flushing),
             steps.last.eq(tile_last),
             steps.pixels.eq(Mux(pixels_left < 2 * width, pixels_left, 2 * width)),
@@ -87,6 +90,7 @@ class Strips(wiring.Component):
                     column_base.eq(following),
                     cursor.eq(following),
                     flush_left.eq(flush_left - 1),
+                    strip_last.eq(flush_left == 2),
                     column.eq(Mux(column == width - 1, 0, column + 1)),
                 ]
                 with m.If((column == width - 1) & ~flushing):
@@ -101,8 +105,10 @@ class Strips(wiring.Component):
                     flushing.eq(0),
                     column.eq(0),
                     pixels_left.eq(pixels),
-                    flush_left.eq(columns + d.span - 1),
+                    flush_left.eq(flush),
+                    strip_last.eq(flush_one),
                     strips_left.eq(Mux(last_strip, d.strips, strips_left - 1)),
+                    last_strip.eq(Mux(last_strip, one_strip, strips_left == 2)),
                     strip_base.eq(base),
                     column_base.eq(base),
                     cursor.eq(base),
@@ -116,8 +122,10 @@ class Strips(wiring.Component):
                 y.eq(0),
                 column.eq(0),
                 pixels_left.eq(pixels),
-                flush_left.eq(columns + d.span - 1),
+                flush_left.eq(flush),
+                strip_last.eq(flush_one),
                 strips_left.eq(d.strips),
+                last_strip.eq(one_strip),
                 blocks_left.eq(d.blocks),
                 block_base.eq(d.ifm_base),
                 strip_base.eq(d.ifm_base),

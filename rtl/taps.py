@@ -68,21 +68,25 @@ class TapWalker(wiring.Component):
         single, flat = (~count[1:].any() for count in (self.i_taps_x, self.i_taps_y))
         m.d.comb += [
             after.eq(control.inner + 1),
-            control.end.eq(control.row_end & last_row),
             control.following.eq(control.offset + Mux(control.row_end, self.i_y_step, self.i_x_step)),
         ]
         second_last = Signal(attrs={"keep": 1})  # or synthesis puts a late `step` in front of the comparison
         m.d.comb += second_last.eq(control.inner + 2 == self.i_taps_x)
+        row_end_after, last_row_after = Signal(), Signal()
+        m.d.comb += [
+            row_end_after.eq(Mux(control.row_end, single, second_last)),
+            last_row_after.eq(Mux(control.row_end, Mux(last_row, flat, rows_left == 2), last_row)),
+        ]
         with m.If(control.step):
             m.d.sync += [
                 control.offset.eq(Mux(control.end, 0, control.following)),
                 control.inner.eq(Mux(control.row_end, 0, after)),
                 rows_left.eq(Mux(control.end, self.i_taps_y, rows_left - control.row_end)),
-                control.row_end.eq(Mux(control.row_end, single, second_last)),
+                control.row_end.eq(row_end_after),
+                last_row.eq(last_row_after),
+                control.end.eq(row_end_after & last_row_after),
             ]
-            with m.If(control.row_end):
-                m.d.sync += last_row.eq(Mux(last_row, flat, rows_left == 2))
         with m.If(control.start):
             m.d.sync += [control.offset.eq(0), control.inner.eq(0), rows_left.eq(self.i_taps_y)]
-            m.d.sync += [control.row_end.eq(single), last_row.eq(flat)]
+            m.d.sync += [control.row_end.eq(single), last_row.eq(flat), control.end.eq(single & flat)]
         return m

@@ -18,7 +18,8 @@ class WindowRam(wiring.Component):
 
     Word i occupies the window's bytes from ``i * stride`` on, with `stride` the next power of two, at least 4.
 
-    Latency: `latency`, 1 + `spread`, from `i_address` to `o_word`, and from `i_window_address` to `o_window`.
+    Latency: `latency`, 1 + `spread`, from `i_address` to `o_word`, and from `i_window_address` to `o_window` a cycle
+    more with `spread`.
     Throughput: one read and one window write a cycle. The window shares the read port: while `i_window_read` is set,
     and with `one_port` while `i_window_write` is, `i_address` isn't served.
 
@@ -67,7 +68,8 @@ class WindowRam(wiring.Component):
         m = Module()
         low = ceil_log2(self._words)
         part, index = self.i_window_address[:low], self.i_window_address[low:]
-        part_read = delayed(m, part, self.latency)
+        part_read, shown = delayed(m, part, self.latency), Signal.like(self.o_window)
+        m.d.comb += self.o_window.eq(delayed(m, shown, int(self._spread > 0)))
         data, enable = Signal(8 * self._word_bytes), Signal(self._word_bytes)
         if self._one_port:
             self._place_shared(m, index, data, enable)
@@ -83,7 +85,7 @@ class WindowRam(wiring.Component):
             with m.If(self.i_window_write & (part == word if low else 1) & below(index, self._depth)):
                 m.d.comb += enable[start : start + count].eq(self.i_window_mask)
             with m.If((part_read == word) if low else 1):
-                m.d.comb += self.o_window.eq(self.o_word[bits])
+                m.d.comb += shown.eq(self.o_word[bits])
         return m
 
     def _place_shared(self, m: Module, index: Value, data: Signal, enable: Signal) -> None:
