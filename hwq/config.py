@@ -78,7 +78,7 @@ class ArrayConfig:
     small : int
         1 where cells count for more than the clock: sums have 24 bits with their bias, layers that may need more, or
         round down, run on the host, a layer has fewer than ``16 << count_bits`` pixels, and a tile takes a cycle more;
-        0 where not. Needs `act_ports` 1, `sum_bits` 24, no vector unit, no tables and no `sum_bytes`.
+        0 where not. Needs `act_ports` 1, `sum_bits` 24, 8 PEs, no vector unit, no tables and no `sum_bytes`.
 
     parity : int
         1 where every byte of activation, weight, parameter and program memory has a parity bit, and reading one that
@@ -156,7 +156,8 @@ class ArrayConfig:
         rule = "2, or 1 with fetch_bytes 4, lanes 1, 2 or 4 cols, weight_bits 8, no codebooks and no block_scales"
         self._require("act_ports", self.act_ports == 2 or (self.act_ports == 1 and small), rule)
         least = self.one_port and self.sum_bits == 24 and self.vector == self.tables == self.sum_bytes == 0
-        rule = "0, or 1 with act_ports 1, sum_bits 24, no vector unit, no tables and no sum_bytes"
+        least &= self.rows * self.cols >= 8  # the output path's latency
+        rule = "0, or 1 with act_ports 1, sum_bits 24, 8 PEs or more, no vector unit, no tables and no sum_bytes"
         self._require("small", self.small == 0 or (self.small == 1 and least), rule)
         checkable = self.parity == 0 or (self.parity == 1 and not self.one_port)
         self._require("parity", checkable, "0, or 1 with act_ports 2")

@@ -122,6 +122,16 @@ def test_one_port_has_plain_weights_only(change):
         dataclasses.replace(GOOD, **(ONE_PORT | change))
 
 
+def test_a_small_array_has_as_many_rows_as_its_output_path_needs():
+    from rtl.top import Accelerator
+
+    for rows, cols in ((4, 2), (2, 4)):
+        Accelerator(dataclasses.replace(GOOD, **LEAST, rows=rows, cols=cols)).elaborate(None)
+    for rows, cols in ((3, 2), (1, 4)):
+        with pytest.raises(ArchError, match="small must be 0, or 1 with .*, 8 PEs or more, .*, not 1"):
+            dataclasses.replace(GOOD, **LEAST, rows=rows, cols=cols)
+
+
 def test_arrays_without_parity_keep_the_digests_they_had_before_there_was_any():
     sizes = {name: value for name, value in GOOD.to_dict().items() if name not in ("name", "parity")}
     layout = [dataclasses.astuple(field)[:5] for field in (*isa.DESCRIPTOR, *isa.PARAM, *isa.TRUNCATE_PARAM)]
