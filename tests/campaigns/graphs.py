@@ -179,4 +179,4 @@ def shrunk(target: str) -> str:
     return "the failure didn't show again"
 
 
-CAMPAIGN = Campaign("graphs", "random graphs against ONNX Runtime's integer operators", 3, trial)
+CAMPAIGN = Campaign("graphs", "random graphs against ONNX Runtime's integer operators", 9, trial)

@@ -82,3 +82,8 @@ def test_a_trial_that_waits_does_not_hang(monkeypatch):
 def test_bound_is_three_over_the_trials():
     assert campaign.bound(1_000_000, 0) == "3.0e-06"
     assert campaign.bound(10, 1) == campaign.bound(0, 0) == "–"
+
+
+def test_every_campaign_has_seeds_of_its_own():
+    numbers = [found.number for found in CAMPAIGNS.values()]
+    assert len(set(numbers)) == len(numbers)
