@@ -86,7 +86,7 @@ def read_latency(config: ArrayConfig) -> int:
 
 def write_latency(config: ArrayConfig) -> int:
     """Cycles from a result on the write port to activation memory holding it."""
-    return 2 if config.one_port else 4
+    return 2 if config.one_port else 5
 
 
 def issue_to_edge(config: ArrayConfig) -> int:
@@ -119,8 +119,11 @@ def joining(config: ArrayConfig) -> int:
 
 
 def vector_out(config: ArrayConfig) -> int:
-    """Cycles from reading a vector's last bytes to its result on the output path."""
-    return read_latency(config) + 2 + joining(config)
+    """Cycles from reading a vector's last bytes to its result on the output path.
+
+    With two ports the bytes have a cycle to come from where the mesh takes them.
+    """
+    return read_latency(config) + (2 if config.one_port else 3) + joining(config)
 
 
 def bus_read(config: ArrayConfig) -> int:

@@ -29,7 +29,7 @@ class ActRam(wiring.Component):
     o_data : the bytes, first one lowest
     i_write, i_write_address, i_write_data : bytes to write, first one lowest
     i_write_count, i_write_mask : extent of the write; which of its bytes are written
-    o_range : one cycle after a write that leaves the memory, which is dropped; two after such a read
+    o_range : three cycles after a write that leaves the memory, which is dropped; two after such a read
     o_wrong : with `config.parity`, with `o_data` of a read whose bytes that matter aren't all as written
     """
 
@@ -59,7 +59,7 @@ class ActRam(wiring.Component):
     def elaborate(self, platform):
         """Return the module."""
         m = Module()
-        assert (self._read_latency, self._write_latency) == (6, 4)
+        assert (self._read_latency, self._write_latency) == (6, 5)
         fetch, low = self._fetch, ceil_log2(self._fetch)
         index_bits = max(1, ceil_log2(self._depth))
 
@@ -68,29 +68,34 @@ class ActRam(wiring.Component):
         m.d.sync += address.eq(self.i_address)
 
         reading, count = Signal(), Signal.like(self.i_count)
-        read_past, write_past = Signal(), Signal()
+        # the one that writes may be far away
+        writing, given_mask, given_address, given_count, given_data = (
+            delayed(m, port, 1)
+            for port in (self.i_write, self.i_write_mask, self.i_write_address, self.i_write_count, self.i_write_data)
+        )
+        read_past, write_past, write = Signal(), Signal(), Signal()
+        write_end = delayed(m, given_address + given_count, 1)
         m.d.comb += [
             read_past.eq(run_exceeds(address, count, self._bytes)),
-            write_past.eq(run_exceeds(self.i_write_address, self.i_write_count, self._bytes)),
+            write_past.eq(write_end > self._bytes),
         ]
         m.d.sync += [
             reading.eq(self.i_read),
             count.eq(self.i_count),
-            self.o_range.eq((reading & read_past) | (self.i_write & write_past)),
+            self.o_range.eq((reading & read_past) | (write & write_past)),
         ]
 
         # a power of two of bytes: a bank takes the one of its number modulo that, or none
-        given = [self.i_write_data[i] for i in range(self.write_bytes)]
+        given = [given_data[8 * i : 8 * i + 8] for i in range(self.write_bytes)]
         given_bits = ceil_log2(self.write_bytes)
-        write = Signal()
         write_address = Signal.like(self.i_address)
         write_data = Signal(data.ArrayLayout(8, self.write_bytes))
         write_mask = Signal(fetch)
         m.d.sync += [
-            write.eq(self.i_write & ~write_past),
-            write_address.eq(self.i_write_address),
-            write_data.as_value().eq(_rotate_left(given, self.i_write_address[:given_bits], len(given), 8)),
-            write_mask.eq(_rotate_left(list(self.i_write_mask), self.i_write_address[:low], fetch, 1)),
+            write.eq(writing),
+            write_address.eq(given_address),
+            write_data.as_value().eq(_rotate_left(given, given_address[:given_bits], len(given), 8)),
+            write_mask.eq(_rotate_left(list(given_mask), given_address[:low], fetch, 1)),
         ]
         # a run may go on in the next index of the banks before the one it begins in
         read_low, read_index, next_read = _near(m, address, low, index_bits)
@@ -109,7 +114,7 @@ class ActRam(wiring.Component):
                 read_port.addr.eq(delayed(m, read_at, 1)),
                 write_port.addr.eq(delayed(m, write_at, 1)),
                 write_port.data.eq(stored(data_byte) if self._parity else data_byte),
-                write_port.en.eq(delayed(m, write & write_mask[bank], 2)),
+                write_port.en.eq(delayed(m, write & write_mask[bank] & ~write_past, 2)),
             ]
             if self._parity:
                 word = Signal(PARITY_BYTE)

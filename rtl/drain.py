@@ -34,7 +34,7 @@ class Drain(wiring.Component):
 
     Members
     -------
-    i_start : begin with `i_descriptor`
+    i_start, i_starting : begin with `i_descriptor`; that comes next
     i_clear : stop
     i_last, i_strips : a tile's last step is being issued, in strips; it may be of the layer after `i_descriptor`
     o_read : row `o_row`, group `o_group` of the block is being read
@@ -57,6 +57,7 @@ class Drain(wiring.Component):
         super().__init__(
             {
                 "i_start": In(1),
+                "i_starting": In(1),
                 "i_clear": In(1),
                 "i_descriptor": In(descriptor_layout(config)),
                 "i_last": In(1),
@@ -100,7 +101,7 @@ class Drain(wiring.Component):
         turn, changing = Signal(), Signal()  # the map has ended; no read is possible now
         if config.adder and pipeline.read_interval(config, residual=True) == 2:
             m.d.sync += pause.eq(self.o_read & d.residual)
-        m.d.comb += [due.eq(chain[-1]), changing.eq(turn | self.i_start)]
+        m.d.comb += due.eq(chain[-1])
         m.d.comb += self.o_read.eq((running | ((due | waiting) & ~changing)) & ~pause)
         assert (pipeline.TURN, pipeline.BACK_CHANGE) == (1, 2)  # a cycle for `turn`, one for `i_start`
 
@@ -109,12 +110,14 @@ class Drain(wiring.Component):
         offset = Signal(range(config.widest_block))
         last_block, group_end, row_end, tile_end, next_block = Signal(), Signal(), Signal(), Signal(), Signal()
         depthwise, exists, hidden = Signal(), Signal(), Signal()
+        stops = Signal()  # a tile's pixels do, at the end of a row of the map
         strips_left, last_strip = Signal.like(d.strips), Signal()
         strip_base = Signal(address_shape(config))
         wide, columns_end = wide_blocks(d, config), Signal()
         first_channels = Mux(d.opcode[:2] == isa.Opcode.DEPTHWISE, config.depthwise_cols, cols << wide)
         block_channels = delayed(m, first_channels, 1)
-        m.d.sync += depthwise.eq(d.opcode[:2] == isa.Opcode.DEPTHWISE)  # others have been refused
+        is_depthwise = d.opcode[:2] == isa.Opcode.DEPTHWISE  # others have been refused
+        m.d.sync += [depthwise.eq(is_depthwise), stops.eq(is_depthwise & (d.strips == 0))]
 
         def in_bytes(channels: Value) -> Value:
             return Mux(d.ofm_int4, channels >> 1, channels) if config.act_int4 else channels
@@ -126,7 +129,6 @@ class Drain(wiring.Component):
         # a tile's pixels are counted in its first row; all that must be known at once is whether it's the only one
         last_row, single, row_begin = Signal(range(rows)), Signal(), Signal(init=1)
         at_last, at_full = Signal(), Signal()  # the row is the tile's last, the mesh's
-        stops = depthwise & ~strips  # at the end of a row of the map
         in_row = Mux(stops, self.ofm.row_near, rows)
         m.d.comb += single.eq(self.ofm.final | (stops & self.ofm.row_final) | (rows == 1))
         this_last = Mux(row_begin, Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1, last_row)
@@ -210,7 +212,8 @@ class Drain(wiring.Component):
             m.d.sync += waiting.eq(0)
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
-        m.d.sync += [turn.eq(tile_end & self.ofm.final), self.o_ended.eq(self.o_final)]
+        map_end = tile_end & self.ofm.final
+        m.d.sync += [turn.eq(map_end), changing.eq(map_end | self.i_starting), self.o_ended.eq(self.o_final)]
         next_channels = Mux(blocks_left == 2, d.last_channels, block_channels)
         with m.If(next_block):
             m.d.sync += [

@@ -124,10 +124,9 @@ class HostPort(wiring.Component):
             with m.Elif(self.i_count[position]):
                 m.d.sync += count.eq(count + 1)
 
-        answer = Signal(32)
         chosen = {name: delayed(m, register == index[name], 1) for name in values}
         csr = functools.reduce(operator.or_, (Mux(chosen[name], value, 0) for name, value in values.items()))[:32]
-        words = {isa.Region.CSR: csr, isa.Region.ACT: self.i_act}
+        words, answers = {isa.Region.CSR: csr, isa.Region.ACT: self.i_act}, []
         if self._monitor:
             words |= {
                 isa.Region.PROGRAM: self.i_program,
@@ -138,9 +137,8 @@ class HostPort(wiring.Component):
             }
             # a memory's word is late in its cycle, and comes from afar
             words = {case: delayed(m, word, 1) for case, word in words.items()}
-        with m.Switch(delayed(m, region, 1)):  # it has come long before the word
-            for case, word in words.items():
-                with m.Case(case):
-                    m.d.comb += answer.eq(word if case is isa.Region.CSR else Mux(self.i_busy, 0, word))
-        m.d.sync += bus.dat_r.eq(answer)
+        for case, word in words.items():  # the region has come long before the word
+            shown = delayed(m, (region == case) & (~self.i_busy if case is not isa.Region.CSR else 1), 1)
+            answers.append(Mux(shown, word, 0))
+        m.d.sync += bus.dat_r.eq(functools.reduce(operator.or_, answers))
         return m

@@ -301,6 +301,6 @@ class Issue(wiring.Component):
         with m.If(next_block & (self.i_descriptor.codebook == isa.Codebook.BLOCK)):
             m.d.sync += self.o_book.eq(1)
         with m.If(self.i_clear):
-            m.d.sync += self.o_book.eq(0)
+            m.d.sync += [self.o_book.eq(0), self.o_entry.eq(0), self.o_column.eq(0)]  # as a whole book leaves them
         with m.Elif(self.i_start):
-            m.d.sync += [self.o_book.eq(self.o_indices), self.o_entry.eq(0), self.o_column.eq(0)]
+            m.d.sync += self.o_book.eq(self.o_indices)

@@ -8,7 +8,7 @@ from rtl.unordered import UNORDERED
 __all__ = ["delayed", "recalled"]
 
 
-def delayed(m: Module, value: Value, cycles: int) -> Value:
+def delayed(m: Module, value: Value, cycles: int, *, alone: bool = False) -> Value:
     """Return `value` as it was `cycles` clock cycles ago.
 
     The registers are in domain "sync" and have no reset: they hold data that nobody looks at before it has passed
@@ -22,6 +22,9 @@ def delayed(m: Module, value: Value, cycles: int) -> Value:
         Any shape; it is kept.
     cycles : int
         0 or more.
+    alone : bool
+        Whether synthesis leaves the registers as they are: it makes one of several that hold the same, wherever they
+        are read.
 
     Raises
     ------
@@ -32,7 +35,8 @@ def delayed(m: Module, value: Value, cycles: int) -> Value:
         raise ValueError(f"Delay must be an integer of at least 0, not {cycles!r}")
     value = Value.cast(value)
     for _ in range(cycles):
-        register = Signal(value.shape(), reset_less=True, src_loc_at=1)  # named as the caller names the result
+        # named as the caller names the result
+        register = Signal(value.shape(), reset_less=True, src_loc_at=1, attrs={"keep": 1} if alone else {})
         m.d.sync += register.eq(value)
         value = register
     return value

@@ -59,7 +59,7 @@ class Sequencer(wiring.Component):
     ofm_base, param_base : move the back layer's
     o_conv, o_depthwise, o_vector : start pulses of the units that read
     o_front_depthwise, o_front_vector, o_vector_results : the front layer is DEPTHWISE, VECTOR, `o_descriptor` is VECTOR
-    o_back : start pulse of the output path
+    o_back, o_back_next : start pulse of the output path; it comes in the next cycle
     o_loading : waiting for a descriptor
     o_layer : a layer is running
     o_retired : with `o_pc`, the layer in that slot has ended
@@ -94,6 +94,7 @@ class Sequencer(wiring.Component):
                 "o_front_vector": Out(1),
                 "o_vector_results": Out(1),
                 "o_back": Out(1),
+                "o_back_next": Out(1),
                 "o_conv": Out(1),
                 "o_depthwise": Out(1),
                 "o_vector": Out(1),
@@ -229,6 +230,7 @@ class Sequencer(wiring.Component):
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
             early.eq(may_begin & ~self.i_layer_done),
             change.eq(ahead & (drained | self.i_drained)),
+            self.o_back_next.eq(change),
             self.o_loading.eq(self.o_busy & ~self.o_layer),
         ]
         # late in its cycle; once it is so it stays so until a layer begins or the one that runs has ended

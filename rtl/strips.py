@@ -47,16 +47,17 @@ class Strips(wiring.Component):
 
         y = Signal(range(height))
         column = Signal(range(width))  # within the tile
-        pixels_left = Signal(24)  # outputs of the strip that no tile has begun with, both rows counted
+        pixels_left = Signal.like(
+            d.pixels
+        )  # outputs of the strip that no tile has begun with, of both rows, less these
+        excess = tile_excess(config)
         flush_left = Signal(17)  # columns to stream, this one counted
         strips_left, blocks_left = Signal(16), Signal(16)
         block_base, strip_base, column_base, cursor = (Signal(address_shape(config)) for _ in range(4))
         begin, flushing, tile_last, strip_last = Signal(), Signal(), Signal(), Signal()
         column_end, strip_end, last_strip, single = Signal(), Signal(), Signal(), Signal()
-        pixels = Signal(24)
-        m.d.comb += pixels.eq(d.pixels + tile_excess(config))
         flush = Signal.like(flush_left)
-        m.d.comb += flush.eq((pixels >> 1) + d.span - 1)
+        m.d.comb += flush.eq((d.pixels >> 1) + (d.span + ((excess + 1) // 2 - 1)))  # there are two pixels in a column
         flush_one, one_strip = flush == 1, d.strips == 1
         # of a column's steps: has the kernel such a row, have both output rows' kernels; no step comes with the start
         in_kernel, in_rows = (delayed(m, Cat(step < d.taps_y + more for step in range(height)), 1) for more in (0, 1))
@@ -76,8 +77,8 @@ class Strips(wiring.Component):
             steps.zero.eq(flushing | (column >= d.span) | ~in_kernel.bit_select(y, 1)),
             steps.first.eq((column == 0) & (y == 0) & ~flushing),
             steps.last.eq(tile_last),
-            steps.pixels.eq(Mux(pixels_left < 2 * width, pixels_left, 2 * width)),
-            steps.map_end.eq(pixels_left <= 2 * width),
+            steps.pixels.eq(Mux(steps.map_end, (pixels_left + excess)[: len(steps.pixels)], 2 * width)),
+            steps.map_end.eq(pixels_left <= 2 * width - excess),
             steps.block_end.eq(last_strip & steps.map_end),
             steps.last_block.eq(blocks_left == 1),
         ]
@@ -94,7 +95,7 @@ class Strips(wiring.Component):
                     column.eq(Mux(column == width - 1, 0, column + 1)),
                 ]
                 with m.If((column == width - 1) & ~flushing):
-                    m.d.sync += pixels_left.eq(Mux(steps.map_end, 0, pixels_left - 2 * width))
+                    m.d.sync += pixels_left.eq(Mux(steps.map_end, -excess, pixels_left - 2 * width))
                     m.d.sync += flushing.eq(steps.map_end)
             with m.If(strip_end):
                 base = Signal(address_shape(config))
@@ -104,7 +105,7 @@ class Strips(wiring.Component):
                     begin.eq(1),
                     flushing.eq(0),
                     column.eq(0),
-                    pixels_left.eq(pixels),
+                    pixels_left.eq(d.pixels),
                     flush_left.eq(flush),
                     strip_last.eq(flush_one),
                     strips_left.eq(Mux(last_strip, d.strips, strips_left - 1)),
@@ -121,7 +122,7 @@ class Strips(wiring.Component):
                 flushing.eq(0),
                 y.eq(0),
                 column.eq(0),
-                pixels_left.eq(pixels),
+                pixels_left.eq(d.pixels),
                 flush_left.eq(flush),
                 strip_last.eq(flush_one),
                 strips_left.eq(d.strips),

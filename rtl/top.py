@@ -95,7 +95,7 @@ class Accelerator(wiring.Component):
             if config.one_port:
                 m.submodules.queue = queue = WriteQueue(config)
         descriptor, front = (kept_fields(m, config, layer) for layer in (sequencer.o_descriptor, sequencer.o_front))
-        use_strips = delayed(m, front.strips != 0, 1)  # no step comes with the start
+        use_strips = delayed(m, front.strips != 0, 1, alone=True)  # no step comes with the start
         m.submodules.fetch = fetch = Fetch(config)
         m.submodules.depthwise = depthwise = Depthwise(config)
         sources = {depthwise: 1}
@@ -179,6 +179,7 @@ class Accelerator(wiring.Component):
         ]
         if not config.small:
             m.d.comb += [
+                drain.i_starting.eq(sequencer.o_back_next),
                 sequencer.i_drained.eq(drain.o_ended),
                 fetch.i_residual_done.eq(drain.o_residual_done),
                 post.i_start.eq(delayed(m, sequencer.o_back, pipeline.read_out(config) - 1)),

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hwq import isa, pipeline
 from hwq.config import ArrayConfig
 from rtl.layouts import address_shape, descriptor_layout, param_address_shape
+from rtl.pipeline import delayed
 from rtl.primitives import MaskedAdder
 from rtl.walker import WalkerControl
 
@@ -159,9 +160,9 @@ class Vector(wiring.Component):
         for before, after in itertools.pairwise(stages):
             m.d.sync += after.eq(before)
         announced, arriving, leaving = stages[joining - 1 - pipeline.read_out(config)], *stages[-2:]
-        assert latency == pipeline.read_latency(config) + 2  # the bytes come out of a rotator, late in their cycle
-        arrived = Signal.like(self.i_data, reset_less=True)
-        m.d.sync += arrived.eq(self.i_data)
+        on_the_way = latency - pipeline.read_latency(config) - 1
+        assert on_the_way >= 1  # the bytes come out of a rotator, late in their cycle
+        arrived = self.i_data.shape()(delayed(m, self.i_data, on_the_way, alone=True))
         sums, added = d.reduce == isa.Reduce.SUM, Signal()
         m.d.sync += added.eq(sums & ~stages[-3].first)
         for lane in range(lanes):

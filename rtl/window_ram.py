@@ -1,6 +1,6 @@
 """Memory of wide words with a 32-bit window: weights and parameters."""
 
-from amaranth import Module, Mux, Signal, Value
+from amaranth import Array, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -18,8 +18,8 @@ class WindowRam(wiring.Component):
 
     Word i occupies the window's bytes from ``i * stride`` on, with `stride` the next power of two, at least 4.
 
-    Latency: `latency`, 1 + `spread`, from `i_address` to `o_word`, and from `i_window_address` to `o_window` a cycle
-    more with `spread`.
+    Latency: `latency`, 1 + `spread`, from `i_address` to `o_word`, and from `i_window_address` to `o_window` two
+    cycles more with `spread`.
     Throughput: one read and one window write a cycle. The window shares the read port: while `i_window_read` is set,
     and with `one_port` while `i_window_write` is, `i_address` isn't served.
 
@@ -68,8 +68,7 @@ class WindowRam(wiring.Component):
         m = Module()
         low = ceil_log2(self._words)
         part, index = self.i_window_address[:low], self.i_window_address[low:]
-        part_read, shown = delayed(m, part, self.latency), Signal.like(self.o_window)
-        m.d.comb += self.o_window.eq(delayed(m, shown, int(self._spread > 0)))
+        part_read, parts = delayed(m, part, self.latency), []
         data, enable = Signal(8 * self._word_bytes), Signal(self._word_bytes)
         if self._one_port:
             self._place_shared(m, index, data, enable)
@@ -84,8 +83,14 @@ class WindowRam(wiring.Component):
             m.d.comb += data[bits].eq(self.i_window_data)
             with m.If(self.i_window_write & (part == word if low else 1) & below(index, self._depth)):
                 m.d.comb += enable[start : start + count].eq(self.i_window_mask)
-            with m.If((part_read == word) if low else 1):
-                m.d.comb += shown.eq(self.o_word[bits])
+            parts.append(self.o_word[bits])
+        after = int(self._spread > 0)
+        half = low // 2 if after else low  # bits of a part's number that choose one in the first of two cycles
+        firsts = [
+            _chosen(parts[first : first + (1 << half)], part_read[:half]) for first in range(0, len(parts), 1 << half)
+        ]
+        firsts = [delayed(m, first, after) for first in firsts]
+        m.d.comb += self.o_window.eq(delayed(m, _chosen(firsts, delayed(m, part_read[half:], after)), after))
         return m
 
     def _place_shared(self, m: Module, index: Value, data: Signal, enable: Signal) -> None:
@@ -134,3 +139,8 @@ class WindowRam(wiring.Component):
             m.d.sync += self.o_wrong.eq(delayed(m, wrong, 1).any() & delayed(m, there, self.latency + 1))
         else:
             m.d.comb += self.o_word.eq(delayed(m, word, behind))
+
+
+def _chosen(values: list[Value], index: Value) -> Value:
+    """Return one of `values`."""
+    return Array(values)[index] if len(values) > 1 else values[0]

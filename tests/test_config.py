@@ -128,7 +128,7 @@ def test_a_small_array_has_as_many_rows_as_its_output_path_needs():
     for rows, cols in ((4, 2), (2, 4)):
         Accelerator(dataclasses.replace(GOOD, **LEAST, rows=rows, cols=cols)).elaborate(None)
     for rows, cols in ((3, 2), (1, 4)):
-        with pytest.raises(ArchError, match="small must be 0, or 1 with .*, 8 PEs or more, .*, not 1"):
+        with pytest.raises(ArchError, match=r"small must be 0, or 1 with .*, 8 PEs or more, .*, not 1"):
             dataclasses.replace(GOOD, **LEAST, rows=rows, cols=cols)
 
 

@@ -105,13 +105,13 @@ def recent(m: Module, count: Value) -> Value:
 
 @proof(
     "rtl.act_ram",
-    bug=("write_past.eq(run_exceeds(", "write_past.eq(0 & run_exceeds("),
-    depth=12,
+    bug=("write_past.eq(write_end > self._bytes)", "write_past.eq(0)"),
+    depth=13,
     anywhere=True,
     slow=True,
 )
 def act_ram_keeps_a_byte(m, rtl):
-    """A byte keeps its value while no write names it, those past the end are dropped, and reads find it; 12 cycles."""
+    """A byte keeps its value while no write names it, those past the end are dropped, and reads find it; 13 cycles."""
     config = programs.tiny(4, 4, 4, 1, act_bytes=16)
     m.submodules.dut = dut = rtl.ActRam(config)
     drive(m, dut)
@@ -125,22 +125,22 @@ def act_ram_keeps_a_byte(m, rtl):
     past = dut.i_write_address + dut.i_write_count > config.act_bytes
     named = dut.i_write & ~past & inside & dut.i_write_mask.bit_select(lane[:2], 1)
     value = dut.i_write_data.as_value().word_select(lane[:2], 8)
-    # since a write of it, which a read that begins a cycle later finds
-    byte, age = Signal(8), Signal(range(6))
-    m.d.sync += age.eq(Mux(age == 5, 5, age + 1))
+    # since a write of it, which a read that begins two cycles later finds
+    byte, age = Signal(8), Signal(range(7))
+    m.d.sync += age.eq(Mux(age == 6, 6, age + 1))
     with m.If(named):
         m.d.sync += [byte.eq(value), age.eq(0)]
     offset = (place - dut.i_address).as_signed()
-    found = dut.i_read & (offset >= 0) & (offset < config.fetch_bytes) & (age >= 1) & (age < 4) & ~named
+    found = dut.i_read & (offset >= 0) & (offset < config.fetch_bytes) & (age >= 2) & (age < 5) & ~named
     shown = delayed(m, found, 6)
     read = dut.o_data.as_value().word_select(delayed(m, offset[:2], 6), 8)
-    m.d.comb += Assert(age <= 5)
+    m.d.comb += Assert(age <= 6)
     late = delayed(m, byte, 6)
-    with m.If(since_reset(m, 12) & shown):
+    with m.If(since_reset(m, 13) & shown):
         m.d.comb += [Assert(read == late), Cover(late == 3)]
     read_past = dut.i_read & (dut.i_address + dut.i_count > config.act_bytes)
-    ranges = delayed(m, dut.i_write & past, 1) | delayed(m, read_past, 2)
-    m.d.comb += Assert(~since_reset(m, 12) | (dut.o_range == ranges))
+    ranges = delayed(m, dut.i_write & past, 3) | delayed(m, read_past, 2)
+    m.d.comb += Assert(~since_reset(m, 13) | (dut.o_range == ranges))
 
 
 @proof("rtl.lookahead", bug=("free.eq(~steps.valid | steps.step)", "free.eq(1)"), depth=2)
@@ -181,5 +181,5 @@ def codebook_keeps_an_entry(m, rtl):
         m.d.sync += [value.eq(dut.i_word.as_value().word_select(dut.i_column, 8)), age.eq(0)]
     m.d.comb += Assert(age <= 5)
     for column in range(3):
-        with m.If((0 < age) & (age < 5) & (dut.i_index[column] == entry)):
+        with m.If((age > 0) & (age < 5) & (dut.i_index[column] == entry)):
             m.d.comb += [Assert(dut.o[column] == value), Cover(age == 3)]
