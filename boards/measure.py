@@ -16,7 +16,7 @@ from boards import flow
 from boards.build import DEFAULT_SEEDS, accelerator, build, count, plan_core
 from boards.registry import BOARDS, find
 from boards.results import Row, keep, place, rows
-from hwq.config import ArrayConfig, load_arch
+from hwq.config import PRESETS, ArrayConfig, load_arch
 from hwq.report.results import NETWORKS
 
 _PROBE = ArrayConfig(
@@ -42,8 +42,12 @@ PROBES = {
         (2, 2, 1, 0, 8), (4, 4, 1, 0, 8), (4, 4, 2, 0, 8), (4, 4, 2, 2, 4), (4, 8, 1, 0, 4), (4, 8, 4, 2, 8),
         (8, 8, 2, 0, 8),
     ),
+    "ulx3s": tuple(
+        replace(PRESETS["ecp5-8x16"], name=f"8x16-w8-l{lanes}", lanes=lanes, weight_bits=8, act_bits=8, codebooks=0)
+        for lanes in (8, 4)
+    ),
 }  # fmt: skip
-"""Small accelerators that are only synthesized, so that `boards.estimate` has something to go by."""
+"""Accelerators that are only synthesized: for `boards.estimate` to go by, and to see what a large one's parts take."""
 
 
 def measure(board: str, seeds: int = DEFAULT_SEEDS, workloads: Path | None = None) -> Row:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from boards.registry import BOARDS
+from hwq.config import ArrayConfig
 from hwq.program import write_whole
 from hwq.report.peers import PEERS
 
@@ -54,6 +55,17 @@ def table() -> str:
             cells += [f"{row['clock_mhz']:g} MHz", reached]
             cells.append(f"{compared['mismatches']} of {compared['elements']:,}" if compared else "-")
             lines.append(f"| {row['board']}, " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def parts(board: str) -> str:
+    """Return what the array of `board` takes with fewer widths and lanes as a README's table."""
+    lines = ["| widths | lanes | LUT | FF | DSP | LUT a PE |", "|---|--:|--:|--:|--:|--:|"]
+    found = [(row, ArrayConfig(**row["config"])) for row in rows() if row["board"] == board]
+    for row, config in sorted(found, key=lambda pair: (pair[1].weight_bits, pair[1].lanes), reverse=True):
+        widths = "W8A8" + ", W4A8" * config.int4 + ", W4A4" * config.act_int4 + ", codebooks" * config.codebooks
+        lut, ff, dsp = (row["resources"][kind]["used"] for kind in ("LUT", "FF", "DSP"))
+        lines.append(f"| {widths} | {config.lanes} | {lut:,} | {ff:,} | {dsp} | {lut / config.macs_per_cycle:.1f} |")
     return "\n".join(lines)
 
 
