@@ -262,15 +262,14 @@ class Accelerator(wiring.Component):
                     queue.i_final.eq(post.o_final),
                 ]
         else:
-            host_write, host_offset = Signal(), delayed(m, offset[: config.address_bits], 1)
-            host_data, host_mask = delayed(m, host.o_data, 1), delayed(m, host.o_mask, 1)
-            m.d.sync += host_write.eq(write[isa.Region.ACT] & ~offset[config.address_bits :].any())
+            # a word that the host writes is there when it reads it next: no register but the memory's own
+            host_write = write[isa.Region.ACT] & ~offset[config.address_bits :].any()
             m.d.comb += [
                 act.i_write.eq(post.o_write | host_write),
-                act.i_write_address.eq(Mux(post.o_write, post.o_address, host_offset)),
-                act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host_data)),
+                act.i_write_address.eq(Mux(post.o_write, post.o_address, offset[: config.address_bits])),
+                act.i_write_data.as_value().eq(Mux(post.o_write, post.o_data.as_value(), host.o_data)),
                 act.i_write_count.eq(Mux(post.o_write, post.o_count, 4)),
-                act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host_mask)),
+                act.i_write_mask.eq(Mux(post.o_write, (1 << post.o_count) - 1, host.o_mask)),
                 layer_end.eq(post.o_final),
             ]
 
