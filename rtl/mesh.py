@@ -226,7 +226,7 @@ class Mesh(wiring.Component):
                 m.submodules[f"pe_{p}_{c}"] = pe
                 if c and first and not self._aligned:
                     a, edge = delayed(m, a, self._bank), delayed(m, edge, self._bank)
-                control = edge if first or self._aligned else delayed(m, control, 1, alone=not self._aligned)
+                control = edge if first or self._aligned else delayed(m, control, 1, alone=True)
                 m.d.comb += Cat(pe.i_enable, pe.i_keep, pe.i_pairs, pe.i_capture, pe.i_broadcast).eq(control[:-1])
                 if not self._shift or p == 0:
                     m.d.comb += self.o_shadow[p * cols + c].eq(pe.o_shadow)

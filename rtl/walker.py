@@ -50,8 +50,8 @@ class PixelWalker(wiring.Component):
 
     The address of pixel n+1 is that of pixel n plus `i_x_step`, or plus `i_y_step` after the last pixel of a row.
     It stays at the last pixel. A tile is walked several times: `rewind` returns to its first pixel, `commit` makes the
-    pixel stepped to the first one of the next tile. What is told of a pixel comes from registers where activation
-    memory has two ports, on a fast device; they are as wide as what they tell, and a small one decodes it.
+    pixel stepped to the first one of the next tile. Where activation memory has two ports, what is told of a
+    pixel comes from registers of its own; with one port it is decoded from the counts, in fewer cells.
 
     Latency: 1, a step taken in one cycle shows in the next. Throughput: one pixel a cycle. Nothing pushes back.
 
