@@ -77,6 +77,7 @@ class Accelerator(wiring.Component):
             spread=0 if config.one_port else 3,
             parity=bool(config.parity),
         )
+        assert weights.window_latency <= pipeline.read_latency(config)
         if config.small:
             m.submodules.output = output = SmallOutput(config)
             drain, params, queue = output, output.params, output.words
@@ -89,6 +90,7 @@ class Accelerator(wiring.Component):
                 parity=bool(config.parity),
             )
             assert params.latency + pipeline.joining(config) == pipeline.read_out(config)
+            assert params.window_latency <= pipeline.read_latency(config)
             m.submodules.drain = drain = Drain(config)
             m.submodules.post = post = Post(config)
             ofm, ofm_base, param_base = drain.ofm, drain.ofm_base, drain.param_base

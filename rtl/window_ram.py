@@ -18,8 +18,8 @@ class WindowRam(wiring.Component):
 
     Word i occupies the window's bytes from ``i * stride`` on, with `stride` the next power of two, at least 4.
 
-    Latency: `latency`, 1 + `spread`, from `i_address` to `o_word`, and from `i_window_address` to `o_window` two
-    cycles more with `spread`.
+    Latency: `latency`, 1 + `spread`, from `i_address` to `o_word`, and `window_latency` from `i_window_address` to
+    `o_window`, two cycles more where a word's way is as long as that (`spread` 2 or more).
     Throughput: one read and one window write a cycle. The window shares the read port: while `i_window_read` is set,
     and with `one_port` while `i_window_write` is, `i_address` isn't served.
 
@@ -47,6 +47,8 @@ class WindowRam(wiring.Component):
         self._word_bytes, self._depth, self._one_port = word_bytes, depth, one_port
         self._spread, self._parity = spread, parity
         self.latency = 1 + spread
+        self._after = int(spread > 1)
+        self.window_latency = self.latency + 2 * self._after
         self._words = max(1, (1 << ceil_log2(word_bytes)) // 4)
         self._index_bits = max(1, ceil_log2(depth))
         super().__init__(
@@ -84,7 +86,7 @@ class WindowRam(wiring.Component):
             with m.If(self.i_window_write & (part == word if low else 1) & below(index, self._depth)):
                 m.d.comb += enable[start : start + count].eq(self.i_window_mask)
             parts.append(self.o_word[bits])
-        after = int(self._spread > 0)
+        after = self._after
         half = low // 2 if after else low  # bits of a part's number that choose one in the first of two cycles
         firsts = [
             _chosen(parts[first : first + (1 << half)], part_read[:half]) for first in range(0, len(parts), 1 << half)

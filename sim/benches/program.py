@@ -82,11 +82,16 @@ async def byte_enables_write_only_their_bytes(dut) -> None:
     bench = Bench(dut)
     await bench.start(bus__cyc=0, bus__stb=0, bus__we=0, bus__adr=0, bus__dat_w=0, bus__sel=0)
     master = BusMaster(bench, GAP_CYCLES)
-    sizes = {isa.Region.ACT: config.act_bytes, isa.Region.PARAM: 8 * config.lanes}
-    sizes[isa.Region.TABLE] = config.tables * isa.TABLE_ENTRIES
-    for region, size in sizes.items():
-        for sel in range(16):
-            address = isa.bus_address(region, 4 * bench.random.randrange(size // 4))
+    memories = {  # number of rows, bytes of one, from one to the next
+        isa.Region.ACT: (config.act_bytes // 4, 4, 4),
+        isa.Region.PARAM: (config.param_words, 8 * config.lanes, config.param_stride_bytes),
+        isa.Region.WEIGHT: (config.weight_words, config.cols & ~3, config.weight_stride_bytes),
+        isa.Region.TABLE: (config.tables * isa.TABLE_ENTRIES // 4, 4, 4),
+    }
+    for region, (rows, row_bytes, stride) in memories.items():
+        for sel in range(16 if rows and row_bytes else 0):
+            row, offset = bench.random.randrange(rows), 4 * bench.random.randrange(row_bytes // 4)
+            address = isa.bus_address(region, row * stride + offset)
             old, new = bench.random.getrandbits(32), bench.random.getrandbits(32)
             await master.write(address, old)
             await master.write(address, new, sel)

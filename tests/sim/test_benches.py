@@ -55,11 +55,18 @@ def test_sequencer(weight_bits, codebooks, act_bits):
 
 
 @pytest.mark.parametrize(
-    ("shape", "seed"),
-    [((2, 4, 4, 2), 1), ((2, 4, 4, 2), 2), ((3, 6, 8, 2), 3), ((4, 4, 4, 1), 4), ((1, 3, 4, 1), 5)],
+    ("shape", "seed", "ports"),
+    [
+        ((2, 4, 4, 2), 1, 2),
+        ((2, 4, 4, 2), 2, 2),
+        ((3, 6, 8, 2), 3, 2),
+        ((4, 4, 4, 1), 4, 2),
+        ((1, 3, 4, 1), 5, 2),
+        ((4, 4, 4, 1), 6, 1),
+    ],
 )
-def test_whole_program(shape, seed, tmp_path):
-    config = programs.tiny(*shape, act_bytes=1024, weight_words=512, param_words=32, slots=8)
+def test_whole_program(shape, seed, ports, tmp_path):
+    config = programs.tiny(*shape, act_bytes=1024, weight_words=512, param_words=32, slots=8, act_ports=ports)
     machine = programs.random_machine(config, np.random.default_rng(seed), layers=4)
     before = machine.act.copy()
     status = machine.run(0)
