@@ -25,13 +25,13 @@ product registers, accumulator, shadow)."""
 REQUANTIZE_LATENCY = 14
 """From an accumulator to its requantized byte."""
 
-ADD_LATENCY = 13
+ADD_LATENCY = 14
 """From a requantized byte and its second operand to their sum, of two lanes that share an adder."""
 
 SMALL_REQUANTIZE_LATENCY = 11
 """The same, of an array whose output path is the smallest one."""
 
-TABLE_LATENCY = 2
+TABLE_LATENCY = 3
 """From a sum to its entry in the table, or to itself where the layer has none."""
 
 POST_LATENCY = REQUANTIZE_LATENCY + ADD_LATENCY + TABLE_LATENCY
@@ -89,18 +89,28 @@ def write_latency(config: ArrayConfig) -> int:
     return 2 if config.one_port else 5
 
 
+def way(config: ArrayConfig) -> int:
+    """Cycles that bytes from memory have to come to the mesh: with two ports they come from all over a device."""
+    return 0 if config.one_port else 1
+
+
 def issue_to_edge(config: ArrayConfig) -> int:
     """Cycles from issuing a mesh step to its operands on the mesh's edge.
 
     A step of a depthwise layer reads activation memory when it is issued. A serializer takes its byte one cycle before
-    the edge.
+    the edge, and that has a `way` again.
     """
-    return read_latency(config) + 1
+    return read_latency(config) + 1 + 2 * way(config)
+
+
+def weight_lag(config: ArrayConfig) -> int:
+    """Cycles from a step to its weight word's address: with two ports memory has time for one."""
+    return 0 if config.one_port else 1
 
 
 def descriptor_load(config: ArrayConfig) -> int:
     """Cycles from one descriptor's start to the next one being ready: a word each, memory's latency, decode, check."""
-    return 27 if config.one_port else 28
+    return 27 if config.one_port else 29
 
 
 def selection(config: ArrayConfig) -> int:

@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 
 from hwq import pipeline
 from hwq.config import ArrayConfig
-from rtl.layouts import address_shape, run_exceeds
+from rtl.layouts import address_shape
 from rtl.parity import PARITY_BYTE, checked, stored
 from rtl.pipeline import delayed
 from rtl.unordered import UNORDERED
@@ -29,7 +29,7 @@ class ActRam(wiring.Component):
     o_data : the bytes, first one lowest
     i_write, i_write_address, i_write_data : bytes to write, first one lowest
     i_write_count, i_write_mask : extent of the write; which of its bytes are written
-    o_range : three cycles after a write that leaves the memory, which is dropped; two after such a read
+    o_range : three cycles after a read or a write that leaves the memory; the write is dropped
     o_wrong : with `config.parity`, with `o_data` of a read whose bytes that matter aren't all as written
     """
 
@@ -74,15 +74,13 @@ class ActRam(wiring.Component):
             for port in (self.i_write, self.i_write_mask, self.i_write_address, self.i_write_count, self.i_write_data)
         )
         read_past, write_past, write = Signal(), Signal(), Signal()
-        write_end = delayed(m, given_address + given_count, 1)
-        m.d.comb += [
-            read_past.eq(run_exceeds(address, count, self._bytes)),
-            write_past.eq(write_end > self._bytes),
-        ]
+        read_end, write_end = (delayed(m, end, 1) for end in (address + count, given_address + given_count))
+        read = delayed(m, reading, 1)
+        m.d.comb += [read_past.eq(read_end > self._bytes), write_past.eq(write_end > self._bytes)]
         m.d.sync += [
             reading.eq(self.i_read),
             count.eq(self.i_count),
-            self.o_range.eq((reading & read_past) | (write & write_past)),
+            self.o_range.eq((read & read_past) | (write & write_past)),
         ]
 
         # a power of two of bytes: a bank takes the one of its number modulo that, or none
@@ -124,9 +122,9 @@ class ActRam(wiring.Component):
                 m.d.sync += raw[bank].eq(read_port.data)
         m.d.comb += self.o_data.as_value().eq(_rotated_right(m, raw, delayed(m, address[:low], 4)))
         if self._parity:
-            matter = ((1 << count) - 1)[:fetch] & (reading & ~read_past).replicate(fetch)
-            banks = _rotate_left(list(matter), address[:low], fetch, 1)
-            m.d.sync += self.o_wrong.eq((wrong & delayed(m, banks, 4)).any())
+            matter = ((1 << count) - 1)[:fetch]
+            banks = delayed(m, _rotate_left(list(matter), address[:low], fetch, 1), 4)
+            m.d.sync += self.o_wrong.eq((wrong & banks).any() & delayed(m, read & ~read_past, 3))
         return m
 
 

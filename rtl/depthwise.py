@@ -103,7 +103,7 @@ class Depthwise(wiring.Component):
         left = Signal(len(d.span) + 1)  # two more than the steps of the run behind this one, from its third on
         second, sent, walks = Signal(), Signal(), Signal()  # the run's second step; its weights are all sent; see below
         index = Signal.like(d.span)  # of the present step in the run, from its second on
-        blocks_left, repeat = Signal.like(d.blocks), Signal(2)
+        blocks_left, last_block, repeat = Signal.like(d.blocks), Signal(), Signal(2)
         single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
         run_end, tap_end, last_run, second_ends, third_ends = (Signal() for _ in range(5))
         tap_done = Signal(attrs={"keep": 1})  # or synthesis puts a late `step` in front of what is known long before
@@ -134,8 +134,15 @@ class Depthwise(wiring.Component):
             last_run.eq(tap_end & taps.end),
             steps.read.eq(1),
             steps.address.eq(Mux(tile_begin, ifm.address, cursor)),
-            steps.count.eq(Mux(blocks_left == 1, d.last_channels, cols)),
-            steps.lead.eq(beyond + pixels),
+            steps.count.eq(Mux(last_block, d.last_channels, cols)),
+            # the same as of `pixels`, whose choice comes late
+            steps.lead.eq(
+                Mux(
+                    tile_begin,
+                    Mux(ifm.tile_final, beyond + ifm.near, beyond + ifm.row_near),
+                    beyond + saved_pixels,
+                )
+            ),
             steps.pixels.eq(pixels),
             steps.first.eq(tile_begin),
             steps.end.eq(steps.last & final),
@@ -144,7 +151,7 @@ class Depthwise(wiring.Component):
             steps.last.eq(run_end & last_run),
             steps.block_end.eq(final),
             steps.map_end.eq(final),
-            steps.last_block.eq(blocks_left == 1),
+            steps.last_block.eq(last_block),
             taps.step.eq(steps.step & tap_done),
             taps.start.eq(self.i_start),
             # the walker stays at the tile's first pixel until the last run, which takes it a pixel on for each of them
@@ -176,10 +183,12 @@ class Depthwise(wiring.Component):
                     tap_end.eq(Mux(tap_end, once, repeat + 1 == d.repeats)),
                 ]
             with m.If(steps.last):
-                m.d.sync += [tile_begin.eq(1), blocks_left.eq(blocks_left - final)]
+                m.d.sync += tile_begin.eq(1)
+                with m.If(final):
+                    m.d.sync += [blocks_left.eq(blocks_left - 1), last_block.eq(blocks_left == 2)]
         with m.If(taps.step):
             m.d.sync += short.eq(~taps.row_end & (d.short_from != 0) & (taps.inner + 1 >= d.short_from))
         with m.If(self.i_start):
             m.d.sync += [short.eq(0), tile_begin.eq(1), run_begin.eq(1), repeat.eq(0), blocks_left.eq(d.blocks)]
-            m.d.sync += tap_end.eq(once)
+            m.d.sync += [tap_end.eq(once), last_block.eq(d.blocks == 1)]
         return m

@@ -96,13 +96,27 @@ class Drain(wiring.Component):
         skew = pipeline.strip_skew(config)
         chain = Signal(pipeline.first_read(config) + skew)
         entry = Mux(self.i_strips, self.i_last, self.i_last << skew)
-        m.d.sync += chain.eq((chain << 1) | entry)
-        due, waiting, running, pause = Signal(), Signal(), Signal(), Signal()
-        turn, changing = Signal(), Signal()  # the map has ended; no read is possible now
+        # a tile is due, waits, is being read, rests between two reads; the map has ended; no read is possible
+        due, waiting, running, pause, turn, changing = (Signal() for _ in range(6))
+        waits, runs, pauses, changes, map_end = (Signal() for _ in range(5))  # the same in the next cycle
+        following = (chain << 1) | entry
+        m.d.comb += [
+            due.eq(chain[-1]),
+            runs.eq(Mux(self.o_read, ~self.o_sum_end, running)),
+            waits.eq((due | waiting) & (running | changing | pause | (due & waiting))),
+            changes.eq(map_end | self.i_starting),
+        ]
+        m.d.sync += [
+            chain.eq(following),
+            running.eq(runs),
+            waiting.eq(waits),
+            pause.eq(pauses),
+            turn.eq(map_end),
+            changing.eq(changes),
+            self.o_read.eq((runs | ((following[len(chain) - 1] | waits) & ~changes)) & ~pauses),
+        ]
         if config.adder and pipeline.read_interval(config, residual=True) == 2:
-            m.d.sync += pause.eq(self.o_read & d.residual)
-        m.d.comb += due.eq(chain[-1])
-        m.d.comb += self.o_read.eq((running | ((due | waiting) & ~changing)) & ~pause)
+            m.d.comb += pauses.eq(self.o_read & d.residual)
         assert (pipeline.TURN, pipeline.BACK_CHANGE) == (1, 2)  # a cycle for `turn`, one for `i_start`
 
         blocks_left = Signal.like(d.blocks)
@@ -111,7 +125,7 @@ class Drain(wiring.Component):
         last_block, group_end, row_end, tile_end, next_block = Signal(), Signal(), Signal(), Signal(), Signal()
         depthwise, exists, hidden = Signal(), Signal(), Signal()
         stops = Signal()  # a tile's pixels do, at the end of a row of the map
-        strips_left, last_strip = Signal.like(d.strips), Signal()
+        strips_left, last_strip = Signal.like(d.strips), Signal(init=1)
         strip_base = Signal(address_shape(config))
         wide, columns_end = wide_blocks(d, config), Signal()
         first_channels = Mux(d.opcode[:2] == isa.Opcode.DEPTHWISE, config.depthwise_cols, cols << wide)
@@ -128,7 +142,7 @@ class Drain(wiring.Component):
 
         # a tile's pixels are counted in its first row; all that must be known at once is whether it's the only one
         last_row, single, row_begin = Signal(range(rows)), Signal(), Signal(init=1)
-        at_last, at_full = Signal(), Signal()  # the row is the tile's last, the mesh's
+        ending = Signal()  # not the first row and the last that is read: the tile's in the last group, else the mesh's
         in_row = Mux(stops, self.ofm.row_near, rows)
         m.d.comb += single.eq(self.ofm.final | (stops & self.ofm.row_final) | (rows == 1))
         this_last = Mux(row_begin, Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1, last_row)
@@ -141,14 +155,12 @@ class Drain(wiring.Component):
                 Mux(
                     row_begin,
                     Mux(group_end | config.one_port, single, rows == 1),
-                    Mux(group_end | config.one_port, at_last, at_full),
+                    ending,
                 )
             ),
             self.o_sum_end.eq(self.o_read & row_end & group_end),
             tile_end.eq(self.o_sum_end & self.o_last),
             self.o_row_end.eq(group_end),
-            exists.eq(row_begin | (self.o_row <= last_row)),
-            last_strip.eq((strips_left <= 1) if config.strip_columns else 1),
             hidden.eq(strips & d.short_strip & last_strip & self.o_row[:1].any()),
             next_block.eq(turn & last_strip),
             self.o_count.eq(Mux(group_end, channels_left, lanes)),
@@ -171,18 +183,24 @@ class Drain(wiring.Component):
         ]
         with m.If(self.ofm.start):
             m.d.sync += [strip_base.eq(self.ofm.base), strips_left.eq(strips_left - 1)]
+            if config.strip_columns:
+                m.d.sync += last_strip.eq(strips_left <= 2)
             with m.If(self.i_start | last_strip):
                 m.d.sync += strips_left.eq(d.strips)
+                if config.strip_columns:
+                    m.d.sync += last_strip.eq(d.strips <= 1)
 
+        # of a tile of one row nobody asks whether its second row is its last
+        second_last = (self.ofm.near == 2) | (stops & (self.ofm.row_near == 2))
+        to_last = Mux(row_begin, second_last, self.o_row + 1 == last_row)
         with m.If(self.o_read):
-            m.d.sync += running.eq(~self.o_sum_end)
             row_after, group_after = (group_end, 1) if config.one_port else (1, row_end)
             with m.If(row_after):
                 m.d.sync += [
                     self.o_row.eq(Mux(row_end, 0, self.o_row + 1)),
                     row_begin.eq(row_end),
-                    at_last.eq(self.o_row + 1 == this_last),
-                    at_full.eq(self.o_row == rows - 2),
+                    exists.eq(row_end | Mux(row_begin, ~single, self.o_row < last_row)),
+                    ending.eq(Mux(group_end | config.one_port, to_last, self.o_row == rows - 2)),
                 ]
             with m.If(group_after):
                 block_left = Mux(last_block, d.last_channels, block_channels)
@@ -206,14 +224,10 @@ class Drain(wiring.Component):
                     m.d.sync += taps_y_left.eq(d.taps_y)
             with m.If(self.i_start):
                 m.d.sync += [self.o_first.eq(1), taps_x_left.eq(d.taps_x), taps_y_left.eq(d.taps_y)]
-        with m.If(due & (running | waiting | changing | pause)):
-            m.d.sync += waiting.eq(1)
-        with m.Elif(waiting & ~running & ~changing & ~pause):
-            m.d.sync += waiting.eq(0)
         with m.If(tile_end & d.residual):
             m.d.sync += self.o_buffer.eq(self.o_buffer + 1)
-        map_end = tile_end & self.ofm.final
-        m.d.sync += [turn.eq(map_end), changing.eq(map_end | self.i_starting), self.o_ended.eq(self.o_final)]
+        m.d.comb += map_end.eq(tile_end & self.ofm.final)
+        m.d.sync += self.o_ended.eq(self.o_final)
         next_channels = Mux(blocks_left == 2, d.last_channels, block_channels)
         with m.If(next_block):
             m.d.sync += [
@@ -224,9 +238,7 @@ class Drain(wiring.Component):
             ]
 
         start_channels = Mux(d.blocks == 1, d.last_channels, first_channels)
-        with m.If(self.i_clear):
-            m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0), turn.eq(0), self.o_ended.eq(0)]
-        with m.Elif(self.i_start):
+        with m.If(self.i_start):
             m.d.sync += [
                 blocks_left.eq(d.blocks),
                 last_block.eq(d.blocks == 1),
@@ -234,9 +246,12 @@ class Drain(wiring.Component):
                 group_end.eq(start_channels <= lanes),
                 self.o_row.eq(0),
                 row_begin.eq(1),
+                exists.eq(1),
                 self.o_group.eq(0),
                 self.o_columns.eq(0),
                 self.o_high.eq(0),
                 self.o_buffer.eq(0),
             ]
+        with m.If(self.i_clear):
+            m.d.sync += [chain.eq(0), running.eq(0), waiting.eq(0), turn.eq(0), self.o_read.eq(0), self.o_ended.eq(0)]
         return m

@@ -47,7 +47,7 @@ class Fetch(wiring.Component):
     -------
     i_start : begin with `i_descriptor`
     i_clear : stop
-    i_free : the serializers' waiting half is free
+    i_free : the serializers' waiting half is free, with two ports in the next cycle
     i_residual_done : a buffer of second operands has been used up
     i_blocked : no pass may begin, since a word waits for activation memory's port
     o_running : passes remain
@@ -112,6 +112,7 @@ class Fetch(wiring.Component):
         slice_offset = Signal(range(config.residual_passes * fetch))
         slice_left = Signal(range(config.widest_block + 1))
         slices_end, go = Signal(), Signal()
+        ready, may = Signal(), Signal()  # the unit runs and no walker turns; a pass may begin
         turn, res_turn = Signal(), Signal()  # the walker goes back to the map's first pixel, for the next block
         # what a pass's last read ends; a register has it by then, if the pass has several
         part_end, kernel_end, rewind, slice_end, res_end, res_rewind = (Signal() for _ in range(6))
@@ -128,11 +129,10 @@ class Fetch(wiring.Component):
             self.o_midway.eq(running & midway),
             span_end.eq(span_left <= fetch),
             tile_end.eq(span_end & self.taps.end),
-            last_block.eq(blocks_left == 1),
             slice_offset.eq(slices * fetch),
             slice_left.eq(Mux(last_block, d.last_channels, width) - slice_offset),
             slices_end.eq(slice_left <= fetch),
-            go.eq(running & ~turn & (midway | (Mux(residual_phase, credit, self.i_free) & ~self.i_blocked))),
+            go.eq(ready & (midway | may)),
             self.o_read.eq(go),
             self.o_row.eq(row),
             self.o_residual.eq(residual_phase),
@@ -195,36 +195,46 @@ class Fetch(wiring.Component):
                 m.d.sync += [span_left.eq(d.span), offset.eq(self.taps.following)]
             with m.If(kernel_end):
                 m.d.sync += offset.eq(0)
+        with m.If(go & kernel_end & self.ifm.final):
+            m.d.sync += ready.eq(0)
         with m.If(turn):
-            m.d.sync += [blocks_left.eq(blocks_left - 1), running.eq(~last_block)]
+            m.d.sync += [blocks_left.eq(blocks_left - 1), last_block.eq(blocks_left == 2)]
+            m.d.sync += [running.eq(~last_block), ready.eq(~last_block)]
 
+        used, phase_after, credit_after = go & res_end, Signal(), Signal()
         if config.adder:
-            with m.If(go & res_end):
-                m.d.sync += residual_phase.eq(0)
-            with m.If(self.i_start | (go & kernel_end)):
-                m.d.sync += residual_phase.eq(d.residual)
-
-        used = go & res_end
+            m.d.comb += phase_after.eq(Mux(self.i_start | (go & kernel_end), d.residual, residual_phase & ~used))
+            m.d.sync += residual_phase.eq(phase_after)
+        m.d.comb += credit_after.eq(credit)
         with m.If(used & ~self.i_residual_done):
-            m.d.sync += [credits.eq(credits - 1), credit.eq(credits != 1)]
+            m.d.sync += credits.eq(credits - 1)
+            m.d.comb += credit_after.eq(credits != 1)
         with m.If(~used & self.i_residual_done):
-            m.d.sync += [credits.eq(credits + 1), credit.eq(1)]
+            m.d.sync += credits.eq(credits + 1)
+            m.d.comb += credit_after.eq(1)
+        m.d.sync += credit.eq(credit_after)
+        if config.one_port:
+            m.d.comb += may.eq(Mux(residual_phase, credit, self.i_free) & ~self.i_blocked)
+        else:
+            m.d.sync += may.eq(Mux(phase_after, credit_after | self.i_start, self.i_free))
 
-        with m.If(self.i_clear):
-            m.d.sync += [running.eq(0), turn.eq(0)]
-        with m.Elif(self.i_start):
+        with m.If(self.i_start):
             m.d.sync += [
                 running.eq(1),
+                ready.eq(1),
                 row.eq(0),
                 midway.eq(0),
                 *([last.eq(0)] if rows > 1 else []),
                 row_end.eq(rows == 1),
                 slices.eq(0),
                 blocks_left.eq(d.blocks),
+                last_block.eq(d.blocks == 1),
                 span_left.eq(d.span),
                 offset.eq(0),
                 credits.eq(RESIDUAL_BUFFERS),
                 credit.eq(1),
                 buffer.eq(0),
             ]
+        with m.If(self.i_clear):
+            m.d.sync += [running.eq(0), ready.eq(0), turn.eq(0)]
         return m

@@ -37,6 +37,7 @@ class HostPort(wiring.Component):
     def __init__(self, config: ArrayConfig):
         self._digest = int(config.digest()[:8], 16)
         self._read_latency = pipeline.read_latency(config)
+        self._late = 0 if config.one_port else 1  # memories are far from the bus, and have registers of their own
         self._counters, self._monitor = config.counters, bool(config.monitor)
         regions = len(isa.Region)
         super().__init__(
@@ -73,9 +74,10 @@ class HostPort(wiring.Component):
         region = bus.adr[isa.REGION_SHIFT - 2 :]
         m.d.comb += [
             request.eq(bus.cyc & bus.stb & ~bus.ack),
-            self.o_offset.eq(bus.adr << 2),
-            self.o_data.eq(bus.dat_w),
-            self.o_mask.eq(bus.sel),
+            # what a transfer begins with it keeps for two cycles
+            self.o_offset.eq(delayed(m, bus.adr[: isa.REGION_SHIFT - 2], self._late) << 2),
+            self.o_data.eq(delayed(m, bus.dat_w, self._late)),
+            self.o_mask.eq(delayed(m, bus.sel, self._late)),
         ]
         m.d.sync += bus.ack.eq(0)
         with m.If(request):

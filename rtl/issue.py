@@ -40,7 +40,8 @@ class Issue(wiring.Component):
     o_step, o_take, o_first, o_last : a step is issued; it takes the waiting half; it is its sum's first, last
     o_pixels, o_block_end, o_last_block : of the step's tile, its pixels; it is its block's last, its block the layer's
     o_scale : instead of a step, the scales of a tap are read
-    o_weight, o_zero : address of the step's, scales' or entry's weight word; the weights are zero instead
+    o_weight : `weight_lag` cycles later, address of the step's, scales' or entry's weight word
+    o_zero : the weights are zero instead
     o_pairs, o_steps, o_odd : the word has the weights of two channels, of two steps, of which the later is meant
     o_indices : the weights are indices into the book
     o_book, o_entry, o_column : no step, but this entry of a book is read: byte `o_column` of the word
@@ -140,28 +141,30 @@ class Issue(wiring.Component):
 
         # output path: cycles until a last step may come again, until the drain is free
         longest = range(pipeline.longest_output(config) + 1)
-        hold, busy = Signal(longest), Signal(longest)
+        hold, busy, start_in = Signal(longest), Signal(longest), Signal(longest)
         rested, allowed = Signal(init=1), Signal()  # `hold` is over; a run may begin, asked for a cycle ahead
-        first_read = pipeline.first_read(config) + Mux(strips, pipeline.strip_skew(config), 0)
+        intervals = [pipeline.read_interval(config, residual and config.adder) for residual in (0, 1)]
+        soonest = [pipeline.first_read(config) - 1 + skew for skew in (pipeline.strip_skew(config), 0)]
+        less_busy, still_busy = Mux(busy == 0, 0, busy - 1), Mux(strips, *(busy > read + 1 for read in soonest))
         full_groups = Mux(depthwise, config.depthwise_cols // lanes, config.groups << wide)
         last_groups = (d.last_channels + (lanes - 1)) // lanes
-        head_groups = Mux(head_last_block, last_groups, full_groups)
-        start_in, drain_cycles, may_begin, may_end = Signal(longest), Signal(longest), Signal(), Signal()
-        ended, reads_left, least_hold = Signal(), Signal(longest), Signal(range(-max(longest), max(longest)))
+        may_begin, may_end = Signal(), Signal()
+        ended, least_hold = Signal(), Signal(range(-max(longest), max(longest)))
+        earlier_reads, reads_left = Signal(longest), Signal(longest)
         if config.small:
             reads = head_pixels * config.groups
         elif config.one_port:
-            reads = head_pixels * head_groups
-        else:
-            reads = config.rows * (head_groups - 1) + head_pixels
+            reads = head_pixels * Mux(head_last_block, last_groups, full_groups)
+        else:  # all rows of all groups but the last one; no step comes with the start
+            earlier = (config.rows * (groups - 1) for groups in (last_groups, full_groups))
+            earlier = (delayed(m, Mux(d.residual, reads * intervals[1], reads), 1) for reads in earlier)
+            m.d.sync += earlier_reads.eq(Mux(head_last_block, *earlier))
+            reads = head_pixels
         # of a small array at least so many steps
         lead = steps.pixels if config.small else steps.lead
         strip_lead = pipeline.STRIP_STEPS * d.span
         latest = delayed(m, pipeline.first_read(config) + pipeline.strip_skew(config) + strip_lead, 1)
-        intervals = [pipeline.read_interval(config, residual and config.adder) for residual in (0, 1)]
         m.d.comb += [
-            start_in.eq(Mux(busy >= first_read, busy, first_read - 1)),
-            drain_cycles.eq(Mux(d.residual, reads * intervals[1], reads)),
             may_end.eq(rested & (seconds | ~ends_tile)),
             may_begin.eq(~ended & (hold <= lead) & (~strips | (busy <= latest))),
             # neither has a step in the other's layers
@@ -191,7 +194,8 @@ class Issue(wiring.Component):
             rested.eq(hold <= 1),
             allowed.eq(may_begin & steps.valid & steps.begin & ~steps.step),
             hold.eq(Mux(hold == 0, 0, hold - 1)),
-            busy.eq(Mux(busy == 0, 0, busy - 1)),
+            busy.eq(less_busy),
+            start_in.eq(Mux(still_busy, less_busy, Mux(strips, *soonest))),  # if this step is a tile's last, its read
         ]
         layer_last = head_tile_end & head_block_end & head_last_block
         slack, paired_slack = (
@@ -202,13 +206,17 @@ class Issue(wiring.Component):
         # the counters are set a cycle after a tile's last step, one less: its read starts in start_in cycles then
         m.d.sync += [
             ended.eq(self.o_last),
-            reads_left.eq(drain_cycles - 1 + Mux(layer_last, pipeline.BACK_CHANGE, Mux(head_map_end, turn_wait, 0))),
+            reads_left.eq(
+                Mux(d.residual, reads * intervals[1], reads)
+                + (Mux(layer_last, pipeline.BACK_CHANGE, Mux(head_map_end, turn_wait, 0)) - 1)
+            ),
             least_hold.eq(Mux(self.o_pairs, paired_slack, slack) - 1),
         ]
         with m.If(self.o_last):
             m.d.sync += rested.eq(0)
         with m.If(ended):
-            m.d.sync += [hold.eq(start_in + least_hold), busy.eq(start_in + reads_left), rested.eq(0)]
+            last_read = start_in + earlier_reads + reads_left
+            m.d.sync += [hold.eq(start_in + least_hold), busy.eq(last_read), start_in.eq(last_read), rested.eq(0)]
 
         # a part becomes the head when it is launched, or waits until the one before has been used up
         # the bytes are there when row 0 needs them
@@ -232,23 +240,30 @@ class Issue(wiring.Component):
             m.d.sync += [waiting.eq(self.i_part), waiting_single.eq(self.i_part.count == 1)]
 
         # a word is used up by a step, or by two; a block ends with a word
-        next_odd, next_block, word_after = Signal(), Signal.like(self.o_weight), Signal.like(self.o_weight)
+        forward, again, on = Signal(), Signal(), Signal()  # to the next word, to the block's first; that one is next
+        word_end = self._read_books(m, self.o_step & head_end & ~head_last_block) if config.codebooks else 0
         m.d.comb += [
-            next_odd.eq(self.o_steps & (self.o_odd ^ ~self.o_zero)),
-            word_after.eq(self.o_weight + 1),
-            next_block.eq(Mux(~self.o_zero | (self.o_steps & self.o_odd), word_after, self.o_weight)),
-            self.base.move.eq(self.o_last & head_tile_end & head_block_end),
-            self.base.base.eq(next_block),
+            forward.eq(
+                Mux(
+                    self.o_last,
+                    ~self.o_zero | (self.o_steps & self.o_odd),
+                    self.o_step & ~self.o_zero & (self.o_odd | ~self.o_steps),
+                )
+                | self.o_scale
+                | word_end
+            ),
+            again.eq(self.o_last & head_tile_end & ~head_block_end),
+            on.eq((self.o_last & head_tile_end & head_block_end) | self.o_book),
         ]
+        forward, again, on = (delayed(m, value, pipeline.weight_lag(config)) for value in (forward, again, on))
+        m.d.comb += [self.base.move.eq(on), self.base.base.eq(self.o_weight + forward)]
+        m.d.sync += self.o_weight.eq(Mux(again, d.weight_base, self.base.base))
         with m.If(self.o_step):
-            m.d.sync += [tile_begin.eq(head_last), self.o_odd.eq(next_odd)]
-            with m.If(~self.o_zero & (self.o_odd | ~self.o_steps)):
-                m.d.sync += self.o_weight.eq(word_after)
+            m.d.sync += [tile_begin.eq(head_last), self.o_odd.eq(self.o_steps & (self.o_odd ^ ~self.o_zero))]
             with m.If(head_end & head_last_block):
                 m.d.sync += self.o_running.eq(0)
         with m.If(self.o_last):
             m.d.sync += self.o_odd.eq(0)
-            m.d.sync += self.o_weight.eq(Mux(head_tile_end & ~head_block_end, d.weight_base, next_block))
 
         if config.block_scales:
             unscaled = Signal()  # the tap's scales are to be read
@@ -256,7 +271,7 @@ class Issue(wiring.Component):
             with m.If(self.i_start | self.o_last):
                 m.d.sync += unscaled.eq(d.scaled)
             with m.Elif(self.o_scale):
-                m.d.sync += [unscaled.eq(0), self.o_weight.eq(self.o_weight + 1)]
+                m.d.sync += unscaled.eq(0)
 
         used = self.o_last & head_tile_end & d.residual
         with m.If(self.i_residual_ready & ~used):
@@ -264,9 +279,7 @@ class Issue(wiring.Component):
         with m.If(~self.i_residual_ready & used):
             m.d.sync += [residuals.eq(residuals - 1), seconds.eq(residuals != 1)]
 
-        with m.If(self.i_clear):
-            m.d.sync += [self.o_running.eq(0), full.eq(0), ended.eq(0), hold.eq(0), busy.eq(0), rested.eq(1)]
-        with m.Elif(self.i_start):
+        with m.If(self.i_start):
             m.d.sync += [
                 self.o_running.eq(1),
                 tile_begin.eq(1),
@@ -278,24 +291,28 @@ class Issue(wiring.Component):
                 residuals.eq(0),
                 seconds.eq(~d.residual),
             ]
-        if config.codebooks:
-            self._read_books(m, self.o_step & head_end & ~head_last_block)
+        with m.If(self.i_clear):
+            m.d.sync += [self.o_running.eq(0), full.eq(0), ended.eq(0), hold.eq(0), busy.eq(0), rested.eq(1)]
         return m
 
-    def _read_books(self, m: Module, next_block: Value) -> None:
-        """Read a book when the layer starts, and where each block has its own after a step with `next_block`."""
+    def _read_books(self, m: Module, next_block: Value) -> Signal:
+        """Read a book when the layer starts, and where each block has its own after a step with `next_block`.
+
+        Returns
+        -------
+        Signal
+            Whether the entry is its word's last.
+        """
         final, word_end = Signal(), Signal()
         m.d.comb += [
             final.eq(self.o_entry == isa.BOOK_ENTRIES - 1),
-            word_end.eq(final | (self.o_column == self._config.cols - 1)),
+            word_end.eq(self.o_book & (final | (self.o_column == self._config.cols - 1))),
         ]
         assert pipeline.BOOK_LOAD == isa.BOOK_ENTRIES  # an entry a cycle
         with m.If(self.o_book):
-            m.d.comb += [self.base.move.eq(1), self.base.base.eq(self.o_weight + 1)]
             m.d.sync += [
                 self.o_entry.eq(self.o_entry + 1),
                 self.o_column.eq(Mux(word_end, 0, self.o_column + 1)),
-                self.o_weight.eq(self.o_weight + word_end),
                 self.o_book.eq(~final),
             ]
         with m.If(next_block & (self.i_descriptor.codebook == isa.Codebook.BLOCK)):
@@ -304,3 +321,4 @@ class Issue(wiring.Component):
             m.d.sync += [self.o_book.eq(0), self.o_entry.eq(0), self.o_column.eq(0)]  # as a whole book leaves them
         with m.Elif(self.i_start):
             m.d.sync += self.o_book.eq(self.o_indices)
+        return word_end

@@ -75,19 +75,6 @@ def below(value: Value, limit: int) -> Value:
     return ~high.any() if odd == 1 else high < odd
 
 
-def run_exceeds(address: Value, count: Value, limit: int) -> Value:
-    """Return whether `count` items from `address` on, at least one, end beyond `limit`.
-
-    `count` is at most the power of two that is its highest bit, of which `limit` is a multiple: only the low bits are
-    added up, which comes sooner than a sum of all and a comparison.
-    """
-    low = len(count) - 1
-    blocks, rest = divmod(limit, 1 << low)
-    assert rest == 0, (limit, low)
-    high, crossing = address[low:], address[:low] + count > 1 << low
-    return ~below(high, blocks) | ((high == blocks - 1) & crossing)
-
-
 def address_shape(config: ArrayConfig) -> Shape:
     """Return the shape of an address of activation memory."""
     return Shape(config.address_bits)

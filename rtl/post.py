@@ -180,9 +180,9 @@ class Post(wiring.Component):
         d, sums = self.i_descriptor, []
         requantized = pipeline.REQUANTIZE_LATENCY
         added = requantized + pipeline.ADD_LATENCY - 1
-        factor_a, factor_b = (constant(field, requantized) for field in (d.factor_a, d.factor_b))
-        offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 4)
-        add_shift = constant(d.add_shift, requantized + 7)
+        factor_a, factor_b = (constant(field, requantized + 1) for field in (d.factor_a, d.factor_b))
+        offset = constant(Cat(d.offset_low, d.offset_high).as_signed(), requantized + 5)
+        add_shift = constant(d.add_shift, requantized + 8)
         add_lo, add_hi = (constant(field, added - 1) for field in (d.add_lo, d.add_hi))
         product_constants = tuple(constant(field, 0) for field in (d.product, d.ifm_zero_point, d.res_zero_point))
 
@@ -194,13 +194,13 @@ class Post(wiring.Component):
             lanes = range(self._lanes)[lane : lane + 2]
             m.submodules[f"product_{lane}"] = product = Product()
             m.submodules[f"adder_{lane}"] = adder = ResidualAdd()
-            assert 1 + adder.LATENCY == pipeline.ADD_LATENCY, adder.LATENCY
+            assert 2 + adder.LATENCY == pipeline.ADD_LATENCY, adder.LATENCY
             m.d.comb += [
                 Cat(product.i_product, product.i_a_zero, product.i_b_zero).eq(Cat(product_constants)),
                 product.i_a.eq(in_turn([self.i_acc[n][:8] for n in lanes], self.i_valid)),
                 product.i_b.eq(in_turn([self.i_residual[n] for n in lanes], self.i_valid)),
-                adder.i_a.eq(in_turn([results[n] for n in lanes], valid)),
-                adder.i_b.eq(delayed(m, product.o, requantized - product.LATENCY)),
+                adder.i_a.eq(delayed(m, in_turn([results[n] for n in lanes], valid), 1)),
+                adder.i_b.eq(delayed(m, product.o, requantized + 1 - product.LATENCY)),
                 adder.i_factor_a.eq(factor_a),
                 adder.i_factor_b.eq(factor_b),
                 adder.i_offset.eq(offset),

@@ -160,7 +160,7 @@ class Sequencer(wiring.Component):
                         held = field_slice if lessen else functools.partial(held_field, config)
                         m.d.sync += [upcoming[field.name].eq(held(field, self.i_word)) for field in fields]
                         m.d.sync += [lessen[field.name].eq(1) for field in fields if field.name in lessen]
-        m.d.sync += whole.eq(valid & (arrived == isa.DESCRIPTOR_WORDS - 1))
+        m.d.sync += whole.eq(delayed(m, valid & (arrived == isa.DESCRIPTOR_WORDS - 1), late))
         with m.If(whole):
             m.d.sync += [loading.eq(0), loaded.eq(1), sound.eq(known & ~faulty & inside)]
 
@@ -178,11 +178,11 @@ class Sequencer(wiring.Component):
         }
         if config.vector:
             starts[isa.Opcode.VECTOR] = self.o_vector, config.lanes
-        too_many = Signal()
+        has_unit, too_many = Signal(), Signal()
         with m.Switch(read.opcode):
             for opcode, (_, most) in starts.items():
                 with m.Case(opcode):
-                    m.d.comb += [known.eq(1), too_many.eq(read.last_channels > most)]
+                    m.d.comb += [has_unit.eq(1), too_many.eq(read.last_channels > most)]
         pixels = read.pixels + tile_excess(config)
         zero = [
             read[field.name] == (-tile_excess(config) if field.name in PIXELS else 0)
@@ -225,7 +225,8 @@ class Sequencer(wiring.Component):
             ),
         ]
         m.d.comb += [
-            faulty.eq(_any([*zero, *wrong])),
+            known.eq(delayed(m, has_unit, late)),  # where there is time, what is found takes a cycle to be judged
+            faulty.eq(delayed(m, Cat(*zero, *wrong), late).any()),
             inside.eq(next_pc < config.slots),
             go.eq(loaded & inside & ~self.o_layer & self.o_busy),
             early.eq(may_begin & ~self.i_layer_done),
@@ -354,11 +355,3 @@ class Sequencer(wiring.Component):
                 stray.eq(0),
             ]
         return m
-
-
-def _any(conditions):
-    """Return the disjunction of `conditions`."""
-    result = conditions[0]
-    for condition in conditions[1:]:
-        result = result | condition
-    return result

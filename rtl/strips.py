@@ -55,10 +55,14 @@ class Strips(wiring.Component):
         strips_left, blocks_left = Signal(16), Signal(16)
         block_base, strip_base, column_base, cursor = (Signal(address_shape(config)) for _ in range(4))
         begin, flushing, tile_last, strip_last = Signal(), Signal(), Signal(), Signal()
-        column_end, strip_end, last_strip, single = Signal(), Signal(), Signal(), Signal()
+        column_end, strip_end, last_strip, last_block, single = (Signal() for _ in range(5))
         flush = Signal.like(flush_left)
         m.d.comb += flush.eq((d.pixels >> 1) + (d.span + ((excess + 1) // 2 - 1)))  # there are two pixels in a column
-        flush_one, one_strip = flush == 1, d.strips == 1
+        # no step comes with the start, no column ends with the first
+        flush, flush_one, one_strip = delayed(m, flush, 1), delayed(m, flush == 1, 1), d.strips == 1
+        with m.If(delayed(m, self.i_start, 1)):
+            m.d.sync += [flush_left.eq(flush), strip_last.eq(flush_one)]
+        last_column = delayed(m, (d.span - 1)[: len(column)], 1)
         # of a column's steps: has the kernel such a row, have both output rows' kernels; no step comes with the start
         in_kernel, in_rows = (delayed(m, Cat(step < d.taps_y + more for step in range(height)), 1) for more in (0, 1))
         m.d.comb += [
@@ -66,12 +70,12 @@ class Strips(wiring.Component):
             single.eq(last_strip & d.short_strip),
             strip_end.eq(column_end & strip_last),
             steps.end.eq(strip_end & last_strip),
-            tile_last.eq(column_end & (column == d.span - 1) & ~flushing),
+            tile_last.eq(column_end & (column == last_column) & ~flushing),
             steps.valid.eq(1),
             steps.midway.eq(~begin),
             steps.address.eq(cursor),
             steps.read.eq(Mux(single, in_kernel, in_rows).bit_select(y, 1)),
-            steps.count.eq(Mux(blocks_left == 1, d.last_channels, config.depthwise_cols)),
+            steps.count.eq(Mux(last_block, d.last_channels, config.depthwise_cols)),
             steps.begin.eq(begin),
             steps.lead.eq(height * d.span),
             steps.zero.eq(flushing | (column >= d.span) | ~in_kernel.bit_select(y, 1)),
@@ -80,7 +84,7 @@ class Strips(wiring.Component):
             steps.pixels.eq(Mux(steps.map_end, (pixels_left + excess)[: len(steps.pixels)], 2 * width)),
             steps.map_end.eq(pixels_left <= 2 * width - excess),
             steps.block_end.eq(last_strip & steps.map_end),
-            steps.last_block.eq(blocks_left == 1),
+            steps.last_block.eq(last_block),
         ]
         with m.If(steps.step):
             m.d.sync += [begin.eq(0), y.eq(Mux(column_end, 0, y + 1)), cursor.eq(cursor + d.tap_y_step)]
@@ -115,7 +119,7 @@ class Strips(wiring.Component):
                     cursor.eq(base),
                 ]
                 with m.If(last_strip):
-                    m.d.sync += [block_base.eq(base), blocks_left.eq(blocks_left - 1)]
+                    m.d.sync += [block_base.eq(base), blocks_left.eq(blocks_left - 1), last_block.eq(blocks_left == 2)]
         with m.If(self.i_start):
             m.d.sync += [
                 begin.eq(1),
@@ -123,11 +127,10 @@ class Strips(wiring.Component):
                 y.eq(0),
                 column.eq(0),
                 pixels_left.eq(d.pixels),
-                flush_left.eq(flush),
-                strip_last.eq(flush_one),
                 strips_left.eq(d.strips),
                 last_strip.eq(one_strip),
                 blocks_left.eq(d.blocks),
+                last_block.eq(d.blocks == 1),
                 block_base.eq(d.ifm_base),
                 strip_base.eq(d.ifm_base),
                 column_base.eq(d.ifm_base),

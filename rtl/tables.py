@@ -22,8 +22,8 @@ class Tables(wiring.Component):
     a memory whose two ports both read and write; an odd number of lanes, and arrays with one port of activation memory,
     whose FPGAs have no such memories, have a copy for each lane.
 
-    Latency: 2 cycles (`LATENCY`): the memory's, then a multiplexer of the word's bytes. Throughput: one result a lane a
-    cycle. Backpressure: none.
+    Latency: 3 cycles (`LATENCY`): the memory's, one that a byte of its word has to come. Throughput: one result a lane
+    a cycle. Backpressure: none.
 
     Members
     -------
@@ -33,7 +33,7 @@ class Tables(wiring.Component):
         passes through; see `rtl.window_ram.WindowRam`
     """
 
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self, config: ArrayConfig):
         self._lanes, self._tables = config.lanes, config.tables
@@ -60,14 +60,15 @@ class Tables(wiring.Component):
         entries = [Cat(self.i[lane] ^ 0x80, table) for lane in range(self._lanes)]
         mapped = self._paired if self._two_ports else self._single
         bytes_ = mapped(m, entries) if self._tables else [None] * self._lanes
+        none = delayed(m, self.i_table == 0, 2)
         for lane, byte in enumerate(bytes_):
-            plain = delayed(m, self.i[lane], 1)
-            result = plain if byte is None else Mux(self.i_table == 0, plain, byte)
+            plain = delayed(m, self.i[lane], 2)
+            result = plain if byte is None else Mux(none, plain, byte)
             m.d.comb += self.o[lane].eq(delayed(m, result, 1))
         return m
 
     def _single(self, m, entries):
-        """Return the bytes at `entries`, a cycle later, of a memory each that is read a bus word at a time."""
+        """Return the bytes at `entries`, two cycles later, of a memory each that is read a bus word at a time."""
         out = []
         for lane, entry in enumerate(entries):
             memory = WindowRam(word_bytes=4, depth=self._tables * isa.TABLE_ENTRIES // 4)
@@ -82,11 +83,11 @@ class Tables(wiring.Component):
             ]
             if lane == 0:
                 m.d.comb += self.o_window.eq(memory.o_window)
-            out.append(memory.o_word.word_select(delayed(m, entry[:2], 1), 8))
+            out.append(delayed(m, memory.o_word.word_select(delayed(m, entry[:2], 1), 8), 1))
         return out
 
     def _paired(self, m, entries):
-        """Return the bytes at `entries`, a cycle later, of a memory for two lanes, of whose ports each has one.
+        """Return the bytes at `entries`, two cycles later, of a memory for two lanes, of whose ports each has one.
 
         A port reads and writes half a bus word; the window has both at once.
         """
@@ -105,7 +106,7 @@ class Tables(wiring.Component):
                     write.data.eq(self.i_window_data.word_select(half, 16)),
                     write.en.eq(self.i_window_mask.word_select(half, 2) & (self.i_window_write & inside).replicate(2)),
                 ]
-                out.append(read.data.word_select(delayed(m, entry[:1], 1), 8))
+                out.append(delayed(m, read.data.word_select(delayed(m, entry[:1], 1), 8), 1))
                 if first == 0:
                     m.d.comb += self.o_window.word_select(half, 16).eq(read.data)
         return out

@@ -66,20 +66,21 @@ class TapWalker(wiring.Component):
         last_row = Signal()
         # one tap, one row: of counts that aren't 0, and no comparison that synthesis would join to another
         single, flat = (~count[1:].any() for count in (self.i_taps_x, self.i_taps_y))
+        second_last, next_in_row, next_row = Signal(), Signal.like(control.offset), Signal.like(control.offset)
+        row_end_after, last_row_after = Signal(), Signal()
+        offset_after = Mux(control.end, 0, control.following)
         m.d.comb += [
             after.eq(control.inner + 1),
-            control.following.eq(control.offset + Mux(control.row_end, self.i_y_step, self.i_x_step)),
-        ]
-        second_last = Signal(attrs={"keep": 1})  # or synthesis puts a late `step` in front of the comparison
-        m.d.comb += second_last.eq(control.inner + 2 == self.i_taps_x)
-        row_end_after, last_row_after = Signal(), Signal()
-        m.d.comb += [
+            control.following.eq(Mux(control.row_end, next_row, next_in_row)),
             row_end_after.eq(Mux(control.row_end, single, second_last)),
             last_row_after.eq(Mux(control.row_end, Mux(last_row, flat, rows_left == 2), last_row)),
         ]
         with m.If(control.step):
             m.d.sync += [
-                control.offset.eq(Mux(control.end, 0, control.following)),
+                control.offset.eq(offset_after),
+                next_in_row.eq(offset_after + self.i_x_step),
+                next_row.eq(offset_after + self.i_y_step),
+                second_last.eq(Mux(control.row_end, self.i_taps_x == 2, control.inner + 3 == self.i_taps_x)),
                 control.inner.eq(Mux(control.row_end, 0, after)),
                 rows_left.eq(Mux(control.end, self.i_taps_y, rows_left - control.row_end)),
                 control.row_end.eq(row_end_after),
@@ -88,5 +89,6 @@ class TapWalker(wiring.Component):
             ]
         with m.If(control.start):
             m.d.sync += [control.offset.eq(0), control.inner.eq(0), rows_left.eq(self.i_taps_y)]
+            m.d.sync += [next_in_row.eq(self.i_x_step), next_row.eq(self.i_y_step), second_last.eq(self.i_taps_x == 2)]
             m.d.sync += [control.row_end.eq(single), last_row.eq(flat), control.end.eq(single & flat)]
         return m

@@ -14,7 +14,7 @@ from hwq.config import ArrayConfig
 from rtl.act_ram import ActRam
 from rtl.block_scales import BlockScales
 from rtl.bus import BusSignature
-from rtl.depthwise import Depthwise, StepSource
+from rtl.depthwise import Depthwise
 from rtl.drain import Drain
 from rtl.fetch import Fetch
 from rtl.host_port import HostPort
@@ -100,10 +100,6 @@ class Accelerator(wiring.Component):
         use_strips = delayed(m, front.strips != 0, 1, alone=True)  # no step comes with the start
         m.submodules.fetch = fetch = Fetch(config)
         m.submodules.depthwise = depthwise = Depthwise(config)
-        sources = {depthwise: 1}
-        if config.strip_columns:
-            m.submodules.strips = strips = Strips(config)
-            sources[strips] = use_strips
         m.submodules.issue = issue = Issue(config)
         if config.small:
             mesh = SmallMesh(rows=rows, cols=config.cols, sum_bits=config.sum_bits)
@@ -199,15 +195,15 @@ class Accelerator(wiring.Component):
         m.submodules.lookahead = lookahead = Lookahead(config)
         m.d.comb += [lookahead.i_start.eq(sequencer.o_depthwise), lookahead.i_clear.eq(abort)]
         wiring.connect(m, lookahead.steps, issue.depthwise)
-        for unit, chosen in sources.items():
-            m.d.comb += [
-                unit.i_descriptor.eq(front),
-                unit.i_start.eq(sequencer.o_depthwise),
-                unit.steps.step.eq(lookahead.source.step & (use_strips == (unit is not depthwise))),
-            ]
-            with m.If(chosen):
-                offered = [name for name, member in StepSource(config).members.items() if member.flow is Out]
-                m.d.comb += [getattr(lookahead.source, name).eq(getattr(unit.steps, name)) for name in offered]
+        wiring.connect(m, depthwise.steps, lookahead.source)
+        sources = [depthwise]
+        if config.strip_columns:
+            m.submodules.strips = strips = Strips(config)
+            wiring.connect(m, strips.steps, lookahead.strips)
+            m.d.comb += lookahead.i_strips.eq(front.strips != 0)
+            sources.append(strips)
+        for unit in sources:
+            m.d.comb += [unit.i_descriptor.eq(front), unit.i_start.eq(sequencer.o_depthwise)]
         use_vector, use_depthwise = sequencer.o_vector_results, sequencer.o_front_depthwise
         use_dots, drain_dots = (d.ifm_int4 & int(config.act_int4) for d in (front, descriptor))
         wiring.connect(m, depthwise.base, sequencer.ifm_base)
@@ -334,19 +330,21 @@ class Accelerator(wiring.Component):
 
         # mesh: row p's serializer steps p cycles after row 0's, weights meet row 0 on the edge
         parting = pipeline.part_latency(config) - 1
-        launches, waiting = Signal(parting), issue.o_free
+        launches, free = Signal(parting), issue.o_free
         if parting:
             assert parting == 1
             m.d.sync += launches.eq(fetch.o_launch & ~abort)
-            waiting = delayed(m, issue.o_free & ~fetch.o_launch & ~launches, 1)
+            free = issue.o_free & ~fetch.o_launch & ~launches
         m.d.comb += [
-            fetch.i_free.eq(waiting),
+            fetch.i_free.eq(free),
             issue.i_launch.eq(launches if parting else fetch.o_launch),
             issue.i_part.eq(delayed(m, fetch.o_part, parting)),
         ]
-        abort_n = ~abort
+        # an abort comes as late: the units have stopped by then
+        way = pipeline.way(config)
+        abort_n, word = ~delayed(m, abort, way), delayed(m, act.o_data.as_value(), way)
         steps = [issue.o_step & ~use_depthwise, issue.o_take]
-        step, take = (delayed(m, signal & abort_n, pipeline.issue_to_edge(config) - 2) for signal in steps)
+        step, take = (delayed(m, signal & abort_n, pipeline.issue_to_edge(config) - 2 - way) for signal in steps)
         if config.one_port and rows > 1:
             m.submodules.buffers = buffers = RowBuffers(rows=rows)
             m.d.comb += [
@@ -359,25 +357,26 @@ class Accelerator(wiring.Component):
                 *(mesh.i_a[row].eq(buffers.o[row]) for row in range(rows)),
             ]
         else:
-            for_rows, writes = before.read & ~before.residual & abort_n, Signal(rows)
-            m.d.sync += writes.eq(for_rows << before.row)
-            self._serialize(m, mesh, act, abort_n, step, take, writes)
+            source, writes = coming if way else before, Signal(rows)
+            m.d.sync += writes.eq((source.read & ~source.residual & abort_n) << source.row)
+            self._serialize(m, mesh, word, abort_n, step, take, writes)
         taken = {"valid": issue.o_step & abort_n, "last": issue.o_last, "broadcast": use_depthwise}
         if not config.small:
             taken |= {"first": issue.o_first, "strips": use_strips}
         control = delayed(m, Cat(taken.values()), pipeline.issue_to_edge(config))
-        column_bytes = Signal(8 * config.cols, reset_less=True)
-        m.d.sync += column_bytes.eq(act.o_data.as_value())
+        column_bytes = delayed(m, word, pipeline.issue_to_edge(config) - pipeline.read_latency(config) - way)
         pairs = issue.o_pairs | use_dots
         unpacks = config.int4 or config.codebooks
         until_word = pipeline.issue_to_edge(config) - (WeightUnpack.LATENCY if unpacks else 1)
-        ahead = until_word - weights.latency
+        ahead = until_word - weights.latency - way
         form = delayed(m, Cat(issue.o_zero, pairs, issue.o_steps, issue.o_odd), until_word)
-        m.d.comb += weights.i_address.eq((recalled if config.small else delayed)(m, issue.o_weight, ahead))
+        lag = pipeline.weight_lag(config)
+        m.d.comb += weights.i_address.eq((recalled if config.small else delayed)(m, issue.o_weight, ahead - lag))
+        weight_bytes = delayed(m, weights.o_word, way)
         if unpacks:
             m.submodules.unpack = unpack = WeightUnpack(cols=config.cols, codebook=bool(config.codebooks))
             m.d.comb += [
-                unpack.i_word.eq(weights.o_word),
+                unpack.i_word.eq(weight_bytes),
                 Cat(unpack.i_zero, unpack.i_pairs, unpack.i_steps, unpack.i_odd).eq(form),
                 *(mesh.i_w[c].eq(unpack.o[c]) for c in range(config.cols)),
                 Cat(mesh.i_pairs, mesh.i_dots).eq(delayed(m, Cat(pairs, use_dots), pipeline.issue_to_edge(config))),
@@ -388,7 +387,7 @@ class Accelerator(wiring.Component):
                 m.d.comb += Cat(unpack.i_indices, unpack.i_load, unpack.i_entry, unpack.i_column).eq(book)
         else:
             weight_word = Signal(8 * config.cols, reset_less=True)
-            m.d.sync += weight_word.eq(Mux(form[0], 0, weights.o_word))
+            m.d.sync += weight_word.eq(Mux(form[0], 0, weight_bytes))
             m.d.comb += mesh.i_w.as_value().eq(weight_word)
         m.d.comb += [
             mesh.i_column.as_value().eq(column_bytes),
@@ -453,7 +452,7 @@ class Accelerator(wiring.Component):
                 m.d.comb += [
                     scales.i_start.eq(sequencer.o_conv),
                     scales.i_write.eq(delayed(m, issue.o_scale, until_word)),
-                    scales.i_word.eq(weights.o_word),
+                    scales.i_word.eq(weight_bytes),
                     scales.i_read.eq(reads["read"]),
                     scales.i_row.eq(result.row),
                     scales.i_columns.eq(reads["columns"]),
@@ -531,7 +530,7 @@ class Accelerator(wiring.Component):
         weight_past, param_past, progress = Signal(), Signal(), Signal()
         weight_read = issue.o_book | issue.o_scale | (issue.o_step & ~issue.o_zero)
         m.d.sync += [
-            weight_past.eq(weight_read & ~below(issue.o_weight, config.weight_words)),
+            weight_past.eq(delayed(m, weight_read, lag) & ~below(issue.o_weight, config.weight_words)),
             param_past.eq(
                 (output.o_param_range if config.small else drain.o_read & (drain.o_param >= config.param_words))
                 | _any(unit.o_emit & (unit.o_param >= config.param_words) for unit in vectors)
@@ -571,8 +570,8 @@ class Accelerator(wiring.Component):
             self._monitor(m, host, sequencer, issue, _any(unit.o_running for unit in vectors))
         return m
 
-    def _serialize(self, m, mesh, act, abort_n, step, take, writes):
-        """Give every row a serializer, which steps a cycle after the one before it."""
+    def _serialize(self, m, mesh, word, abort_n, step, take, writes):
+        """Give every row a serializer, which steps a cycle after the one before it, and takes from `word`."""
         for row, write in enumerate(writes):
             m.submodules[f"serializer_{row}"] = serializer = Serializer(fetch_bytes=self.config.fetch_bytes)
             row_step, row_take = Signal(name=f"step_{row}"), Signal(name=f"take_{row}")
@@ -580,10 +579,10 @@ class Accelerator(wiring.Component):
             step, take = row_step, row_take
             m.d.comb += [
                 serializer.i_write.eq(write),
-                serializer.i_data.eq(act.o_data.as_value()),
+                serializer.i_data.eq(word),
                 serializer.i_step.eq(step),
                 serializer.i_take.eq(take),
-                mesh.i_a[row].eq(serializer.o),
+                mesh.i_a[row].eq(delayed(m, serializer.o, pipeline.way(self.config))),
             ]
 
     def _monitor(self, m, host, sequencer, issue, vector_running):

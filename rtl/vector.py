@@ -76,22 +76,23 @@ class Vector(wiring.Component):
         lanes = config.lanes
 
         groups_left, group = Signal.like(d.blocks), Signal.like(d.blocks)
-        offset, tap = Signal(address_shape(config)), Signal(address_shape(config))
+        offset, tap = Signal(address_shape(config)), Signal(address_shape(config))  # in a pixel: the group, its tap
+        next_offset = Signal.like(offset)
         taps_x_left, taps_y_left = Signal.like(d.taps_x), Signal.like(d.taps_y)
         first_tap, second_operand, go = Signal(), Signal(), Signal()
         tap_row_end, last_row, taps_end, result_end = Signal(), Signal(), Signal(), Signal()
         pixel_end, last_group, at_end = Signal(), Signal(), Signal()
-        one_tap = (d.taps_x == 1) & (d.taps_y == 1) & ~d.residual
+        one_group, one_tap = d.blocks == 1, (d.taps_x == 1) & (d.taps_y == 1) & ~d.residual
         m.d.comb += [
-            last_group.eq(groups_left == 1),
             taps_end.eq(tap_row_end & last_row),
             self.o_midway.eq(self.o_running & second_operand),
             go.eq(self.o_running & (self.o_midway | ~self.i_blocked)),
             result_end.eq(go & at_end),
             pixel_end.eq(result_end & last_group),
             self.o_read.eq(go),
+            next_offset.eq(Mux(last_group, 0, offset + lanes)),
             self.o_address.eq(
-                offset + Mux(second_operand, self.res.address, (self.ifm.address + tap)[: config.address_bits])
+                Mux(second_operand, self.res.address, self.ifm.address) + Mux(second_operand, offset, tap)
             ),
             self.o_count.eq(Mux(last_group, d.last_channels, lanes)),
         ]
@@ -119,15 +120,16 @@ class Vector(wiring.Component):
                 m.d.sync += [
                     first_tap.eq(1),
                     second_operand.eq(0),
-                    tap.eq(0),
+                    tap.eq(next_offset),
                     taps_x_left.eq(d.taps_x),
                     taps_y_left.eq(d.taps_y),
                     tap_row_end.eq(d.taps_x == 1),
                     last_row.eq(d.taps_y == 1),
                     at_end.eq(one_tap),
-                    offset.eq(Mux(last_group, 0, offset + lanes)),
+                    offset.eq(next_offset),
                     group.eq(Mux(last_group, 0, group + 1)),
                     groups_left.eq(Mux(last_group, d.blocks, groups_left - 1)),
+                    last_group.eq(Mux(last_group, one_group, groups_left == 2)),
                 ]
             with m.If(pixel_end & self.ifm.final):
                 m.d.sync += self.o_running.eq(0)
@@ -164,18 +166,24 @@ class Vector(wiring.Component):
         assert on_the_way >= 1  # the bytes come out of a rotator, late in their cycle
         arrived = self.i_data.shape()(delayed(m, self.i_data, on_the_way, alone=True))
         sums, added = d.reduce == isa.Reduce.SUM, Signal()
+        totals = delayed(m, sums, 1)  # no result comes with the start
         m.d.sync += added.eq(sums & ~stages[-3].first)
         for lane in range(lanes):
             value, acc = arrived[lane], self.o_acc[lane]
+            total = Signal(acc.shape(), name=f"total_{lane}")
             m.submodules[f"adder_{lane}"] = adder = MaskedAdder(len(acc), whole=True)
             m.d.comb += [
-                adder.i_a.eq(acc),
+                adder.i_a.eq(total),
                 adder.i_mask.eq(added),
                 adder.i_b.eq(value),
             ]
-            # a maximum has the bits of its values
-            with m.If(arriving.tap & (added | arriving.first | (value > acc[: len(value)].as_signed()))):
-                m.d.sync += acc.eq(adder.o)
+            # a maximum has the bits of its values: what is compared tells no other register to change
+            best = total[: len(value)].as_signed()
+            with m.If(arriving.tap & (added | arriving.first | (value > best))):
+                m.d.sync += best.eq(adder.o)
+            with m.If(arriving.tap):
+                m.d.sync += total[len(value) :].eq(adder.o[len(value) :])
+            m.d.comb += acc.eq(Mux(totals, total, best))
         m.d.comb += [
             self.o_emit.eq(announced.emit),
             self.o_param.eq(announced.param),
@@ -186,14 +194,13 @@ class Vector(wiring.Component):
             self.o_final.eq(leaving.emit & leaving.final),
         ]
 
-        with m.If(self.i_clear):
-            m.d.sync += [self.o_running.eq(0), *(stage.emit.eq(0) for stage in stages[1:])]
-        with m.Elif(self.i_start):
+        with m.If(self.i_start):
             m.d.sync += [
                 self.o_running.eq(1),
                 first_tap.eq(1),
                 second_operand.eq(0),
                 groups_left.eq(d.blocks),
+                last_group.eq(one_group),
                 group.eq(0),
                 offset.eq(0),
                 tap.eq(0),
@@ -203,4 +210,6 @@ class Vector(wiring.Component):
                 last_row.eq(d.taps_y == 1),
                 at_end.eq(one_tap),
             ]
+        with m.If(self.i_clear):
+            m.d.sync += [self.o_running.eq(0), *(stage.emit.eq(0) for stage in stages[1:])]
         return m

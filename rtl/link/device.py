@@ -40,7 +40,8 @@ class LinkDevice(wiring.Component):
         session, expected = Signal(32), Signal(8)
         header = Signal(8 * frames.HEADER.size)  # of the request, then of the reply
         kind, sequence, words, address = header[:8], header[8:16], header[16:24], header[32:64]
-        reads = Signal()
+        reads, shown = Signal(), Signal()  # the second: a byte to be sent is in its register
+        free, flush = Signal(), Signal()
         place, here = Signal(range(frames.MAX_PAYLOAD)), Signal()
         word, index, last, behind = Signal(32), Signal(8), Signal(), Signal(8)
         offset = Signal(isa.REGION_SHIFT - 2)
@@ -48,10 +49,13 @@ class LinkDevice(wiring.Component):
             receiver.i_session.eq(session),
             sender.i_session.eq(session),
             receiver.i_address.eq(place),
+            receiver.i_free.eq(free),
+            receiver.i_flush.eq(flush),
             behind.eq(expected - sequence),
             bus.adr.eq(Cat(offset, address[isa.REGION_SHIFT :])),
             bus.dat_w.eq(word),
             bus.sel.eq(0xF),
+            out.valid.eq(shown),
         ]
 
         # what is asked of a header a cycle after it has come, of a word later
@@ -65,6 +69,8 @@ class LinkDevice(wiring.Component):
             offset.eq(address[2 : isa.REGION_SHIFT] + index),  # a frame stays in its window
         ]
 
+        m.d.sync += [free.eq(0), flush.eq(0)]
+
         def shift_in(target, then):
             """Fill `target` with the bytes from `place` on, each of which takes two cycles."""
             count = len(target) // 8
@@ -76,13 +82,13 @@ class LinkDevice(wiring.Component):
 
         def shift_out(source, then, *, final):
             """Send the bytes of `source`, which then holds them again; `final` ends the frame."""
-            m.d.comb += [
-                out.valid.eq(1),
+            m.d.sync += [
+                shown.eq(1),
                 out.payload.byte.eq(source[:8]),
                 out.payload.last.eq(final & (place == len(source) // 8 - 1)),
             ]
             with m.If(out.ready):
-                m.d.sync += [source.eq(Cat(source[8:], source[:8])), place.eq(place + 1)]
+                m.d.sync += [source.eq(Cat(source[8:], source[:8])), place.eq(place + 1), shown.eq(0)]
                 with m.If(place == len(source) // 8 - 1):
                     m.d.sync += place.eq(0)
                     m.next = then
@@ -102,8 +108,7 @@ class LinkDevice(wiring.Component):
                 with m.If(kind == Kind.HELLO):
                     m.d.sync += [words.eq(0), session.eq(address), address.eq(frames.VERSION)]
                     with m.If(unlike):
-                        m.d.sync += expected.eq(0)
-                        m.d.comb += receiver.i_flush.eq(1)
+                        m.d.sync += [expected.eq(0), flush.eq(1)]
                         m.next = "REPLY"
                 with m.Elif(refused):
                     m.d.sync += [kind.eq(frames.REPLY | Kind.REFUSED), sequence.eq(expected), words.eq(0)]
@@ -121,7 +126,7 @@ class LinkDevice(wiring.Component):
                     with m.If(last):
                         m.next = "FREE"
             with m.State("FREE"):
-                m.d.comb += receiver.i_free.eq(1)
+                m.d.sync += free.eq(1)
                 m.next = "REPLY"
             with m.State("REPLY"):
                 m.d.sync += [place.eq(0), index.eq(0)]

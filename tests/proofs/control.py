@@ -53,12 +53,12 @@ def sequencer_stops_where_nothing_moves(m, rtl):
 @proof(
     "rtl.sequencer",
     bug=("m.d.sync += self.o_abort.eq(", "m.d.comb += self.o_abort.eq("),
-    depth=32,
+    depth=33,
     bounded=True,
     slow=True,
 )
 def sequencer_starts_units_in_a_layer(m, rtl):
-    """No unit starts but in a layer, or together with its clear; 32 cycles."""
+    """No unit starts but in a layer, or together with its clear; 33 cycles."""
     dut = sequencer(m, rtl)
     starts = dut.o_conv | dut.o_depthwise | dut.o_vector | dut.o_back
     writing = Signal()  # a result can't have been written before
@@ -103,12 +103,12 @@ def illegal(words: list, config) -> tuple:
 @proof(
     "rtl.sequencer",
     bug=("alone = (read.opcode != isa.Opcode.CONV) |", "alone = (read.opcode == isa.Opcode.VECTOR) |"),
-    depth=33,
+    depth=34,
     bounded=True,
     slow=True,
 )
 def decoder_is_total(m, rtl):
-    """Each of the 2**768 descriptors is, within 32 cycles of a start, done, its unit's start, or its rule's error."""
+    """Each of the 2**768 descriptors is, within 33 cycles of a start, done, its unit's start, or its rule's error."""
     dut = sequencer(m, rtl)
     words = [AnyConst(32) for _ in range(isa.DESCRIPTOR_WORDS)]
     first = since_reset(m, 1)
@@ -135,7 +135,7 @@ def decoder_is_total(m, rtl):
         ]
     starts = ((isa.Opcode.CONV, dut.o_conv), (isa.Opcode.DEPTHWISE, dut.o_depthwise), (isa.Opcode.VECTOR, dut.o_vector))
     m.d.comb += [Assert(~start | (words[0][:8] == code)) for code, start in starts]
-    with m.If(since_reset(m, 32)):
+    with m.If(since_reset(m, 33)):
         m.d.comb += [
             Assert(decided),
             Cover(dut.o_done),
@@ -148,11 +148,11 @@ def decoder_is_total(m, rtl):
 @proof(
     "rtl.sequencer",
     bug=("[halt.eq(0), bad_field.eq(1), sound.eq(0)]", "[bad_field.eq(1), sound.eq(0)]"),
-    depth=33,
+    depth=34,
     bounded=True,
 )
 def spoilt_descriptor_is_not_obeyed(m, rtl):
-    """One read with wrong bytes starts no unit, isn't done, and has failed with MEMORY_PARITY within 32 cycles."""
+    """One read with wrong bytes starts no unit, isn't done, and has failed with MEMORY_PARITY within 33 cycles."""
     m.submodules.dut = dut = rtl.Sequencer(replace(CONFIG, parity=1))
     drive(m, dut)
     wrong = [AnyConst(4) for _ in range(isa.DESCRIPTOR_WORDS)]
@@ -166,7 +166,7 @@ def spoilt_descriptor_is_not_obeyed(m, rtl):
         Assert(~(dut.o_conv | dut.o_depthwise | dut.o_vector | dut.o_layer | dut.o_done)),
         Assert((dut.o_error == 0) | (dut.o_error == isa.ErrorCode.MEMORY_PARITY) | ~since_reset(m, 2)),
     ]
-    with m.If(since_reset(m, 32)):
+    with m.If(since_reset(m, 33)):
         m.d.comb += [Assert(dut.o_error == isa.ErrorCode.MEMORY_PARITY), Cover(~dut.o_busy)]
 
 

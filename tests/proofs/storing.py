@@ -139,7 +139,7 @@ def act_ram_keeps_a_byte(m, rtl):
     with m.If(since_reset(m, 13) & shown):
         m.d.comb += [Assert(read == late), Cover(late == 3)]
     read_past = dut.i_read & (dut.i_address + dut.i_count > config.act_bytes)
-    ranges = delayed(m, dut.i_write & past, 3) | delayed(m, read_past, 2)
+    ranges = delayed(m, (dut.i_write & past) | read_past, 3)
     m.d.comb += Assert(~since_reset(m, 13) | (dut.o_range == ranges))
 
 
@@ -157,14 +157,17 @@ def lookahead_keeps_its_step(m, rtl):
         m.d.comb += [Assert(steps.valid), Assert(offered == before), Cover(offered.all())]
 
 
-@proof("rtl.lookahead", bug=("running & source.valid & ~spare.valid", "running & source.valid"), depth=12, bounded=True)
+@proof("rtl.lookahead", bug=("runs & ~kept & use", "runs & use"), depth=12, bounded=True)
 def lookahead_loses_no_step(m, rtl):
     """Steps leave in the order in which they are taken from the unit, each of them once; 12 cycles."""
-    m.submodules.dut = dut = rtl.Lookahead(programs.tiny(4, 4, 4, 1))
+    m.submodules.dut = dut = rtl.Lookahead(programs.tiny(6, 4, 4, 2))
     drive(m, dut)
     taken, left = Signal.like(dut.source.address), Signal.like(dut.source.address)
-    m.d.comb += [Assume(dut.source.address == taken), Assume(~dut.i_clear), Assume(~dut.steps.step | dut.steps.valid)]
-    m.d.sync += [taken.eq(taken + dut.source.step), left.eq(left + dut.steps.step)]
+    strips = AnyConst(1)
+    m.d.comb += [Assume(unit.address == taken) for unit in (dut.source, dut.strips)]
+    m.d.comb += [Assume(~dut.i_clear), Assume(~dut.steps.step | dut.steps.valid), Assume(dut.i_strips == strips)]
+    m.d.sync += [taken.eq(taken + (dut.source.step | dut.strips.step)), left.eq(left + dut.steps.step)]
+    m.d.comb += Assert(~Mux(strips, dut.source.step, dut.strips.step))
     m.d.comb += [Assert(~dut.steps.valid | (dut.steps.address == left)), Cover((left == 2) & (taken == 4))]
     m.d.comb += Assert(dut.steps.valid == (taken != left))
 
