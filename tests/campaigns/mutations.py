@@ -6,6 +6,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import field as item
 
 OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -38,17 +39,29 @@ OPERATORS: dict[type, type] = {
 _WORDS = {"annotation", "returns", "decorator_list", "type_params", "bases"}
 """Fields that say something about a program and aren't run, or run before any test."""
 
+_CHECKS = {"strict", "maxsize"}
+"""Arguments that change no result: they stop a wrong program, or say how much is remembered."""
+
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed module: place and function of the change, the text there before and after, and the whole source."""
+    """A changed module: place and function of the change, and the text there before and after."""
 
     line: int
     column: int
     where: str
     before: str
     after: str
-    source: str
+    _number: int = item(repr=False)
+    _text: str = item(repr=False)
+
+    @property
+    def source(self) -> str:
+        """Return the changed module."""
+        tree = ast.parse(self._text)
+        place, replacement = _changes(tree)[self._number]
+        place.put(replacement)
+        return ast.unparse(ast.fix_missing_locations(tree))
 
 
 @dataclass(frozen=True)
@@ -65,29 +78,17 @@ class _Place:
             getattr(self.parent, self.field)[self.index] = node
 
 
-def count(source: str) -> int:
-    """Return how many mutants a source has."""
-    return len(_changes(ast.parse(source)))
-
-
-def mutant(source: str, number: int) -> Mutant:
-    """Return one of a source's mutants."""
+def mutants(source: str) -> list[Mutant]:
+    """Return a source's mutants in the order of its text."""
     tree = ast.parse(source)
-    place, replacement = _changes(tree)[number]
-    before, where = ast.unparse(place.node), _function(tree, place.node.lineno)
-    place.put(replacement)
-    changed = ast.unparse(ast.fix_missing_locations(tree))
-    return Mutant(place.node.lineno, place.node.col_offset, where, before, ast.unparse(replacement), changed)
-
-
-def _function(tree: ast.Module, line: int) -> str:
-    """Return the dotted name of the innermost class or function around a line."""
-    around = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= line <= node.end_lineno
-    ]
-    return ".".join(node.name for node in around)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    found = []
+    for number, (place, replacement) in enumerate(_changes(tree)):
+        node = place.node
+        where = ".".join(around.name for around in functions if around.lineno <= node.lineno <= around.end_lineno)
+        before, after = ast.unparse(node), ast.unparse(replacement)
+        found.append(Mutant(node.lineno, node.col_offset, where, before, after, number, source))
+    return found
 
 
 def _changes(tree: ast.Module) -> list[tuple[_Place, ast.AST]]:
@@ -97,6 +98,8 @@ def _changes(tree: ast.Module) -> list[tuple[_Place, ast.AST]]:
 def _places(parent: ast.AST) -> Iterator[_Place]:
     for field, value in ast.iter_fields(parent):
         if field in _WORDS or isinstance(parent, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(parent, ast.keyword) and parent.arg in _CHECKS:
             continue
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if isinstance(node, ast.AST) and not _is_text(node):
@@ -120,7 +123,8 @@ def _alternatives(place: _Place) -> Iterator[ast.AST]:
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield ast.copy_location(ast.Constant(not node.value), node)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int):
-        for value in (node.value + 1, node.value - 1):
+        first = isinstance(place.parent, ast.Subscript) and node.value == 0  # of one item it is the last, too
+        for value in (1,) if first else (node.value + 1, node.value - 1):
             yield ast.copy_location(ast.Constant(value), node)
     if place.field == "test" and not isinstance(node, ast.Compare):
         yield ast.copy_location(ast.UnaryOp(ast.Not(), node), node)

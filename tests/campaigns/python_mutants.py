@@ -6,7 +6,9 @@ A mutant that no test fails is a failed trial, unless `EQUIVALENT` says why it i
 from __future__ import annotations
 
 import atexit
+import bisect
 import functools
+import hashlib
 import json
 from pathlib import Path
 
@@ -58,9 +60,18 @@ def source(module: str) -> str:
 
 
 @functools.cache
-def sites() -> list[tuple[str, int]]:
-    """Return every mutant there is: a module and a number."""
-    return [(module, number) for module in TARGETS for number in range(mutations.count(source(module)))]
+def mutants() -> list[tuple[bytes, str, str, mutations.Mutant]]:
+    """Return every mutant there is, in the order of the hash of its name: that, the name, the module, the mutant.
+
+    A number between two hashes draws the same mutant after most changes of the sources.
+    """
+    named = [
+        (described(module, mutant), module, mutant)
+        for module in TARGETS
+        for mutant in mutations.mutants(source(module))
+    ]
+    hashed = [(hashlib.sha256(name.encode()).digest(), name, *rest) for name, *rest in named]
+    return sorted(hashed, key=lambda item: item[0])
 
 
 @functools.cache
@@ -93,9 +104,8 @@ def described(module: str, mutant: mutations.Mutant) -> str:
 def trial(rng: np.random.Generator) -> list[str]:
     """Attack with one mutant."""
     allow(WAIT_SECONDS)
-    module, number = sites()[rng.integers(len(sites()))]
-    mutant = mutations.mutant(source(module), number)
-    name = described(module, mutant)
+    index = bisect.bisect(mutants(), rng.bytes(32), key=lambda item: item[0])
+    _, name, module, mutant = mutants()[index % len(mutants())]
     if name in EQUIVALENT:
         return [f"{module}: equivalent"]
     outcome = attack(module, mutant.source)
