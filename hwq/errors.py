@@ -5,8 +5,16 @@ class HwqError(Exception):
     """Bad input: a file, a model, an architecture or an option that can't be used as given.
 
     The message is one sentence naming what was wrong and, where there is one, the remedy. The command line prints
-    it and exits with status 2.
+    it and exits with status 2. Characters of a file that can't be printed are in it as escapes.
     """
+
+    def __init__(self, message: str):
+        super().__init__("".join(map(_printable, message)))
+
+
+def _printable(character: str) -> str:
+    """Return a character, or its escape where a terminal wouldn't show it."""
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 class ModelError(HwqError):

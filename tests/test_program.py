@@ -192,6 +192,7 @@ def test_every_value_replaced_by_nonsense(data, tmp_path, value):
     [
         (lambda body: body["arch"].update(rows=8), "digest"),
         (lambda body: body["arch"].update(rows=0), "rows"),
+        (lambda body: body["arch"].update({"m\nitor\x1b": 1}), r"'m\\nitor\\x1b'"),
         (lambda body: body.update(constants=[-1]), "constant"),
         (lambda body: body["steps"][1].update(slot=1 << 20), "slot"),
         (lambda body: body["steps"][1]["inputs"][0].update(address=1 << 24), "outside activation memory"),
