@@ -1,6 +1,6 @@
 """Campaigns: numbered trials, each a function of its number alone, counted by what they came to.
 
-    python -m tests.campaigns NAME --trials 1000000     goes on where the last run stopped
+    python -m tests.campaigns NAME --trials 1000000     goes on where the last run stopped, failures first
     python -m tests.campaigns NAME --replay 4711        one trial again, its failure in full
 
 Results lie in `results.json`, which the README's table reads.
@@ -29,22 +29,24 @@ HANG_SECONDS = 20
 class Campaign:
     """A name, what a trial is, a number that makes its seeds its own, and the trial.
 
-    `trial` returns the names of the bins that it fell into; any exception is a failure. `prepare` goes before every
-    trial, takes as long as it takes, and does nothing the second time. `explain` says in full how a trial fails.
+    `trial` takes a generator, or with `numbered` the trial's number, and returns the names of the bins that it fell
+    into; any exception is a failure. `prepare` goes before every trial, takes as long as it takes, and does nothing the
+    second time. `explain` says in full how a trial fails.
     """
 
     name: str
     what: str
     number: int
-    trial: Callable[[np.random.Generator], list[str]]
+    trial: Callable[..., list[str]]
     prepare: Callable[[], None] = lambda: None
     explain: Callable[[np.random.Generator], str] | None = None
+    numbered: bool = False
 
     def run(self, index: int) -> list[str]:
         """Run trial `index`."""
         self.prepare()
         with _no_hang():
-            return self.trial(self._rng(index))
+            return self.trial(index if self.numbered else self._rng(index))
 
     def replay(self, index: int) -> list[str]:
         """Run trial `index`; if it fails, print why."""
@@ -89,20 +91,35 @@ def load() -> dict[str, dict]:
 
 
 def go_on(campaign: Campaign, trials: int) -> dict:
-    """Run what is missing of `trials` trials; return, and write every now and then, what all have come to."""
+    """Run again what has failed, then what is missing of `trials` trials.
+
+    Return, and write every now and then, what all have come to.
+    """
     state = load().get(campaign.name, {"trials": 0, "failed": [], "bins": {}})
     bins, saved = Counter(state["bins"]), time.monotonic()
-    while state["trials"] < trials:
-        index = state["trials"]
+
+    def passes(index: int) -> bool:
         try:
             bins.update(campaign.run(index))
         except Exception as error:
-            state["failed"].append(index)
             print(f"{campaign.name} --replay {index}: {type(error).__name__}: {error}", flush=True)
+            return False
+        return True
+
+    def save() -> None:
+        nonlocal saved
+        saved = time.monotonic()
+        _save(campaign.name, state | {"bins": dict(sorted(bins.items()))})
+
+    if state["failed"]:
+        state["failed"] = [index for index in state["failed"] if not passes(index)]
+        save()
+    while state["trials"] < trials:
+        if not passes(state["trials"]):
+            state["failed"].append(state["trials"])
         state["trials"] += 1
         if time.monotonic() - saved > SAVE_SECONDS or state["trials"] == trials:
-            saved = time.monotonic()
-            _save(campaign.name, state | {"bins": dict(sorted(bins.items()))})
+            save()
     return load().get(campaign.name, state)
 
 

@@ -53,11 +53,13 @@ def test_failures_are_kept_by_number_and_a_later_run_goes_on(capsys):
         assert len(ran) != 3, "the third"
         return ["odd" if ran[-1] % 2 else "even"]
 
-    campaign.go_on(fake(trial), 5)
-    state = campaign.go_on(fake(trial), 9)
-    assert (state["trials"], state["failed"], sum(state["bins"].values())) == (9, [2], 8)
-    assert len(set(ran)) == 9
+    state = campaign.go_on(fake(trial), 5)
+    assert (state["trials"], state["failed"], sum(state["bins"].values())) == (5, [2], 4)
     assert "fake --replay 2: AssertionError: the third" in capsys.readouterr().out
+    state = campaign.go_on(fake(trial), 9)
+    assert (state["trials"], state["failed"], sum(state["bins"].values())) == (9, [], 9), "it has been mended"
+    assert ran[5] == ran[2]
+    assert len(set(ran)) == 9
     ran.clear()
     first = [fake(trial).run(0), ran[0]]
     assert [fake(trial).run(0), ran[1]] == first
