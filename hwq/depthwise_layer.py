@@ -12,7 +12,7 @@ from hwq import ir, isa, pipeline
 from hwq.config import ArrayConfig
 from hwq.images import Images
 from hwq.layout import View
-from hwq.mesh_layer import channel_params, int8_terms, output_fields, walk
+from hwq.mesh_layer import channel_params, int8_terms, output_fields, walk_base, walk_steps
 from hwq.plan import Plan, Step, stored_zero_point
 from hwq.timing import cycles
 
@@ -107,8 +107,8 @@ def depthwise_descriptors(plan: Plan, step: Step, window: Window, images: Images
         "param_base": images.add_params(channel_params(plan, step.op, bias, window.order), step.name, width),
     }
     for image in range(y.shape[0]):
-        start = x.address + image * x.strides[0] - window.pads[0] * x.strides[2] - window.pads[1] * x.strides[3]
-        yield {**fields, "ifm_base": start, "ofm_base": y.address + image * y.strides[0]}
+        start = walk_base(x, image, (-window.pads[0], -window.pads[1]))
+        yield {**fields, "ifm_base": start, "ofm_base": walk_base(y, image)}
 
 
 def _along_rows(window: Window, x: View, y: View) -> tuple[Fields, Array]:
@@ -119,8 +119,8 @@ def _along_rows(window: Window, x: View, y: View) -> tuple[Fields, Array]:
         "tap_y_step": window.dilations[0] * x.strides[2] - (inner["taps_x"] - 1) * inner["tap_x_step"],
         "row_pixels": y.shape[3],
         "pixels": y.shape[2] * y.shape[3],
-        **walk("ifm", x, 0, y.shape, window.strides),
-        **walk("ofm", y, 0, y.shape),
+        **walk_steps("ifm", x, y.shape, window.strides),
+        **walk_steps("ofm", y, y.shape),
     }
     return fields, runs
 

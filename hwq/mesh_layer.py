@@ -205,7 +205,6 @@ def output_fields(plan: Plan, step: Step) -> Fields:
             fields |= {"bytewise": 1, "byte": op.byte}
     else:
         fields = {"zero_point": 0, "lo": -128, "hi": 127}
-    fields |= {"factor_a": 1, "add_lo": -128, "add_hi": 127}
     if add is None:
         return fields
     label = plan.packed.get(step.writes, own)
@@ -247,13 +246,20 @@ def walk(
     start: tuple[int, int] = (0, 0),
 ) -> Fields:
     """Return base and steps of the pixel walk over an (N, C, H, W) view, for the output's `grid` of that shape."""
+    return {f"{which}_base": walk_base(view, image, start), **walk_steps(which, view, grid, strides)}
+
+
+def walk_base(view: View, image: int, start: tuple[int, int] = (0, 0)) -> int:
+    """Return the address of an image's pixel `start` (y, x), which may lie in its halo."""
     by_image, _, by_row, by_column = view.strides
+    return view.address + image * by_image + start[0] * by_row + start[1] * by_column
+
+
+def walk_steps(which: str, view: View, grid: tuple[int, ...], strides: tuple[int, int] = (1, 1)) -> Fields:
+    """Return the steps of the walk."""
+    _, _, by_row, by_column = view.strides
     x_step = strides[1] * by_column
-    return {
-        f"{which}_base": view.address + image * by_image + start[0] * by_row + start[1] * by_column,
-        f"{which}_x_step": x_step,
-        f"{which}_y_step": strides[0] * by_row - (grid[3] - 1) * x_step,
-    }
+    return {f"{which}_x_step": x_step, f"{which}_y_step": strides[0] * by_row - (grid[3] - 1) * x_step}
 
 
 def tap_orders(part: Part, config: ArrayConfig) -> Iterator[tuple[Fields, npt.NDArray[np.int8]]]:

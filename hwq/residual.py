@@ -185,7 +185,7 @@ def fit_sum(
     lo, hi : int
         Bounds of the result.
     """
-    if not max(abs(ratio_a), abs(ratio_b)) < 1 << (FACTOR_BITS - 1):
+    if not np.isfinite((ratio_a, ratio_b)).all():
         return None
     target = saturate(table.astype(np.int64), lo, hi)
     constant = c_zero_point - ratio_a * a_zero_point - ratio_b * b_zero_point

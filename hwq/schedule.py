@@ -84,7 +84,7 @@ def _part(plan: Plan, images: Images) -> Schedule:
     for index, step in enumerate(plan.steps):
         first = len(images.descriptors)
         for fields in _step_descriptors(plan, step, index, images):
-            images.add_descriptor(fields if fields.get("residual") else without_adder(fields), step.name)
+            images.add_descriptor(fields, step.name)
         kind = "+".join(op.kind for op in step.ops)
         view = plan.view(step.writes)
         macs = _macs(step.op, plan.tensors[step.writes].size)
@@ -92,13 +92,6 @@ def _part(plan: Plan, images: Images) -> Schedule:
     mark_early(images.descriptors[slot:], images.config)
     images.add_descriptor({"opcode": isa.Opcode.HALT}, "")
     return Schedule(slot, tuple(layers), plan)
-
-
-def without_adder(fields: Fields) -> Fields:
-    """Return the fields of a layer that doesn't pass the adder, whose clamp joins the requantizer's."""
-    bounds = {name: min(max(fields[name], fields["add_lo"]), fields["add_hi"]) for name in ("lo", "hi")}
-    dropped = isa.ADDER - {"res_x_step"} if fields.get("strips") else isa.ADDER
-    return {name: value for name, value in fields.items() if name not in dropped} | bounds
 
 
 def _macs(op: ir.Op, size: int) -> int:
@@ -134,7 +127,8 @@ def _table_fields(graph: ir.Graph, op: ir.Table, fields: Fields, images: Images)
     bounds = clamp_bounds(entries)
     if bounds is None:
         return {"table": images.add_table(entries, op.name)}
-    return {bound: min(max(fields[bound], bounds[0]), bounds[1]) for bound in ("add_lo", "add_hi")}
+    clamps = ("add_lo", "add_hi") if fields.get("residual") else ("lo", "hi")
+    return {clamp: min(max(fields[clamp], bounds[0]), bounds[1]) for clamp in clamps}
 
 
 def _copy(plan: Plan, step: Step, images: Images) -> Iterator[Fields]:

@@ -14,7 +14,7 @@ from hwq import ir, isa
 from hwq.images import Images, rounding_params
 from hwq.layout import Nest, View, nests
 from hwq.mesh_copy import mesh_fields, mesh_parts
-from hwq.mesh_layer import output_fields
+from hwq.mesh_layer import output_fields, walk
 from hwq.multipliers import multipliers
 from hwq.plan import Plan, Step, stored_zero_point
 
@@ -30,9 +30,9 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
     x, y = plan.view(step.reads[0]), plan.view(step.writes)
     average = isinstance(op, ir.AveragePool)
     dilations = op.dilations if isinstance(op, ir.MaxPool) else (1, 1)
-    top, left = op.pads[:2]
-    (kernel_rows, kernel_columns), strides = op.kernel, op.strides
-    by_image, _, by_row, by_column = x.strides
+    start = (-op.pads[0], -op.pads[1])
+    kernel_rows, kernel_columns = op.kernel
+    _, _, by_row, by_column = x.strides
     param = 0
     if average:
         count = kernel_rows * kernel_columns
@@ -40,15 +40,12 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
         multiplier = np.broadcast_to(multipliers(plan.graph, op), bias.shape)
         param = images.add_lane_params(rounding_params(bias, multiplier), step.name)
     tap_x_step = dilations[1] * by_column
-    x_step = strides[1] * by_column
     columns, rows = y.shape[3], y.shape[2]
     for image in range(y.shape[0]):
         yield {
             "opcode": isa.Opcode.VECTOR,
             "reduce": isa.Reduce.SUM if average else isa.Reduce.MAX,
-            "ifm_base": x.address + image * by_image - top * by_row - left * by_column,
-            "ifm_x_step": x_step,
-            "ifm_y_step": strides[0] * by_row - (columns - 1) * x_step,
+            **walk("ifm", x, image, y.shape, op.strides, start),
             "row_pixels": columns,
             "pixels": rows * columns,
             "taps_y": kernel_rows,
@@ -57,9 +54,7 @@ def pool_descriptors(plan: Plan, step: Step, images: Images) -> Iterator[Fields]
             "tap_x_step": tap_x_step,
             "tap_y_step": dilations[0] * by_row - (kernel_columns - 1) * tap_x_step,
             "param_base": param,
-            "ofm_base": y.address + image * y.strides[0],
-            "ofm_x_step": y.strides[3],
-            "ofm_y_step": y.strides[2] - (columns - 1) * y.strides[3],
+            **walk("ofm", y, image, y.shape),
             **_groups(y.shape[1], images),
             **output_fields(plan, step),
         }
@@ -90,12 +85,12 @@ def fill_descriptors(target: View, value: int, images: Images) -> Iterator[Field
         yield {
             **_elementwise(nest, ("ifm", "ofm"), images),
             **_CONSTANT_FREE,
-            "add_lo": value,
-            "add_hi": value,
+            "lo": value,
+            "hi": value,
         }
 
 
-_CONSTANT_FREE = {"zero_point": 0, "lo": -128, "hi": 127, "factor_a": 1, "add_lo": -128, "add_hi": 127}
+_CONSTANT_FREE = {"zero_point": 0, "lo": -128, "hi": 127}
 
 
 def _nests(views: Sequence[View], images: Images) -> Iterator[Nest]:

@@ -96,10 +96,10 @@ class _Product:
         window = self.window
         extents = [(size - 1) * step + 1 for size, step in zip(window.kernel, window.dilations, strict=True)]
         size = self.x.shape[2:] if any(window.pads) else extents  # inside, every result is over all weights
-        inside = pad_image(np.ones((1, 1, *size), np.int64), window.pads, 0)
-        taps = np.stack(list(window_taps(inside, window.kernel, window.strides, window.dilations)))[:, 0]
+        inside = pad_image(np.ones(size, np.int64), window.pads, 0)
+        taps = np.stack(list(window_taps(inside, window.kernel, window.strides, window.dilations)))
         by_tap = weights.reshape(len(weights), -1, len(taps)).sum(axis=1)
-        return np.einsum("ot,tchw->cohw", by_tap, taps).astype(np.int32)
+        return np.einsum("ot,thw->ohw", by_tap, taps).astype(np.int32)
 
 
 def _product(graph: Graph, tensors: dict[str, Tensor], op: HostNode) -> _Product | None:
@@ -107,7 +107,7 @@ def _product(graph: Graph, tensors: dict[str, Tensor], op: HostNode) -> _Product
     node = op.node
     if node.op_type not in _PRODUCTS or node.domain:
         return None
-    names = [*node.input, "", ""][:4]
+    names = [*node.input, "", ""]
     x, y, weight = graph.tensors[names[0]], graph.tensors[op.outputs[0]], graph.constants.get(names[1])
     x = tensors.get(x.name, x)
     if weight is None or x.name in graph.constants or (names[2] and graph.tensors[names[2]].size != 1):
