@@ -170,6 +170,31 @@ def test_requantize_broadcasts_channels():
     assert fixed.requantize(acc, mantissa, shift, 1, -128, 127).tolist() == [[2, 5], [-2, -11]]
 
 
+def test_bytes_of_a_sum():
+    acc = np.array([0x01234567, -1, -0x80000000, 0x7FFFFF00], np.int32)
+    bytes_of_sums = [fixed.byte_of_sum(acc, byte).tolist() for byte in range(4)]
+    assert bytes_of_sums == [[0x67, 255, 0, 0], [0x45, 255, 0, 255], [0x23, 255, 0, 255], [0x01, 255, 0x80, 127]]
+
+
+@pytest.mark.parametrize(
+    ("acc", "mantissa", "offset", "shift", "result"),
+    [
+        (3, 1 << 23, 0, 24, 1),
+        (-3, 1 << 23, 0, 24, -1),
+        (1, 1 << 23, 2047, 24, 0),  # 2**23 + 2047 * 2**12, just below 2**24
+        (1, 1 << 23, 2048, 24, 1),
+        (-1, 1 << 23, 2048, 24, -1),
+        ((1 << 24) - 1, 1, 2048, 25, 0),
+        (1 << 24, 1, 2048, 25, 1),  # of 25 bits: the offset counts twice
+        ((1 << 24) - 1, (1 << 24) - 1, 4095, 42, 63),
+        ((1 << 31) - 1, 1 << 20, 0, 44, 127),  # rounded to 2**31
+        (-(1 << 31), 1 << 20, 0, 45, -64),
+    ],
+)
+def test_requantize_truncate_by_hand(acc, mantissa, offset, shift, result):
+    assert fixed.requantize_truncate(np.array([acc], np.int32), mantissa, offset, shift, 0, -128, 127) == result
+
+
 def test_band_edges_in_every_octave():
     """Products around both edges of the tie band, each a few steps away, against float32's own rounding."""
     compared = 0

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from hwq import isa
+from hwq.addresses import pixel_addresses
 from hwq.compiler import compile, load
+from hwq.images import Images
+from hwq.ladder import verify
 from hwq.layout import View
 from hwq.mesh_layer import tap_orders
 from hwq.mesh_parts import Part
+from hwq.vector_layer import copy_descriptors
 from tests.onnx_models import Builder
 from tests.programs import tiny
 from tests.test_mesh_parts import network
@@ -18,20 +22,31 @@ def layers(graph, arch="ecp5-8x16"):
     return [d for d in compile(graph, arch, golden=False).descriptors(0) if d["opcode"] != isa.Opcode.HALT]
 
 
-@pytest.mark.parametrize(("kernel", "strides", "taken"), [(3, 1, True), (3, 2, False), (5, 1, False)])
-def test_depthwise_convolutions_run_in_strips_where_they_fit(kernel, strides, taken):
+@pytest.mark.parametrize(
+    ("kernel", "strides", "strips", "taps_x", "span", "short_from"),
+    [(3, 1, 6, 1, 3, 0), (3, 2, 0, 2, 2, 1), (5, 1, 0, 1, 5, 0), (5, 3, 0, 3, 2, 2), (1, 2, 0, 1, 1, 0)],
+)
+def test_depthwise_convolutions_run_in_strips_or_in_runs(kernel, strides, strips, taps_x, span, short_from):
+    """Kernel columns as far apart as the pixels that share them are one run, those left over one shorter."""
     shape = {"pads": [kernel // 2] * 4, "strides": [strides] * 2}
-    found = layers(network([(16, 16, (kernel, kernel), shape)], (1, 16, 12, 12)))
-    assert any(d["strips"] for d in found if d["opcode"] == isa.Opcode.DEPTHWISE) == taken
+    graph = network([(16, 16, (kernel, kernel), shape)], (2, 16, 12, 11))
+    found = [d for d in layers(graph) if d["opcode"] == isa.Opcode.DEPTHWISE]
+    for d in found:
+        assert [d[name] for name in ("strips", "taps_x", "span", "short_from")] == [strips, taps_x, span, short_from]
+    assert len(found) == 2, "one an image"
+    assert verify(graph, "ecp5-8x16", samples=2, targets=["machine"]).ok
 
 
-def test_a_matrix_product_reads_every_row_once():
+@pytest.mark.parametrize("arch", ["ecp5-8x16", "ice40-4x4"])
+@pytest.mark.parametrize(("shape", "pixels"), [((5, 24), 5), ((2, 3, 24), 6)])
+def test_a_matrix_product_reads_every_row_once(shape, pixels, arch):
     b = Builder()
-    x = b.dequantize(b.input("x", (5, 24), "int8"), 0.05, 3)
+    x = b.dequantize(b.input("x", shape, "int8"), 0.05, 3)
     weight = b.weight(np.random.default_rng(0).integers(-128, 128, (24, 16)).astype(np.int8), np.float32(0.01))
     y = b.quantize(b.node("MatMul", [x, weight]), 0.1, 2)
-    (d,) = layers(load(b.model(y, types={y: ("int8", None)})))
-    assert d["pixels"] == 5
+    graph = load(b.model(y, types={y: ("int8", None)}))
+    assert [d["pixels"] for d in layers(graph, arch) if d["opcode"] == isa.Opcode.CONV] == [pixels]
+    assert verify(graph, arch, samples=2, targets=["machine"]).ok
 
 
 def test_columns_that_lie_apart_are_read_in_one_run_where_that_takes_fewer_fetches():
@@ -40,3 +55,17 @@ def test_columns_that_lie_apart_are_read_in_one_run_where_that_takes_fewer_fetch
     config = tiny(4, 4, 4, 1)
     orders = [(fields["taps_x"], fields["span"]) for fields, _ in tap_orders(part, config)]
     assert orders == [(3, 5), (1, 17)]  # six fetches of four bytes, or five
+
+
+@pytest.mark.parametrize("shape", [(600,), (2, 300), (300, 2), (3, 2, 600)])
+def test_copies_count_no_further_than_a_descriptor_does(shape):
+    images = Images(tiny(4, 4, 4, 1, act_bytes=1 << 13, count_bits=8))
+    source = View.dense(0, shape[::-1]).transpose(range(len(shape))[::-1])
+    target = View.dense(4096, shape)
+    moved = []
+    for d in copy_descriptors(source, target, images):
+        assert max(d["row_pixels"], d["blocks"]) <= 255
+        channels = d["blocks"] - 1 + d["last_channels"]
+        ends = zip(pixel_addresses(d, "ifm"), pixel_addresses(d, "ofm"), strict=True)
+        moved += [(a + channel, b + channel) for a, b in ends for channel in range(channels)]
+    assert sorted(moved) == sorted(zip(source.offsets().flat, target.offsets().flat, strict=True))

@@ -70,6 +70,17 @@ def test_sums_of_two_products_wrap_at_24_bits():
     assert machine.act[1500] == round((70 * 1000 * 128 - (1 << 24)) / (1 << 17))
 
 
+def test_every_bit_of_a_long_sum_counts():
+    """An odd sum beyond 2**24, which float32 can't hold: the bias leaves 5 of it."""
+    clamps = {"lo": -128, "hi": 127}
+    machine = blank(LEGAL | clamps | {"span": 1032}, slots=2)
+    machine.act[:1032] = machine.weights[:1032, 0] = -128
+    machine.act[0] = machine.weights[0, 0] = 1
+    machine.params[0] = isa.encode(isa.PARAM, 2, {"bias": 5 - (1031 * 2**14 + 1), "mantissa": 1 << 23, "shift": 23})
+    machine.run()
+    assert machine.act[0] == 5
+
+
 COUNTS = {"row_pixels": 1, "pixels": 1, "taps_y": 1, "taps_x": 1, "span": 1, "blocks": 1, "last_channels": 1}
 LEGAL = {"opcode": isa.Opcode.CONV, **COUNTS}
 PRODUCT = {"opcode": isa.Opcode.VECTOR, "product": 1, "residual": 1}

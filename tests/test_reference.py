@@ -111,6 +111,24 @@ def test_conv_whose_sums_outgrow_float32():
     assert reference.run(graph, feeds)["y"].reshape(-1).tolist() == [127, -128]
 
 
+@pytest.mark.parametrize(("zero_point", "x"), [(-128, 127), (127, -128)])
+def test_every_bit_of_a_sum_counts_at_either_end_of_the_zero_point(zero_point, x):
+    """Sums of 28 bits, odd, which float32 can't hold: the bias leaves 5 of them."""
+    values = np.full((1, 5760), x, np.int8)
+    values[0, 0] -= np.sign(x)
+    total = 127 * int((values.astype(int) - zero_point).sum())
+    assert total % 2 == 1
+    assert abs(total) > 2**24
+
+    def build(b, x):
+        weight, bias = np.full((5760, 1), 127, np.int8), np.array([5 - total], np.int32)
+        return b.node("Gemm", [x, b.weight(weight, 1.0), b.weight(bias, np.float32(1))])
+
+    graph = integer_model(build, (1, 5760), x=(1.0, zero_point), y=(1.0, 0))
+    assert kinds(graph) == ["Gemm"]
+    assert reference.run(graph, {"x": values})["y"].tolist() == [[5]]
+
+
 def test_accumulator_wraps_as_int32():
     b = Builder()
     scale = np.array([1e-7], np.float32)
@@ -377,6 +395,13 @@ def test_graph_without_operators_returns_its_input():
     assert reference.run(graph, {"x": np.array([1, 2, 3, 4], np.int8)})["x"].tolist() == [1, 2, 3, 4]
 
 
+def test_a_scalar_is_one_sample():
+    graph = Graph("net", ["x"], ["x"], {"x": Tensor("x", (), "int8", 1.0, 0)})
+    assert reference.run(graph, {"x": np.array(5, np.int8)})["x"].tolist() == 5
+    with pytest.raises(InputError, match=r"must have shape \(\)"):
+        reference.run(graph, {"x": np.array([5, 6], np.int8)})
+
+
 def test_constant_output_is_repeated_for_each_sample():
     tensors = {name: Tensor(name, (1, 2), "int8", 1.0, 0) for name in "xcy"}
     graph = Graph("net", ["x"], ["y"], tensors, {"c": np.array([[5, 6]], np.int8)})
@@ -408,6 +433,14 @@ def test_inputs_with_different_numbers_of_samples():
     graph = integer_model(build, (1, 2))
     with pytest.raises(InputError, match="same number of samples, at least 1 \\('x' 2, 'z' 3\\)"):
         reference.run(graph, {"x": np.zeros((2, 2), np.int8), "z": np.zeros((3, 2), np.int8)})
+
+
+def test_results_whose_shape_depends_on_values():
+    b = Builder()
+    graph = read(b.model(b.node("NonZero", [b.input("x", (4,))], "y"), types={"y": ("int64", None)}), "net")
+    assert reference.run(graph, {"x": np.ones(4, np.float32)})["y"].tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(ModelError, match=r"tensor 'y' has shape \(1, 3\) on these inputs and \(1, 4\) on others"):
+        reference.run(graph, {"x": np.array([1, 0, 1, 1], np.float32)})
 
 
 def test_unknown_tensor_to_keep():

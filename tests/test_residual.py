@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hwq import fixed
-from hwq.residual import FACTOR_BITS, OFFSET_BITS, AddParameters, fit_add, qlinear_add_table
+from hwq.residual import FACTOR_BITS, OFFSET_BITS, AddParameters, fit_add, preimage, qlinear_add_table
 
 SEED = 20240613
 OPERAND = np.arange(-128, 128)
@@ -133,6 +133,13 @@ def test_fit_narrow_bounds():
     case = (np.float32(0.4), 5, np.float32(0.7), -6, np.float32(0.51), 3)
     p = fit_add(*case, lo=3, hi=100)
     np.testing.assert_array_equal(adder(p, 3, 100), np.clip(qlinear_add_table(*case), 3, 100))
+
+
+@pytest.mark.parametrize("shift", [1, 8, 16, 20, 24])
+def test_preimage_ends_where_float32_rounds_elsewhere(shift):
+    least, most = preimage(OPERAND, shift)
+    for total, result in ((least - 1, OPERAND - 1), (least, OPERAND), (most, OPERAND), (most + 1, OPERAND + 1)):
+        np.testing.assert_array_equal(np.rint((total / 2.0**shift).astype(np.float32)), result)
 
 
 def test_fit_is_deterministic():

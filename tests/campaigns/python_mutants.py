@@ -39,7 +39,7 @@ TARGETS: dict[str, tuple[list[str], int]] = {
     "hwq.passes.partition": (["tests/passes/test_partition.py"], 60),
     "hwq.passes.split": (["tests/passes/test_split.py", *MARKS], 0),
     "hwq.passes.sums_by_bytes": (["tests/passes/test_sums_by_bytes.py", *MARKS], 0),
-    "hwq.passes.transpose_space": (["tests/test_layout.py", "tests/test_channel_order.py", *MARKS], 60),
+    "hwq.passes.transpose_space": (["tests/passes/test_transpose_space.py"], 60),
 }
 """What is mutated, and the tests that every mutant of it must fail: quick ones that concern it."""
 

@@ -184,6 +184,18 @@ def test_matrix_product_in_columns_and_rows():
     assert [op.weight.shape for group in groups for op in group] == [(12, 4), (12, 4), (12, 3)]
 
 
+@pytest.mark.parametrize(
+    ("shape", "labels"),
+    [((1, 2, 2, 2), ["channels", "rows", "columns"]), ((2, 2, 2), ["axis 0", "axis 1", "axis 2"])],
+)
+def test_pieces_are_named_by_their_axis(shape, labels):
+    tensors = {name: ir.Tensor(name, shape, "int8", 1.0) for name in "xzy"}
+    op = ir.Add(name="a", inputs=("x", "z"), outputs=("y",))
+    for axis, label in enumerate(labels, len(shape) - 3):
+        new, _ = split(ir.Graph("net", ["x", "z"], ["y"], tensors, ops=[op]), [op], axis, even(2, 2))
+        assert {f"{name}[{label} {start}:{start + 1}]" for name in "xzy" for start in (0, 1)} == set(new.pieces)
+
+
 def test_pieces_of_pieces_name_what_they_are_part_of():
     graph = windows(1)
     op = graph.ops[-1]
