@@ -9,6 +9,7 @@ Both only where nobody else reads what lies between.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -32,10 +33,7 @@ class _Fuse:
     def __init__(self, graph: Graph):
         self._graph = graph
         self._kept = {*graph.outputs, *captured_names(graph)}
-        self._readers: dict[str, int] = {}
-        for op in graph.ops:
-            for name in op.inputs:
-                self._readers[name] = self._readers.get(name, 0) + 1
+        self._readers = Counter(name for op in graph.ops for name in op.inputs)
         self.tensors: dict[str, Tensor] = {}
         self.ops: list[Op] = []
         self._makers: dict[str, Op] = {}
@@ -56,7 +54,7 @@ class _Fuse:
 
     def _private(self, name: str) -> Op | None:
         """Return the operator that makes `name` for a single reader."""
-        alone = self._readers.get(name, 0) == 1 and name not in self._kept
+        alone = self._readers[name] == 1 and name not in self._kept
         return self._makers.get(name) if alone else None
 
     def _past_views(self, table: Table) -> Op:
