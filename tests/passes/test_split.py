@@ -184,6 +184,17 @@ def test_matrix_product_in_columns_and_rows():
     assert [op.weight.shape for group in groups for op in group] == [(12, 4), (12, 4), (12, 3)]
 
 
+def test_pieces_say_how_much_of_them_is_made_again():
+    """Of seven rows between two windows of three rows, neighbouring pieces of the result both need two."""
+    b = Builder()
+    y = qconv(b, qconv(b, image(b), 4, 4, (3, 3), 1), 4, 4, (3, 3), 2)
+    graph = read(b.model(y), "net")
+    middle = graph.ops[0].outputs[0]
+    new, _ = split(graph, graph.ops, ROWS, [(0, 2), (2, 2), (4, 1)])
+    pieces = [(piece.start, piece.size, piece.again) for piece in new.pieces.values() if piece.whole.name == middle]
+    assert pieces == [(0, 4, 0), (2, 4, 2), (4, 3, 2)]
+
+
 @pytest.mark.parametrize(
     ("shape", "labels"),
     [((1, 2, 2, 2), ["channels", "rows", "columns"]), ((2, 2, 2), ["axis 0", "axis 1", "axis 2"])],
