@@ -37,6 +37,11 @@ def test_depthwise_convolutions_run_in_strips_or_in_runs(kernel, strides, strips
     assert verify(graph, "ecp5-8x16", samples=2, targets=["machine"]).ok
 
 
+def test_rows_of_a_strip_are_pairs():
+    (d,) = layers(network([(16, 16, (3, 3), {})], (1, 16, 9, 13)))
+    assert (d["row_pixels"], d["pixels"], d["strips"], d["short_strip"]) == (2, 2 * 11, 4, 1)
+
+
 @pytest.mark.parametrize("arch", ["ecp5-8x16", "ice40-4x4"])
 @pytest.mark.parametrize(("shape", "pixels"), [((5, 24), 5), ((2, 3, 24), 6)])
 def test_a_matrix_product_reads_every_row_once(shape, pixels, arch):
