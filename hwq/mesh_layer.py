@@ -101,7 +101,7 @@ def run_descriptors(runs: Sequence[Run], plan: Plan, step: Step, images: Images)
         weight_base = images.add_weights(run.matrix, step.name, width, Form.of(run.fields), run.scales)
         param_base = images.add_params(channel_params(plan, op, folded, channels), step.name, width)
         bases.append({"weight_base": weight_base, "param_base": param_base})
-    for image in range(plan.view(step.writes).shape[0] if isinstance(op, ir.Conv) else 1):
+    for image in range(runs[0].part.y.shape[0]):
         for run, base in zip(runs, bases, strict=True):
             yield {**run.fields, **base, **_walks(run.part, image)}
 

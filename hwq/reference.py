@@ -143,8 +143,8 @@ def _run_host(
     graph: Graph, ops: Sequence[Op], values: Mapping[str, Array], samples: int, wanted: set[str]
 ) -> dict[str, Array]:
     """Run host nodes as one model, sample by sample: their shapes are static."""
-    inputs, outputs = boundary(graph, ops)
-    outputs += [name for op in ops for name in op.outputs if name in wanted and name not in outputs]
+    inputs, read = boundary(graph, ops)
+    outputs = list(dict.fromkeys([*read, *(name for op in ops for name in op.outputs if name in wanted)]))
     model = write_subgraph(graph, ops, outputs=outputs).SerializeToString(deterministic=True)
     rows = []
     for sample in range(samples):

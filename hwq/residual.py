@@ -252,7 +252,7 @@ def _repair(start: AddParameters, target: NDArray[np.int64], lo: int, hi: int) -
     a, b, room_down, room_up = OPERAND[rows[0]], OPERAND[rows[1]], room_down[rows], room_up[rows]
     span = range(-_SEARCH_RADIUS, _SEARCH_RADIUS + 1)
     steps = sorted(product(span, span), key=lambda step: (abs(step[0]) + abs(step[1]), step))
-    for step_a, step_b in steps[: _SEARCH_WORK // max(a.size, 1)]:
+    for step_a, step_b in steps[: _SEARCH_WORK // a.size]:  # where no pair binds, nothing needs a repair
         moved = a * step_a + b * step_b
         # Together with the move itself, such an offset can't bring a pair from beyond reach to its bound.
         lowest = max(int((room_down - moved).max(initial=-reach)), -(reach // 2))

@@ -118,19 +118,18 @@ def _product(graph: Graph, tensors: dict[str, Tensor], op: HostNode) -> _Product
         return None
     if not x.is_quantized:
         x = replace(x, scale=1.0, zero_point=128 if x.dtype == "uint8" else 0)
-    window, groups = None, 1
+    window = None
     if node.op_type == "ConvInteger":
         try:
             window = read_window(node, x, y, weight.shape[2:])
         except StaysOnHost:
             return None
-        groups = attribute(node, "group", 1)
         if len(x.shape) != 4 or any(window.overhang):
             return None
     elif weight.ndim != 2 or len(x.shape) < 2:
         return None
     zero_points = np.broadcast_to(zero_point.reshape(-1).astype(np.int64), (outputs,))
-    return _Product(op, x, y, names[2], weight, zero_points, window, groups)
+    return _Product(op, x, y, names[2], weight, zero_points, window, attribute(node, "group", 1))
 
 
 @dataclass

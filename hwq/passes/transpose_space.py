@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwq.ir import AveragePool, Concat, Conv, Graph, HostNode, MaxPool, Op, Pad, Pair, Table, Tensor, Transpose
+from hwq.passes.edit import fresh_name
 
 SWAP = (0, 1, 3, 2)
 """The permutation of an NCHW tensor's axes."""
@@ -87,9 +88,7 @@ class _Exchange:
         """Return the name of exchanged tensor `name`, declaring it."""
         if name not in self._names:
             tensor = self._graph.tensors[name]
-            new = f"{name}^T"
-            while new in self._out.tensors:
-                new += "'"
+            new = fresh_name(self._out, {}, f"{name}^T")
             shape = tuple(tensor.shape[i] for i in SWAP)
             self._out.tensors[new] = Tensor(new, shape, tensor.dtype, tensor.scale, tensor.zero_point)
             self._out.swapped[new] = tensor
