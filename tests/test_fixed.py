@@ -195,6 +195,16 @@ def test_requantize_truncate_by_hand(acc, mantissa, offset, shift, result):
     assert fixed.requantize_truncate(np.array([acc], np.int32), mantissa, offset, shift, 0, -128, 127) == result
 
 
+@pytest.mark.parametrize(
+    ("acc", "multiplier", "offset", "shift", "result"),
+    [(7, 3, 2, 2, 5), (7, 3, 3, 2, 6), (-7, 3, 0, 2, -6), (-7, 3, 1, 2, -5), (1 << 30, 1 << 23, -(1 << 53), 48, 0)],
+)
+def test_requantize_floor_by_hand(acc, multiplier, offset, shift, result):
+    """(acc * multiplier + offset) / 2**shift is 5.75, 6, -5.25, -5, and 0; the zero point 1 follows."""
+    acc = np.array([acc], np.int32)
+    assert fixed.requantize_floor(acc, multiplier, offset, shift, 1, -128, 127) == result + 1
+
+
 def test_band_edges_in_every_octave():
     """Products around both edges of the tie band, each a few steps away, against float32's own rounding."""
     compared = 0

@@ -1,5 +1,8 @@
 """Which of the forms of a layer the compiler takes where all are right."""
 
+import dataclasses
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from hwq.layout import View
 from hwq.mesh_layer import tap_orders
 from hwq.mesh_parts import Part
 from hwq.vector_layer import copy_descriptors
+from tests import test_widths
 from tests.onnx_models import Builder
 from tests.programs import tiny
 from tests.test_mesh_parts import network
@@ -24,12 +28,19 @@ def layers(graph, arch="ecp5-8x16"):
 
 @pytest.mark.parametrize(
     ("kernel", "strides", "strips", "taps_x", "span", "short_from"),
-    [(3, 1, 6, 1, 3, 0), (3, 2, 0, 2, 2, 1), (5, 1, 0, 1, 5, 0), (5, 3, 0, 3, 2, 2), (1, 2, 0, 1, 1, 0)],
+    [
+        ((3, 3), 1, 6, 1, 3, 0),
+        ((3, 4), 1, 6, 1, 4, 0),
+        ((3, 5), 1, 0, 1, 5, 0),
+        ((3, 3), 2, 0, 2, 2, 1),
+        ((5, 5), 3, 0, 3, 2, 2),
+        ((1, 1), 2, 0, 1, 1, 0),
+    ],
 )
 def test_depthwise_convolutions_run_in_strips_or_in_runs(kernel, strides, strips, taps_x, span, short_from):
     """Kernel columns as far apart as the pixels that share them are one run, those left over one shorter."""
-    shape = {"pads": [kernel // 2] * 4, "strides": [strides] * 2}
-    graph = network([(16, 16, (kernel, kernel), shape)], (2, 16, 12, 11))
+    shape = {"pads": [size // 2 for size in kernel] * 2, "strides": [strides] * 2}
+    graph = network([(16, 16, kernel, shape)], (2, 16, 12, 11))
     found = [d for d in layers(graph) if d["opcode"] == isa.Opcode.DEPTHWISE]
     for d in found:
         assert [d[name] for name in ("strips", "taps_x", "span", "short_from")] == [strips, taps_x, span, short_from]
@@ -60,6 +71,26 @@ def test_columns_that_lie_apart_are_read_in_one_run_where_that_takes_fewer_fetch
     config = tiny(4, 4, 4, 1)
     orders = [(fields["taps_x"], fields["span"]) for fields, _ in tap_orders(part, config)]
     assert orders == [(3, 5), (1, 17)]  # six fetches of four bytes, or five
+    far = dataclasses.replace(part, x=View(0, (1, 5, 1, 3), (0, 1, 0, 10)))
+    assert [(fields["taps_x"], fields["span"]) for fields, _ in tap_orders(far, config)] == [(3, 5)]  # or seven
+
+
+@pytest.mark.parametrize(("inputs", "spans"), [(255, [255]), (256, [])])
+def test_a_run_is_as_long_as_a_descriptor_counts(inputs, spans):
+    x, y = View(0, (1, inputs, 1, 1), (0, 1, 0, 0)), View(0, (1, 4, 1, 1), (0, 1, 0, 0))
+    part = Part(np.ones((1, 1, inputs, 4), np.int16), np.arange(4), x, y, None)
+    assert [fields["span"] for fields, _ in tap_orders(part, tiny(4, 4, 4, 1, count_bits=8))] == spans
+
+
+def test_layers_of_every_width_agree():
+    config, seen = test_widths.roomy((2, 4, 4, 2)), Counter()
+    for seed in range(9):
+        made, storage = test_widths.network(seed, config)
+        graph = load(made.model)
+        assert verify(graph, config, samples=1, targets=["machine"], weights=storage).ok
+        seen += test_widths.forms(compile(graph, config, golden=False, weights=storage))
+    assert set(seen) == test_widths.FORMS - {"block's book"}
+    assert seen["int4"] >= 5
 
 
 @pytest.mark.parametrize("shape", [(600,), (2, 300), (300, 2), (3, 2, 600)])

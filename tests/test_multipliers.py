@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hwq.ir import Add, AveragePool, Conv, Gemm, Graph, Tensor
-from hwq.multipliers import multipliers
+from hwq.multipliers import multipliers, on_lattice
 
 
 def graph_of(x_scale, y_scale):
@@ -45,3 +45,8 @@ def test_infinite_multiplier_is_cut():
 def test_operator_without_a_multiplier():
     with pytest.raises(TypeError, match="Add has no multiplier"):
         multipliers(graph_of(1.0, 1.0), Add(name="op", inputs=("x", "x"), outputs=("y",)))
+
+
+def test_multipliers_on_the_lattice():
+    """Multiples of 2**-16 but 0: 1.5 of its steps aren't."""
+    assert on_lattice([2.0**-16, 2.0**-17, 3 * 2.0**-17, 0.75, 0.1, 0, 300]).tolist() == [1, 0, 0, 1, 0, 0, 1]

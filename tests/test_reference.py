@@ -1,10 +1,13 @@
+import itertools
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from hwq import demo, reference
 from hwq.errors import InputError, ModelError
 from hwq.host import oracle_session
-from hwq.ir import Graph, Reshape, Tensor
+from hwq.ir import Graph, Pad, Reshape, Tensor
 from hwq.kernels import exact_matmul, exact_pieces
 from hwq.onnx_reader import EDGE, read
 from tests.onnx_models import Builder, assert_exact, count_mismatches, kinds, random_feeds, reasons
@@ -387,6 +390,27 @@ def test_keep_returns_intermediates():
     results = reference.run(graph, {"x": x}, keep=[inner])
     assert list(results) == ["y", inner]
     assert np.array_equal(results[inner], x.T)
+
+
+def test_keep_returns_intermediates_of_the_host():
+    b = Builder()
+    inner = b.node("Neg", [b.input("x", (1, 2))])
+    graph = read(b.model(b.node("Exp", [b.node("Abs", [inner])], "y")), "net")
+    x = np.array([[-1, 3]], np.float32)
+    results = reference.run(graph, {"x": x}, keep=[inner])
+    assert np.array_equal(results[inner], -x)
+
+
+def test_tensors_nobody_reads_any_more_are_let_go():
+    names, size = "xabcdefghy", 1 << 20
+    graph = Graph("net", ["x"], ["y"], {name: Tensor(name, (1, size), "int8", 1.0, 0) for name in names})
+    for x, y in itertools.pairwise(names):
+        graph.ops.append(Pad(name=y, inputs=(x,), outputs=(y,), begin=(0, 0), end=(0, 0), value=0))
+    tracemalloc.start()
+    reference.run(graph, {"x": np.zeros((1, size), np.int8)})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * size
 
 
 def test_graph_without_operators_returns_its_input():

@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from hwq import fixed
+from hwq import fixed, isa
 from hwq.residual import FACTOR_BITS, OFFSET_BITS, AddParameters, fit_add, preimage, qlinear_add_table
 
 SEED = 20240613
@@ -77,6 +77,13 @@ def test_table_rounds_fma_once():
     np.testing.assert_array_equal(qlinear_add_table(*case), onnxruntime_table(*case, unsigned=False))
 
 
+def test_table_rounds_fma_to_odd_only_what_is_even():
+    # 131 * ratio is 2**-25 + 7 * 2**-56: float64's 1/2 + 2**-25 + 2**-53 is odd, and as far as float32's step.
+    case = (np.float32(16393005 * 2.0**-56), -128, np.float32(0.5), -128, np.float32(1.0), -128)
+    assert qlinear_add_table(*case, unsigned=True)[131, 1] == 1 - 128
+    np.testing.assert_array_equal(qlinear_add_table(*case, unsigned=True), onnxruntime_table(*case, unsigned=True))
+
+
 def test_uint8_table_differs_from_relabelled_int8():
     rng = np.random.default_rng(SEED)
     cases = [random_parameters(rng) for _ in range(50)]
@@ -133,6 +140,12 @@ def test_fit_narrow_bounds():
     case = (np.float32(0.4), 5, np.float32(0.7), -6, np.float32(0.51), 3)
     p = fit_add(*case, lo=3, hi=100)
     np.testing.assert_array_equal(adder(p, 3, 100), np.clip(qlinear_add_table(*case), 3, 100))
+
+
+def test_parameters_are_as_wide_as_their_fields():
+    width = {field.name: field.width for field in isa.DESCRIPTOR}
+    assert width["factor_a"] == width["factor_b"] == FACTOR_BITS
+    assert width["offset_low"] + width["offset_high"] == OFFSET_BITS
 
 
 @pytest.mark.parametrize("shift", [1, 8, 16, 20, 24])

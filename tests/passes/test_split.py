@@ -158,7 +158,7 @@ def test_scaled_layers_keep_their_channels_scales():
 
 
 def test_operands_of_an_addition_are_sliced_unless_they_are_broadcast():
-    for shape in ((1, 4, 9, 7), (1, 4, 1, 1), (1, 1, 9, 7), (9, 1), (1,)):
+    for shape in ((1, 4, 9, 7), (1, 4, 1, 1), (1, 1, 9, 7), (9, 7), (9, 1), (1,)):
         b = Builder()
         x = image(b)
         other = b.constant(np.random.default_rng(1).integers(-128, 128, shape), np.int8)
@@ -168,6 +168,14 @@ def test_operands_of_an_addition_are_sliced_unless_they_are_broadcast():
         graph = read(b.model(y), "net")
         for axis in split_axes(graph.ops[0], graph):
             check(graph, graph.ops, axis, even(graph.tensors[y].shape[axis], 2), 6)
+
+
+def test_second_operand_within_a_chain_is_sliced():
+    b = Builder()
+    x, other = qconv(b, image(b), 4, 4, (3, 3), 1, pads=[1] * 4), image(b, name="z")
+    names = [x, *b.params(0.05, 3), other, *b.params(0.025, 4), *b.params(0.1, 6)]
+    graph = read(b.model(b.node("QLinearAdd", names, domain="com.microsoft")), "net")
+    check(graph, graph.ops, ROWS, even(9, 3), 14)
 
 
 def test_matrix_product_in_columns_and_rows():

@@ -78,6 +78,21 @@ def test_other_operators_keep_upright_images():
     assert check(graph) == [*ends, *host, "Transpose", "Table", "Transpose"]
 
 
+def test_images_are_exchanged_back_once_for_several_readers():
+    def twice(b, x):
+        return b.node("Add", [b.node("Softmax", [x], axis=axis) for axis in (2, 3)])
+
+    assert check(network(maximum, twice)).count("Transpose") == 2
+
+
+def test_names_that_are_taken():
+    graph = network(maximum)
+    (pool,) = graph.ops
+    for name in (pool.inputs[0], pool.outputs[0]):
+        graph.tensors[f"{name}^T"] = graph.tensors[name]
+    assert check(graph) == ["Transpose", "MaxPool", "Transpose"]
+
+
 def test_what_is_square():
     def pool(*kernel):
         return lambda b, x: b.node("MaxPool", [x], kernel_shape=kernel)
