@@ -159,7 +159,8 @@ def _best(part: Part, output: Fields, images: Images, name: str) -> Run | None:
         **output,
     }
     runs: list[Run] = []
-    if any(place % config.grain for place in _walks(part, 0).values()):
+    places = [value for name, value in _walks(part, 0).items() if channels > 1 or not name.startswith("ofm")]
+    if any(place % config.grain for place in places):
         return None
     orders = tap_orders(part, config) if part.block_scales is None else scaled_taps(part, config)
     for fields, matrix, *scales in orders:
@@ -229,7 +230,8 @@ def _as_image(view: View) -> View:
     matrix = view.reshape((-1, view.shape[-1]))
     assert matrix is not None, view
     rows, channels = matrix.shape
-    return View(view.address, (1, channels, 1, rows), (0, matrix.strides[1], 0, matrix.strides[0]))
+    step = matrix.strides[0] if rows > 1 else 0  # an odd one, though never taken, is none for a memory of one port
+    return View(view.address, (1, channels, 1, rows), (0, matrix.strides[1], 0, step))
 
 
 def _second_operand(plan: Plan, step: Step) -> View | None:

@@ -54,11 +54,11 @@ def test_rows_of_a_strip_are_pairs():
 
 
 @pytest.mark.parametrize("arch", ["ecp5-8x16", "ice40-4x4"])
-@pytest.mark.parametrize(("shape", "pixels"), [((5, 24), 5), ((2, 3, 24), 6)])
+@pytest.mark.parametrize(("shape", "pixels"), [((1, 24), 1), ((5, 24), 5), ((2, 3, 24), 6)])
 def test_a_matrix_product_reads_every_row_once(shape, pixels, arch):
     b = Builder()
     x = b.dequantize(b.input("x", shape, "int8"), 0.05, 3)
-    weight = b.weight(np.random.default_rng(0).integers(-128, 128, (24, 16)).astype(np.int8), np.float32(0.01))
+    weight = b.weight(np.random.default_rng(0).integers(-128, 128, (24, 15)).astype(np.int8), np.float32(0.01))
     y = b.quantize(b.node("MatMul", [x, weight]), 0.1, 2)
     graph = load(b.model(y, types={y: ("int8", None)}))
     assert [d["pixels"] for d in layers(graph, arch) if d["opcode"] == isa.Opcode.CONV] == [pixels]
