@@ -159,8 +159,7 @@ def _best(part: Part, output: Fields, images: Images, name: str) -> Run | None:
         **output,
     }
     runs: list[Run] = []
-    places = [value for name, value in _walks(part, 0).items() if channels > 1 or not name.startswith("ofm")]
-    if any(place % config.grain for place in places):
+    if any(place % config.grain for place in _walks(part, 0).values()):
         return None
     orders = tap_orders(part, config) if part.block_scales is None else scaled_taps(part, config)
     for fields, matrix, *scales in orders:
