@@ -80,9 +80,9 @@ def test_other_operators_keep_upright_images():
 
 def test_images_are_exchanged_back_once_for_several_readers():
     def twice(b, x):
-        return b.node("Add", [b.node("Softmax", [x], axis=axis) for axis in (2, 3)])
+        return b.node("Add", [b.node("Flatten", [x]) for _ in range(2)])
 
-    assert check(network(maximum, twice)).count("Transpose") == 2
+    assert check(network(maximum, twice)) == ["Transpose", "MaxPool", "Transpose", "Reshape", "Reshape", "Add"]
 
 
 def test_names_that_are_taken():
