@@ -8,7 +8,7 @@ import pytest
 from tests.campaigns import campaign, edges, random_programs
 from tests.campaigns.registry import CAMPAIGNS
 
-TRIALS = {"program-files": 1500, "descriptors-machine": 1000, "graphs": 500, "checksums": 1000}
+TRIALS = {"program-files": 1500, "descriptors-machine": 1000, "graphs": 500, "checksums": 1000, "python-mutants": 200}
 ON_CORES = {"descriptors-core": 200, "programs": 300, "soft-errors": 300, "checksums-core": 300}
 
 
