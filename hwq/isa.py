@@ -154,7 +154,7 @@ DESCRIPTOR: tuple[Field, ...] = (
         "ifm_int4", 2, 24, 1, doc="CONV: operand bytes hold two channels of 4 bits, weight bytes the weights of both"
     ),
     _step("ifm_y_step", 3, "from a row's last pixel to the next row's first"),
-    Field("row_pixels", 4, 0, 16, nonzero=True, doc="output pixels in a row"),
+    Field("row_pixels", 4, 0, 16, nonzero=True, doc="output pixels in a row; with `strips` 2"),
     Field("strips", 4, 16, 16, doc="DEPTHWISE: strips of two output rows; 0: tiles along rows"),
     Field("pixels", 5, 0, 24, nonzero=True, doc="output pixels in all; with `strips`, in one strip"),
     Field("taps_y", 6, 0, 12, nonzero=True, doc="outer tap count"),

@@ -135,8 +135,9 @@ class Machine:
         shapeless = depthwise and ((d["short_from"] and d["span"] == 1) or d["residual"])
         if d["strips"]:
             unfit = d["span"] > self.config.strip_columns or d["taps_y"] >= pipeline.STRIP_STEPS
-            uneven = d["pixels"] % 2 or d["taps_x"] != 1 or d["repeats"] or d["short_from"]
-            shapeless = shapeless or unfit or uneven or not depthwise
+            uneven = d["pixels"] % 2 or d["row_pixels"] != 2
+            several = d["taps_x"] != 1 or d["repeats"] or d["short_from"]
+            shapeless = shapeless or unfit or uneven or several or not depthwise
         unary = d["opcode"] != isa.Opcode.VECTOR or not d["residual"] or d["reduce"] != isa.Reduce.MAX
         shapeless = shapeless or (d["product"] and unary)
         stray = any(int(word) & ~mask for word, mask in zip(words, self._legal, strict=True))

@@ -193,10 +193,11 @@ class Sequencer(wiring.Component):
         # a product is of two bytes
         is_depthwise, striped = read.opcode == isa.Opcode.DEPTHWISE, read.strips != 0
         unfit = (read.span > config.strip_columns) | (read.taps_y > pipeline.STRIP_STEPS - 1)
-        uneven = pixels[0] | (read.taps_x != 1) | (read.repeats != 0) | (read.short_from != 0)
+        uneven = pixels[0] | (read.row_pixels != 2 - tile_excess(config))
+        several = (read.taps_x != 1) | (read.repeats != 0) | (read.short_from != 0)
         unary = (read.opcode != isa.Opcode.VECTOR) | ~read.residual | (read.reduce != isa.Reduce.MAX)
         lost = is_depthwise & (((read.short_from != 0) & (read.span == 1)) | read.residual)
-        shapeless = lost | (striped & (unfit | uneven | ~is_depthwise)) | (read.product & unary)
+        shapeless = lost | (striped & (unfit | uneven | several | ~is_depthwise)) | (read.product & unary)
         narrow = read.int4 & (not config.int4 or read.opcode == isa.Opcode.VECTOR)
         bookless = not config.codebooks or (read.opcode == isa.Opcode.VECTOR) | read.int4
         known_book = read.codebook.matches(*isa.Codebook)
@@ -212,6 +213,7 @@ class Sequencer(wiring.Component):
         # the front layer isn't on the output path yet; the drain unit has ended; two layers are running
         ahead, drained, both = Signal(), Signal(), Signal()
         change = Signal()
+        resting = Signal()  # a program runs and no layer does
         on_mesh = (isa.Opcode.CONV, isa.Opcode.DEPTHWISE)
         m.d.sync += [
             halt.eq(upcoming.opcode == isa.Opcode.HALT),
@@ -228,23 +230,26 @@ class Sequencer(wiring.Component):
             known.eq(delayed(m, has_unit, late)),  # where there is time, what is found takes a cycle to be judged
             faulty.eq(delayed(m, Cat(*zero, *wrong), late).any()),
             inside.eq(next_pc < config.slots),
-            go.eq(loaded & inside & ~self.o_layer & self.o_busy),
+            go.eq(loaded & inside & resting),
             early.eq(may_begin & ~self.i_layer_done),
             change.eq(ahead & (drained | self.i_drained)),
             self.o_back_next.eq(change),
-            self.o_loading.eq(self.o_busy & ~self.o_layer),
+            self.o_loading.eq(resting),
         ]
         # late in its cycle; once it is so it stays so until a layer begins or the one that runs has ended
         m.d.sync += may_begin.eq(self.o_layer & ~both & ~self.i_fetching & may_overlap & may_be_followed)
         m.d.sync += [self.o_back.eq(0), *(start.eq(0) for start, _ in starts.values())]
-        begin = sound & (early | (self.o_busy & ~self.o_layer))
+        begin = sound & (early | resting)
         with m.If(begin):
             m.d.sync += sound.eq(0)
             m.d.sync += [starts[opcode][0].eq(upcoming.opcode == opcode) for opcode in on_mesh]
             m.d.sync += [next_pc.eq(next_pc + 1), loaded.eq(0)]
             if config.overlaps:
                 kinds = (upcoming.opcode == kind for kind in (isa.Opcode.DEPTHWISE, isa.Opcode.VECTOR))
-                m.d.sync += [self.o_front.eq(upcoming), Cat(self.o_front_depthwise, self.o_front_vector).eq(Cat(kinds))]
+                m.d.sync += Cat(self.o_front_depthwise, self.o_front_vector).eq(Cat(kinds))
+        if config.overlaps:
+            with m.If(sound & (may_begin | resting)):  # when it begins, or a cycle before: nobody reads it any more
+                m.d.sync += self.o_front.eq(upcoming)
         with m.If(begin if config.overlaps else self.o_retired):
             m.d.sync += [loading.eq(1), word.eq(0), stray.eq(0)]
         with m.If(self.i_drained):
@@ -254,9 +259,9 @@ class Sequencer(wiring.Component):
         with m.If(go):
             m.d.sync += self.o_pc.eq(next_pc)
             with m.If(halt):
-                m.d.sync += [self.o_busy.eq(0), self.o_done.eq(1), loaded.eq(0)]
+                m.d.sync += [self.o_busy.eq(0), resting.eq(0), self.o_done.eq(1), loaded.eq(0)]
             with m.Elif(~bad_opcode & ~bad_field):
-                m.d.sync += [ahead.eq(1), drained.eq(1), self.o_layer.eq(1)]
+                m.d.sync += [ahead.eq(1), drained.eq(1), self.o_layer.eq(1), resting.eq(0)]
         with m.If(change):
             m.d.sync += [self.o_back.eq(1), drained.eq(0), ahead.eq(0)]
             m.d.sync += self.o_vector.eq(self.o_front_vector)
@@ -273,7 +278,7 @@ class Sequencer(wiring.Component):
         with m.If(self.o_retired & both):
             m.d.sync += [both.eq(0), self.o_pc.eq(self.o_pc + 1)]
         with m.Elif(self.o_retired):
-            m.d.sync += self.o_layer.eq(0)
+            m.d.sync += [self.o_layer.eq(0), resting.eq(1)]
 
         with m.If(~self.o_layer | self.i_progress):
             m.d.sync += [idle_cycles.eq(0), stalled.eq(0)]
@@ -285,7 +290,7 @@ class Sequencer(wiring.Component):
             m.d.comb += error.eq(isa.ErrorCode.ILLEGAL_OPCODE)
         with m.Elif(go & bad_field):
             m.d.comb += error.eq(isa.ErrorCode.ILLEGAL_FIELD)
-        with m.Elif(self.o_busy & ~self.o_layer & ~inside):
+        with m.Elif(resting & ~inside):
             m.d.comb += error.eq(isa.ErrorCode.PC_RANGE)
         with m.Elif(self.o_layer & self.i_act_range):
             m.d.comb += error.eq(isa.ErrorCode.ACT_RANGE)
@@ -297,7 +302,7 @@ class Sequencer(wiring.Component):
             m.d.comb += error.eq(isa.ErrorCode.WATCHDOG)
         idle_fault = loaded & inside & (bad_opcode | bad_field) | ~inside
         layer_fault = self.i_act_range | self.i_weight_range | self.i_param_range | stalled
-        m.d.comb += failed.eq((self.o_layer & layer_fault) | (self.o_busy & ~self.o_layer & idle_fault))
+        m.d.comb += failed.eq((self.o_layer & layer_fault) | (resting & idle_fault))
         if config.parity:
             # a descriptor that isn't as it was written is neither HALT nor a layer, whatever it seems to be
             wrong_bytes, wrong_before, spoilt, bad_word = Signal(4), Signal(), Signal(), Signal()
@@ -321,6 +326,7 @@ class Sequencer(wiring.Component):
                 self.o_error.eq(error),
                 self.o_busy.eq(0),
                 self.o_layer.eq(0),
+                resting.eq(0),
                 ahead.eq(0),
                 both.eq(0),
                 loaded.eq(0),
@@ -335,6 +341,7 @@ class Sequencer(wiring.Component):
                 self.o_done.eq(0),
                 self.o_error.eq(0),
                 self.o_layer.eq(0),
+                resting.eq(0),
                 ahead.eq(0),
                 both.eq(0),
                 loading.eq(0),
@@ -344,6 +351,7 @@ class Sequencer(wiring.Component):
         with m.Elif(self.i_start & ~self.o_busy):
             m.d.sync += [
                 self.o_busy.eq(1),
+                resting.eq(1),
                 self.o_done.eq(0),
                 self.o_error.eq(0),
                 next_pc.eq(self.i_pc),
