@@ -90,7 +90,7 @@ def write_latency(config: ArrayConfig) -> int:
 
 
 def way(config: ArrayConfig) -> int:
-    """Cycles that bytes from memory have to come to the mesh: with two ports they come from all over a device."""
+    """Cycles of bytes from memory to the mesh, of an address from the host to a memory: with two ports they are far."""
     return 0 if config.one_port else 1
 
 
@@ -138,7 +138,7 @@ def vector_out(config: ArrayConfig) -> int:
 
 def bus_read(config: ArrayConfig) -> int:
     """Cycles from one word read over the bus to the next."""
-    return read_latency(config) + 4
+    return read_latency(config) + way(config) + 4
 
 
 def pause(config: ArrayConfig) -> int:

@@ -1,6 +1,6 @@
 """Depthwise unit: the steps of a layer whose channels have weights of their own."""
 
-from amaranth import Const, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -104,26 +104,31 @@ class Depthwise(wiring.Component):
         second, sent, walks = Signal(), Signal(), Signal()  # the run's second step; its weights are all sent; see below
         index = Signal.like(d.span)  # of the present step in the run, from its second on
         blocks_left, last_block, repeat = Signal.like(d.blocks), Signal(), Signal(2)
-        single, short, run_begin, ending = Signal(), Signal(), Signal(), Signal()
+        single, run_begin, ending, brief = Signal(), Signal(), Signal(), Signal()
         run_end, tap_end, last_run, second_ends, third_ends = (Signal() for _ in range(5))
         tap_done = Signal(attrs={"keep": 1})  # or synthesis puts a late `step` in front of what is known long before
         turn = Signal()  # the walker goes back to the map's first pixel
         m.d.sync += turn.eq(steps.step & steps.last & final)
-        spans = [delayed(m, d.span == 1 + more, 1) for more in range(4)]  # no step comes with the start
-        one_step, two_steps, three_steps = (
-            Mux(short, spans[more + 1], spans[more]) for more in range(3)
-        )  # of one pixel
-        beyond = Mux(short, *(delayed(m, (d.span - less)[: len(index)], 1) for less in (2, 1)))  # steps beyond pixels
-        alone = Const(1) if rows == 1 else ifm.final | ifm.row_final
+        # of a tap's runs: the steps beyond their pixels; with one pixel they have one, two, three
+        beyond, one_step, two_steps, three_steps = Signal.like(index), Signal(), Signal(), Signal()
+        runs = Cat(beyond, one_step, two_steps, three_steps)
+        whole, short = (
+            Cat((d.span - less)[: len(index)], *(d.span == less + more for more in range(3))) for less in (1, 2)
+        )
+        # whether a row's next tap is short, which it is from some tap on; no step comes with the start
+        short_next, first_short = Signal(), d.short_from == 1
+        before_short = delayed(m, d.short_from - 2, 1)
+        runs_after = Mux(~taps.row_end & short_next, short, whole)  # the next tap's
+        alone = Const(1) if rows == 1 else ifm.alone
         once = d.repeats == 0  # each tap is taken once
         m.d.comb += [
             steps.valid.eq(~turn),
             steps.midway.eq(~run_begin),
             pixels.eq(Mux(tile_begin, Mux(final, ifm.near, ifm.row_near), saved_pixels)),
             final.eq(Mux(tile_begin, ifm.tile_final, saved_final)),
-            # whether a step ends its run is known a step ahead, but for a run's first
+            # whether a step ends its run is known a step ahead, but for a tile's first
             single.eq(Mux(tile_begin, alone, saved_single)),
-            run_end.eq(Mux(run_begin, single & one_step, ending)),
+            run_end.eq(ending | (brief & alone)),
             second_ends.eq(Mux(single, two_steps, (pixels == 2) & one_step)),
             third_ends.eq(
                 ((saved_pixels == 1) & three_steps)
@@ -168,15 +173,21 @@ class Depthwise(wiring.Component):
                 saved_single.eq(single),
                 saved_final.eq(final),
                 left.eq(Mux(second, saved_pixels + beyond, left - 1)),
-                ending.eq(Mux(run_begin, second_ends, Mux(second, third_ends, left == 4))),
                 second.eq(run_begin),
                 sent.eq(Mux(run_begin, one_step, sent | (index == beyond))),
                 walks.eq(Mux(run_begin, ~single, walks & (index[: len(saved_pixels)] + 1 != saved_pixels))),
                 index.eq(Mux(run_begin, 1, index + 1)),
                 run_begin.eq(run_end),
                 cursor.eq(steps.address + d.ifm_x_step),
+                ending.eq(Mux(run_begin, second_ends, Mux(second, third_ends, left == 4))),
+                brief.eq(0),  # it ends its run if its tile has one pixel
             ]
             with m.If(run_end):
+                one_step_after = Mux(tap_end, runs_after[len(beyond)], one_step)
+                m.d.sync += [
+                    ending.eq(one_step_after & ~last_run & (run_begin | saved_single)),
+                    brief.eq(one_step_after & last_run),
+                ]
                 m.d.sync += [
                     cursor.eq(ifm.address + Mux(tap_end, taps.following, taps.offset)),
                     repeat.eq(Mux(tap_end, 0, repeat + 1)),
@@ -187,8 +198,21 @@ class Depthwise(wiring.Component):
                 with m.If(final):
                     m.d.sync += [blocks_left.eq(blocks_left - 1), last_block.eq(blocks_left == 2)]
         with m.If(taps.step):
-            m.d.sync += short.eq(~taps.row_end & (d.short_from != 0) & (taps.inner + 1 >= d.short_from))
+            m.d.sync += [
+                runs.eq(runs_after),
+                short_next.eq(Mux(taps.row_end, first_short, short_next | (taps.inner == before_short))),
+            ]
         with m.If(self.i_start):
-            m.d.sync += [short.eq(0), tile_begin.eq(1), run_begin.eq(1), repeat.eq(0), blocks_left.eq(d.blocks)]
-            m.d.sync += [tap_end.eq(once), last_block.eq(d.blocks == 1)]
+            m.d.sync += [
+                runs.eq(whole),
+                short_next.eq(first_short),
+                tile_begin.eq(1),
+                run_begin.eq(1),
+                ending.eq(0),
+                brief.eq(d.span == 1),
+                repeat.eq(0),
+                tap_end.eq(once),
+                blocks_left.eq(d.blocks),
+                last_block.eq(d.blocks == 1),
+            ]
         return m

@@ -1,6 +1,6 @@
 """Drain unit: reads finished tiles out of the mesh's shadow registers, `lanes` results a cycle."""
 
-from amaranth import Module, Mux, Signal, Value
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -38,6 +38,7 @@ class Drain(wiring.Component):
     i_clear : stop
     i_last, i_strips : a tile's last step is being issued, in strips; it may be of the layer after `i_descriptor`
     o_read : row `o_row`, group `o_group` of the block is being read
+    o_selected : one bit for each row and `lanes` columns: these; not with one port
     o_columns, o_pairs, o_high : its columns, the `lanes` from ``lanes * o_columns`` on; they hold two channels each;
         the high one is meant
     o_valid : the row holds a pixel
@@ -84,6 +85,7 @@ class Drain(wiring.Component):
                 "param_base": Out(BaseControl(param_address_shape(config))),
                 "ofm": Out(WalkerControl(config)),
             }
+            | ({} if config.one_port else {"o_selected": Out(config.rows * config.groups)})
         )
 
     def elaborate(self, platform):
@@ -142,7 +144,9 @@ class Drain(wiring.Component):
 
         # a tile's pixels are counted in its first row; all that must be known at once is whether it's the only one
         last_row, single, row_begin = Signal(range(rows)), Signal(), Signal(init=1)
-        ending = Signal()  # not the first row and the last that is read: the tile's in the last group, else the mesh's
+        # not the first row and the last that is read: the tile's in the last group, else the mesh's; the first row,
+        # which is the last one if there is a single one
+        ending, brief = Signal(), Signal()
         in_row = Mux(stops, self.ofm.row_near, rows)
         m.d.comb += single.eq(self.ofm.final | (stops & self.ofm.row_final) | (rows == 1))
         this_last = Mux(row_begin, Mux(self.ofm.near < in_row, self.ofm.near, in_row) - 1, last_row)
@@ -151,13 +155,7 @@ class Drain(wiring.Component):
             offset.eq(self.o_group * lanes),
             columns_end.eq(self.o_columns == config.groups - 1),
             self.o_pairs.eq(wide & ~depthwise & (~last_block | (d.last_channels > cols))),
-            row_end.eq(
-                Mux(
-                    row_begin,
-                    Mux(group_end | config.one_port, single, rows == 1),
-                    ending,
-                )
-            ),
+            row_end.eq(Mux(row_begin, single, ending) if config.one_port else ending | (brief & single)),
             self.o_sum_end.eq(self.o_read & row_end & group_end),
             tile_end.eq(self.o_sum_end & self.o_last),
             self.o_row_end.eq(group_end),
@@ -178,7 +176,7 @@ class Drain(wiring.Component):
             self.ofm_base.move.eq(self.ofm.start & (self.i_start | last_strip)),
             self.ofm_base.base.eq(self.ofm.base),
             self.ofm.step.eq(self.o_read & (group_end if config.one_port else exists)),
-            self.ofm.rewind.eq(0 if config.one_port else self.o_read & row_end & ~tile_end),
+            self.ofm.rewind.eq(0 if config.one_port else self.o_read & row_end & ~(group_end & self.o_last)),
             self.ofm.commit.eq(tile_end),
         ]
         with m.If(self.ofm.start):
@@ -190,6 +188,10 @@ class Drain(wiring.Component):
                 if config.strip_columns:
                     m.d.sync += last_strip.eq(d.strips <= 1)
 
+        def begin_group(last: Value) -> None:
+            """Go to the first row of a group, the block's last or not."""
+            m.d.sync += [group_end.eq(last), brief.eq(last | (rows == 1))]
+
         # of a tile of one row nobody asks whether its second row is its last
         second_last = (self.ofm.near == 2) | (stops & (self.ofm.row_near == 2))
         to_last = Mux(row_begin, second_last, self.o_row + 1 == last_row)
@@ -200,17 +202,27 @@ class Drain(wiring.Component):
                     self.o_row.eq(Mux(row_end, 0, self.o_row + 1)),
                     row_begin.eq(row_end),
                     exists.eq(row_end | Mux(row_begin, ~single, self.o_row < last_row)),
-                    ending.eq(Mux(group_end | config.one_port, to_last, self.o_row == rows - 2)),
+                    ending.eq(~row_end & Mux(group_end | config.one_port, to_last, self.o_row == rows - 2)),
+                    brief.eq(0),
                 ]
             with m.If(group_after):
                 block_left = Mux(last_block, d.last_channels, block_channels)
+                begin_group(Mux(group_end, block_left <= lanes, channels_left <= 2 * lanes))
                 m.d.sync += [
                     channels_left.eq(Mux(group_end, block_left, channels_left - lanes)),
-                    group_end.eq(Mux(group_end, block_left <= lanes, channels_left <= 2 * lanes)),
                     self.o_group.eq(Mux(group_end, 0, self.o_group + 1)),
                     self.o_columns.eq(Mux(group_end | columns_end, 0, self.o_columns + 1)),
                     self.o_high.eq(~group_end & (self.o_high | columns_end)),
                 ]
+        if not config.one_port:
+            # a register for each place, so that what it selects is one wire away
+            with m.If(self.o_read):
+                first_columns = group_end | columns_end
+                entered = [first_columns, *(~first_columns & (self.o_columns == c) for c in range(config.groups - 1))]
+                passed = self.o_selected[: -config.groups]
+                m.d.sync += self.o_selected.eq(Mux(row_end, Cat(entered), passed << config.groups))
+            with m.If(self.i_start):
+                m.d.sync += self.o_selected.eq(1)
         if not config.block_scales:
             m.d.comb += self.o_last.eq(1)
         else:
@@ -234,16 +246,17 @@ class Drain(wiring.Component):
                 blocks_left.eq(blocks_left - 1),
                 last_block.eq(blocks_left == 2),
                 channels_left.eq(next_channels),
-                group_end.eq(next_channels <= lanes),
             ]
+            begin_group(next_channels <= lanes)
 
         start_channels = Mux(d.blocks == 1, d.last_channels, first_channels)
         with m.If(self.i_start):
+            begin_group(start_channels <= lanes)
             m.d.sync += [
                 blocks_left.eq(d.blocks),
                 last_block.eq(d.blocks == 1),
                 channels_left.eq(start_channels),
-                group_end.eq(start_channels <= lanes),
+                ending.eq(0),
                 self.o_row.eq(0),
                 row_begin.eq(1),
                 exists.eq(1),

@@ -18,7 +18,7 @@ class HostPort(wiring.Component):
 
     Without `config.monitor` memories but activation memory read 0, and so do the registers that aren't there.
 
-    Latency: a write is acknowledged one cycle after its request, a read `read_latency` + 3 cycles after. Throughput:
+    Latency: a write is acknowledged one cycle after its request, a read `bus_read` - 1 cycles after. Throughput:
     one transfer at a time. Backpressure: `ack`.
 
     Members
@@ -27,8 +27,8 @@ class HostPort(wiring.Component):
     o_offset : byte offset in the window of the transfer
     o_read, o_write : regions being read, written (one bit each), from a cycle after the request on
     o_data, o_mask : data and byte enables of the write
-    i_program, i_param, i_weight, i_profile, i_table, i_act : the memories' words, at most `read_latency` cycles after
-        the address
+    i_program, i_param, i_weight, i_profile, i_table, i_act : the memories' words, at most `read_latency` + `way` cycles
+        after the address
     o_start, o_clear, o_pc, o_watchdog : control
     i_busy, i_done, i_error, i_pc : status
     i_count : one bit for each of `config.counters`, the cycle counts there
@@ -36,8 +36,8 @@ class HostPort(wiring.Component):
 
     def __init__(self, config: ArrayConfig):
         self._digest = int(config.digest()[:8], 16)
-        self._read_latency = pipeline.read_latency(config)
-        self._late = 0 if config.one_port else 1  # memories are far from the bus, and have registers of their own
+        self._wait = pipeline.bus_read(config) - 2
+        self._way = pipeline.way(config)
         self._counters, self._monitor = config.counters, bool(config.monitor)
         regions = len(isa.Region)
         super().__init__(
@@ -70,18 +70,18 @@ class HostPort(wiring.Component):
         """Return the module."""
         m = Module()
         bus = self.bus
-        request, waited = Signal(), Signal(range(self._read_latency + 3))
+        request, waited = Signal(), Signal(range(self._wait + 1))
         region = bus.adr[isa.REGION_SHIFT - 2 :]
         m.d.comb += [
             request.eq(bus.cyc & bus.stb & ~bus.ack),
             # what a transfer begins with it keeps for two cycles
-            self.o_offset.eq(delayed(m, bus.adr[: isa.REGION_SHIFT - 2], self._late) << 2),
-            self.o_data.eq(delayed(m, bus.dat_w, self._late)),
-            self.o_mask.eq(delayed(m, bus.sel, self._late)),
+            self.o_offset.eq(delayed(m, bus.adr[: isa.REGION_SHIFT - 2], self._way) << 2),
+            self.o_data.eq(delayed(m, bus.dat_w, self._way)),
+            self.o_mask.eq(delayed(m, bus.sel, self._way)),
         ]
         m.d.sync += bus.ack.eq(0)
         with m.If(request):
-            with m.If(bus.we | (waited == self._read_latency + 2)):
+            with m.If(bus.we | (waited == self._wait)):
                 m.d.sync += [bus.ack.eq(1), waited.eq(0)]
             with m.Else():
                 m.d.sync += waited.eq(waited + 1)

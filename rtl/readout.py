@@ -15,7 +15,7 @@ from rtl.pipeline import delayed
 
 
 class Readout(wiring.Component):
-    """Select row `i_row` and the `lanes` columns from ``lanes * i_columns`` on.
+    """Select `lanes` neighbouring columns of a row.
 
     A register behind each shadow register is reset while the PE isn't selected, which costs no lookup table, so that
     what remains is to join them all by OR: a quarter of a multiplexer.
@@ -24,7 +24,7 @@ class Readout(wiring.Component):
 
     Members
     -------
-    i_row, i_columns : the PEs
+    i_selected : the PEs, by a bit for each row and `lanes` columns, at index row * groups + group
     i_pairs, i_high : with `int4`, their shadow registers hold two sums; the high one is meant
     i_shadow : sum of PE (p, c) at index p * cols + c
     o : for each lane the sum, four cycles after its PE was selected
@@ -37,8 +37,7 @@ class Readout(wiring.Component):
         shadows = data.ArrayLayout(shadow_shape(config.int4, config.sum_bits), config.rows * config.cols)
         super().__init__(
             {
-                "i_row": In(range(config.rows)),
-                "i_columns": In(range(config.groups)),
+                "i_selected": In(config.rows * config.groups),
                 "i_pairs": In(1),
                 "i_high": In(1),
                 "i_shadow": In(shadows),
@@ -57,7 +56,7 @@ class Readout(wiring.Component):
             for group in range(groups):
                 # the registers' reset itself, so that no lookup table is on its way
                 others = Signal(name=f"others_{row}_{group}")
-                m.d.comb += others.eq(delayed(m, (self.i_row != row) | (self.i_columns != group), selection))
+                m.d.comb += others.eq(delayed(m, ~self.i_selected[row * groups + group], selection))
                 for lane in range(lanes):
                     shadow = Value.cast(self.i_shadow[row * config.cols + group * lanes + lane])
                     kept = Signal(len(shadow), name=f"kept_{row}_{group}_{lane}", reset_less=True)

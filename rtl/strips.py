@@ -45,7 +45,7 @@ class Strips(wiring.Component):
         config, d, steps = self._config, self.i_descriptor, self.steps
         width, height = config.strip_columns, pipeline.STRIP_STEPS
 
-        y = Signal(range(height))
+        y, next_y = Signal(range(height)), Signal(range(height))
         column = Signal(range(width))  # within the tile
         pixels_left = Signal.like(
             d.pixels
@@ -63,10 +63,12 @@ class Strips(wiring.Component):
         with m.If(delayed(m, self.i_start, 1)):
             m.d.sync += [flush_left.eq(flush), strip_last.eq(flush_one)]
         last_column = delayed(m, (d.span - 1)[: len(column)], 1)
-        # of a column's steps: has the kernel such a row, have both output rows' kernels; no step comes with the start
+        # of a column's steps: has the kernel such a row, has one of both output rows' kernels; no step comes with the
+        # start. Of the present step they are in registers
+        has_row, has_rows = Signal(), Signal()
         in_kernel, in_rows = (delayed(m, Cat(step < d.taps_y + more for step in range(height)), 1) for more in (0, 1))
         m.d.comb += [
-            column_end.eq(y == height - 1),
+            next_y.eq(Mux(column_end, 0, y + 1)),
             single.eq(last_strip & d.short_strip),
             strip_end.eq(column_end & strip_last),
             steps.end.eq(strip_end & last_strip),
@@ -74,11 +76,11 @@ class Strips(wiring.Component):
             steps.valid.eq(1),
             steps.midway.eq(~begin),
             steps.address.eq(cursor),
-            steps.read.eq(Mux(single, in_kernel, in_rows).bit_select(y, 1)),
+            steps.read.eq(Mux(single, has_row, has_rows)),
             steps.count.eq(Mux(last_block, d.last_channels, config.depthwise_cols)),
             steps.begin.eq(begin),
             steps.lead.eq(height * d.span),
-            steps.zero.eq(flushing | (column >= d.span) | ~in_kernel.bit_select(y, 1)),
+            steps.zero.eq(flushing | (column >= d.span) | ~has_row),
             steps.first.eq((column == 0) & (y == 0) & ~flushing),
             steps.last.eq(tile_last),
             steps.pixels.eq(Mux(steps.map_end, (pixels_left + excess)[: len(steps.pixels)], 2 * width)),
@@ -87,7 +89,13 @@ class Strips(wiring.Component):
             steps.last_block.eq(last_block),
         ]
         with m.If(steps.step):
-            m.d.sync += [begin.eq(0), y.eq(Mux(column_end, 0, y + 1)), cursor.eq(cursor + d.tap_y_step)]
+            m.d.sync += [
+                begin.eq(0),
+                y.eq(next_y),
+                column_end.eq(y == height - 2),
+                Cat(has_row, has_rows).eq(Cat(rows.bit_select(next_y, 1) for rows in (in_kernel, in_rows))),
+                cursor.eq(cursor + d.tap_y_step),
+            ]
             with m.If(column_end):
                 following = Signal(address_shape(config))
                 m.d.comb += following.eq(column_base + d.ifm_x_step)
@@ -125,6 +133,9 @@ class Strips(wiring.Component):
                 begin.eq(1),
                 flushing.eq(0),
                 y.eq(0),
+                column_end.eq(0),
+                has_row.eq(1),
+                has_rows.eq(1),
                 column.eq(0),
                 pixels_left.eq(d.pixels),
                 strips_left.eq(d.strips),

@@ -154,18 +154,16 @@ class Accelerator(wiring.Component):
             self.error.eq(sequencer.o_error != 0),
             self.irq.eq((sequencer.o_done | self.error) & ~host.o_start),
         ]
+        way = pipeline.way(config)
         windows = [(params, isa.Region.PARAM), (weights, isa.Region.WEIGHT)]
         if not config.small:
             m.d.comb += host.i_table.eq(post.o_window)
             windows.append((post, isa.Region.TABLE))
         for ram, region in windows:
-            m.d.comb += [
-                ram.i_window_address.eq(window),
-                ram.i_window_read.eq(readable[region]),
-                ram.i_window_write.eq(write[region]),
-                ram.i_window_mask.eq(host.o_mask),
-                ram.i_window_data.eq(host.o_data),
-            ]
+            asked = {"read": readable[region], "write": write[region]}
+            asked |= {"address": window, "mask": host.o_mask, "data": host.o_data}
+            for name, value in asked.items():
+                m.d.comb += getattr(ram, f"i_window_{name}").eq(delayed(m, value, way))
 
         # units: start, addresses
         abort = sequencer.o_abort
@@ -341,7 +339,6 @@ class Accelerator(wiring.Component):
             issue.i_part.eq(delayed(m, fetch.o_part, parting)),
         ]
         # an abort comes as late: the units have stopped by then
-        way = pipeline.way(config)
         abort_n, word = ~delayed(m, abort, way), delayed(m, act.o_data.as_value(), way)
         steps = [issue.o_step & ~use_depthwise, issue.o_take]
         step, take = (delayed(m, signal & abort_n, pipeline.issue_to_edge(config) - 2 - way) for signal in steps)
@@ -364,7 +361,10 @@ class Accelerator(wiring.Component):
         if not config.small:
             taken |= {"first": issue.o_first, "strips": use_strips}
         control = delayed(m, Cat(taken.values()), pipeline.issue_to_edge(config))
-        column_bytes = delayed(m, word, pipeline.issue_to_edge(config) - pipeline.read_latency(config) - way)
+        until_edge = pipeline.issue_to_edge(config) - pipeline.read_latency(config) - way
+        column_bytes = delayed(
+            m, word, until_edge, alone=not config.one_port
+        )  # not the vector unit's, which lies apart
         pairs = issue.o_pairs | use_dots
         unpacks = config.int4 or config.codebooks
         until_word = pipeline.issue_to_edge(config) - (WeightUnpack.LATENCY if unpacks else 1)
@@ -480,8 +480,7 @@ class Accelerator(wiring.Component):
                 ]
             else:
                 m.d.comb += [
-                    readout.i_row.eq(drain.o_row),
-                    readout.i_columns.eq(drain.o_columns),
+                    readout.i_selected.eq(drain.o_selected),
                     readout.i_pairs.eq(drain.o_pairs | drain_dots),
                     readout.i_high.eq(drain.o_high | drain_dots),
                 ]
@@ -553,8 +552,8 @@ class Accelerator(wiring.Component):
         )
         if config.parity:
             in_program = readable[isa.Region.PROGRAM] & below(window, config.slots * isa.SLOT_WORDS)
-            weight_used = delayed(m, weight_read, ahead) | readable[isa.Region.WEIGHT]
-            param_used = post.i_valid | delayed(m, readable[isa.Region.PARAM], params.latency)
+            weight_used = delayed(m, weight_read, ahead) | weights.i_window_read
+            param_used = post.i_valid | delayed(m, params.i_window_read, params.latency)
             found = [
                 act.o_wrong,
                 weights.o_wrong & delayed(m, weight_used, weights.latency + 2),

@@ -81,14 +81,15 @@ class Vector(wiring.Component):
         taps_x_left, taps_y_left = Signal.like(d.taps_x), Signal.like(d.taps_y)
         first_tap, second_operand, go = Signal(), Signal(), Signal()
         tap_row_end, last_row, taps_end, result_end = Signal(), Signal(), Signal(), Signal()
-        pixel_end, last_group, at_end = Signal(), Signal(), Signal()
+        pixel_end, last_group, at_end, at_pixel_end = Signal(), Signal(), Signal(), Signal()
+        end_after, last_group_after = Signal(), Signal()
         one_group, one_tap = d.blocks == 1, (d.taps_x == 1) & (d.taps_y == 1) & ~d.residual
         m.d.comb += [
             taps_end.eq(tap_row_end & last_row),
             self.o_midway.eq(self.o_running & second_operand),
             go.eq(self.o_running & (self.o_midway | ~self.i_blocked)),
             result_end.eq(go & at_end),
-            pixel_end.eq(result_end & last_group),
+            pixel_end.eq(go & at_pixel_end),
             self.o_read.eq(go),
             next_offset.eq(Mux(last_group, 0, offset + lanes)),
             self.o_address.eq(
@@ -107,16 +108,19 @@ class Vector(wiring.Component):
                     row_end_after.eq(Mux(tap_row_end, d.taps_x == 1, taps_x_left == 2)),
                     last_row_after.eq(Mux(tap_row_end, taps_y_left == 2, last_row)),
                 ]
+                m.d.comb += end_after.eq(Mux(d.residual, taps_end, row_end_after & last_row_after))
                 m.d.sync += [
                     tap.eq(tap + Mux(tap_row_end, d.tap_y_step, d.tap_x_step)),
                     taps_x_left.eq(Mux(tap_row_end, d.taps_x, taps_x_left - 1)),
                     taps_y_left.eq(taps_y_left - tap_row_end),
                     tap_row_end.eq(row_end_after),
                     last_row.eq(last_row_after),
-                    at_end.eq(Mux(d.residual, taps_end, row_end_after & last_row_after)),
+                    at_end.eq(end_after),
+                    at_pixel_end.eq(end_after & last_group),
                     second_operand.eq(taps_end & d.residual),
                 ]
             with m.If(result_end):
+                m.d.comb += last_group_after.eq(Mux(last_group, one_group, groups_left == 2))
                 m.d.sync += [
                     first_tap.eq(1),
                     second_operand.eq(0),
@@ -126,10 +130,11 @@ class Vector(wiring.Component):
                     tap_row_end.eq(d.taps_x == 1),
                     last_row.eq(d.taps_y == 1),
                     at_end.eq(one_tap),
+                    at_pixel_end.eq(one_tap & last_group_after),
                     offset.eq(next_offset),
                     group.eq(Mux(last_group, 0, group + 1)),
                     groups_left.eq(Mux(last_group, d.blocks, groups_left - 1)),
-                    last_group.eq(Mux(last_group, one_group, groups_left == 2)),
+                    last_group.eq(last_group_after),
                 ]
             with m.If(pixel_end & self.ifm.final):
                 m.d.sync += self.o_running.eq(0)
@@ -165,11 +170,11 @@ class Vector(wiring.Component):
         on_the_way = latency - pipeline.read_latency(config) - 1
         assert on_the_way >= 1  # the bytes come out of a rotator, late in their cycle
         arrived = self.i_data.shape()(delayed(m, self.i_data, on_the_way, alone=True))
-        sums, added = d.reduce == isa.Reduce.SUM, Signal()
+        sums = d.reduce == isa.Reduce.SUM
         totals = delayed(m, sums, 1)  # no result comes with the start
-        m.d.sync += added.eq(sums & ~stages[-3].first)
         for lane in range(lanes):
             value, acc = arrived[lane], self.o_acc[lane]
+            added = delayed(m, sums & ~stages[-3].first, 1, alone=not config.one_port)  # lanes are far apart
             total = Signal(acc.shape(), name=f"total_{lane}")
             m.submodules[f"adder_{lane}"] = adder = MaskedAdder(len(acc), whole=True)
             m.d.comb += [
@@ -209,6 +214,7 @@ class Vector(wiring.Component):
                 tap_row_end.eq(d.taps_x == 1),
                 last_row.eq(d.taps_y == 1),
                 at_end.eq(one_tap),
+                at_pixel_end.eq(one_tap & one_group),
             ]
         with m.If(self.i_clear):
             m.d.sync += [self.o_running.eq(0), *(stage.emit.eq(0) for stage in stages[1:])]

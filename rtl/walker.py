@@ -23,7 +23,7 @@ class WalkerControl(wiring.Signature):
     near, row_near : pixels from the current one to the last of all, of its row, but at most the mesh's rows
     more : there are more than the mesh's rows
     tile_final : a tile of one row of the map, from the current pixel on, ends with the last of all
-    row_final : the current pixel is its row's last
+    row_final, alone : the current pixel is its row's last; that or the last of all
     """
 
     def __init__(self, config: ArrayConfig):
@@ -41,6 +41,7 @@ class WalkerControl(wiring.Signature):
                 "more": In(1),
                 "tile_final": In(1),
                 "row_final": In(1),
+                "alone": In(1),
             }
         )
 
@@ -79,9 +80,8 @@ class PixelWalker(wiring.Component):
         m = Module()
         control = self.control
         row_left, left = Signal.like(self.i_row_pixels), Signal.like(self.i_pixels)  # the current one counted
-        told = Cat(
-            *(getattr(control, name) for name in ("row_near", "row_final", "near", "final", "more", "tile_final"))
-        )
+        told = ("row_near", "row_final", "near", "final", "more", "tile_final", "alone")
+        told = Cat(getattr(control, name) for name in told)
 
         def pixel(address, row_left, left):
             """Return all that registers have of a pixel."""
@@ -121,7 +121,8 @@ class PixelWalker(wiring.Component):
         """Return what `control` tells of a pixel with so many left in its row and in all, from `row_near` on."""
         low = ceil_log2(self._rows)
         tile_final = (left < 0) & ((row_left >= 0) | (left[:low] <= row_left[:low]))
-        return Cat(self._near(row_left), self._near(left), left >= 0, tile_final)
+        in_row, in_all = self._near(row_left), self._near(left)
+        return Cat(in_row, in_all, left >= 0, tile_final, in_row[-1] | in_all[-1])
 
     def _near(self, left):
         """Return of pixels less `tile_excess` how many there are, at most a tile's, and whether there is one."""

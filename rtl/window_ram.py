@@ -1,6 +1,6 @@
 """Memory of wide words with a 32-bit window: weights and parameters."""
 
-from amaranth import Array, Module, Mux, Signal, Value
+from amaranth import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -133,8 +133,14 @@ class WindowRam(wiring.Component):
                 write_port.en.eq(enables[upper]),
             ]
             words.append(delayed(m, read_port.data, between))
-        upper_read = delayed(m, address >= base, 1 + between)
-        word = Mux(upper_read, words[-1], words[0])
+        word = words[0]
+        if rest:
+            # of which memory it is; where the bytes of a word lie far apart, each has that in a register of its own
+            upper_read, copies = delayed(m, address >= base, between), self._word_bytes if between else 1
+            width = len(word) // copies
+            choices = [delayed(m, upper_read, 1, alone=copies > 1) for _ in range(copies)]
+            pairs = ([half[width * copy :][:width] for half in words] for copy in range(copies))
+            word = Cat(Mux(choice, upper, lower) for choice, (lower, upper) in zip(choices, pairs, strict=True))
         if self._parity:
             data, wrong = checked(delayed(m, word, behind))
             m.d.comb += self.o_word.eq(data)
