@@ -38,6 +38,7 @@ prove: $(DEV_STAMP)
 campaign: $(DEV_STAMP)
 	HWQ_LINK_FRAMES=100000 HWQ_LINK_RTL_FRAMES=1000 \
 	    $(RUN) pytest -n auto tests/link/test_faults.py tests/link/test_rtl_device.py --durations=0 -vv
+	$(RUN) pytest -n auto --dist loadgroup -m large
 	$(RUN) tests.campaigns program-files --trials 1000000
 	$(RUN) tests.campaigns descriptors-machine --trials 1000000
 	$(RUN) tests.campaigns descriptors-core --trials 10000
@@ -48,6 +49,7 @@ campaign: $(DEV_STAMP)
 	$(RUN) tests.campaigns checksums-core --trials 40000
 	HWQ_BOARD=colorlight-i5 $(RUN) pytest tests/boards/test_flow.py -k every_folder -vv
 	$(RUN) tests.campaigns python-mutants --trials 1000
+	$(RUN) tests.campaigns rtl-mutants --trials 1001
 
 coverage: $(DEV_STAMP)
 	$(RUN) tests.coverage

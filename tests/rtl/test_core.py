@@ -10,6 +10,7 @@ from hwq import isa, timing
 from hwq.errors import DeviceError
 from hwq.overlap import mark_early
 from tests import programs
+from tests.campaigns import cores
 from tests.rtl.lockstep import compare, load
 from tests.test_machine import ACT_INT4_CASES, CODEBOOK_CASES, INT4_CASES, LEGAL, PRODUCT, SCALED_CASES, blank
 
@@ -20,12 +21,15 @@ TABLES = dict(zip(SHAPES, (1, 4, 0, 3, 16, 5, 2), strict=True))
 
 PROGRAMS = 80
 
-ARRAYS = [(shape, 4, 1, 4 if shape[3] > 1 else 8) for shape in SHAPES] + [(shape, 8, 0, 8) for shape in SHAPES[1:5]]
+ARRAYS = [(shape, 4, 1, 4 if shape[3] > 1 else 8) for shape in SHAPES[:-1]]
+ARRAYS += [(shape, 8, 0, 8) for shape in SHAPES[1:5]]
 ARRAYS += [(SHAPES[2], 4, 0, 8), (SHAPES[2], 8, 1, 8), (SHAPES[3], 4, 0, 8)]
 """Shapes, the width of the narrowest weights, whether there are codebooks, and the width of activations."""
 
+LARGE = pytest.param(SHAPES[-1], 4, 1, 4, marks=pytest.mark.large)
 
-@pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), ARRAYS, ids=str)
+
+@pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), [*ARRAYS, LARGE], ids=str)
 @pytest.mark.xdist_group("verilator")
 def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits, codebooks, act_bits):
     widths = {"weight_bits": weight_bits, "codebooks": codebooks, "act_bits": act_bits, "block_scales": codebooks}
@@ -189,6 +193,26 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
         driver.start(0)
     driver.clear()
     compare(driver, programs.random_machine(machine.config, np.random.default_rng(3), 3))
+
+
+STRIP = {"opcode": isa.Opcode.DEPTHWISE, "strips": 1, "pixels": 4, "row_pixels": 2, "ofm_x_step": 1, "ofm_y_step": 1}
+UNFIT = [{"row_pixels": 3}, {"row_pixels": 1}, {"pixels": 3}, {"taps_x": 2}, {"repeats": 1}, {"taps_y": 4}, {"span": 4}]
+
+
+@pytest.mark.parametrize("change", [{}, *UNFIT], ids=str)
+@pytest.mark.xdist_group("verilator")
+def test_strips_have_pairs_of_pixels_and_a_small_kernel(accelerator, change):
+    config = cores.ARRAYS[2]
+    driver, machine = accelerator(config), programs.random_memories(config, np.random.default_rng(1))
+    programs.set_program(machine, [isa.complete(LEGAL | STRIP | change)])
+    if not change:
+        compare(driver, machine)
+        return
+    load(driver, machine)
+    assert machine.run().error is isa.ErrorCode.ILLEGAL_FIELD
+    with pytest.raises(DeviceError, match="slot 0: ILLEGAL_FIELD"):
+        driver.start(0)
+    driver.clear()
 
 
 FORMS = [({}, {"int4": 1} | changes, error) for changes, error in INT4_CASES]
