@@ -79,6 +79,11 @@ class FaultyBus(VerilatorBus):
         return stopped or super().wait(max_cycles - cycle)
 
 
+def open_library(text: str) -> FaultyBus:
+    """Return the bus of a fresh accelerator in Verilog, top module ``top``, of which it shows what is public."""
+    return FaultyBus(build(text, product=_PRODUCT))
+
+
 def open_bus(config: ArrayConfig, registers: str = "") -> FaultyBus:
     """Return the bus of a fresh accelerator of `config`; raises as `sim.verilator_bus.open_bus`.
 
@@ -89,4 +94,4 @@ def open_bus(config: ArrayConfig, registers: str = "") -> FaultyBus:
     if registers:
         chosen = re.compile(rf"module \\?{registers}")
         parts = [_REGISTER.sub(public, part) if chosen.match(part) else part for part in parts]
-    return FaultyBus(build("".join(parts), product=_PRODUCT))
+    return open_library("".join(parts))

@@ -9,6 +9,7 @@ from tests.campaigns import (
     program_files,
     python_mutants,
     random_programs,
+    rtl_mutants,
     soft_errors,
 )
 from tests.campaigns.campaign import bound, load
@@ -22,6 +23,7 @@ CAMPAIGNS = {
         random_programs,
         graphs,
         python_mutants,
+        rtl_mutants,
         soft_errors,
     )
 }

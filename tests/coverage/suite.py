@@ -27,19 +27,24 @@ ERRORS = ("PC_RANGE", "WEIGHT_RANGE", "PARAM_RANGE", "ACT_RANGE", "ILLEGAL_FIELD
 
 def run(driver: Driver, trials: int) -> None:
     """Run so many random programs, and of everything else a part of that."""
+    for index in range(trials):
+        trial(driver, index)
+
+
+def trial(driver: Driver, index: int) -> None:
+    """Run a random program, and after some of them something else."""
+    rng = np.random.default_rng([NUMBER, index])
     with cores.instead(driver):
-        for index in range(trials):
-            rng = np.random.default_rng([NUMBER, index])
-            random_programs.run(random_programs.draw(rng, driver.config))
-            if index % 2 == 0:
-                random_programs.run(failing(driver.config, rng, ERRORS[index // 2 % len(ERRORS)]))
-            if index % 2 == 0:
-                descriptors_core.trial(driver.config, rng)
-            if index % 5 == 0:
-                aborted(driver, rng)
-                watched(driver, rng)
-            if index % 10 == 0:
-                moved(driver, rng)
+        random_programs.run(random_programs.draw(rng, driver.config))
+        if index % 2 == 0:
+            random_programs.run(failing(driver.config, rng, ERRORS[index // 2 % len(ERRORS)]))
+        if index % 2 == 0:
+            descriptors_core.trial(driver.config, rng)
+        if index % 5 == 0:
+            aborted(driver, rng)
+            watched(driver, rng)
+        if index % 10 == 0:
+            moved(driver, rng)
 
 
 def failing(config: ArrayConfig, rng: np.random.Generator, error: str) -> random_programs.Case:
@@ -81,7 +86,7 @@ def watched(driver: Driver, rng: np.random.Generator) -> None:
 
 
 def moved(driver: Driver, rng: np.random.Generator) -> None:
-    """Write and read every word of every window, and words beyond them."""
+    """Write and read every word of every window: all bits set, none or some; and words beyond them."""
     config = driver.config
     sizes = {
         isa.Region.PROGRAM: config.slots * isa.SLOT_WORDS,
@@ -90,12 +95,15 @@ def moved(driver: Driver, rng: np.random.Generator) -> None:
         isa.Region.ACT: config.act_bytes // 4,
         isa.Region.TABLE: config.tables * isa.TABLE_ENTRIES // 4,
     }
+    which = rng.integers(3)
     for region, size in sizes.items():
-        for image in (rng.integers(0, 1 << 32, size, np.uint32), ~np.zeros(size, np.uint32), np.zeros(size, np.uint32)):
-            driver.bus.write(isa.bus_address(region, 0), image)
-            found = driver.bus.read(isa.bus_address(region, 0), size)
-            if region is isa.Region.ACT or (config.monitor and region is isa.Region.PROGRAM):
-                assert (found == image).all(), region.name
+        image = (rng.integers(0, 1 << 32, size, np.uint32), ~np.zeros(size, np.uint32), np.zeros(size, np.uint32))[
+            which
+        ]
+        driver.bus.write(isa.bus_address(region, 0), image)
+        found = driver.bus.read(isa.bus_address(region, 0), size)
+        if region is isa.Region.ACT or (config.monitor and region is isa.Region.PROGRAM):
+            assert (found == image).all(), region.name
     for address in (0, 4 * len(isa.REGISTERS), isa.bus_address(isa.Region.PROFILE, 0), (1 << 28) - 64):
         driver.bus.read(address, 16)
     for address in (isa.bus_address(isa.Region.PROFILE, 0), (1 << 28) - 64):
