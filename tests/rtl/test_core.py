@@ -23,13 +23,13 @@ PROGRAMS = 80
 
 ARRAYS = [(shape, 4, 1, 4 if shape[3] > 1 else 8) for shape in SHAPES[:-1]]
 ARRAYS += [(shape, 8, 0, 8) for shape in SHAPES[1:5]]
-ARRAYS += [(SHAPES[2], 4, 0, 8), (SHAPES[2], 8, 1, 8), (SHAPES[3], 4, 0, 8)]
+ARRAYS += [(SHAPES[2], 4, 0, 8), (SHAPES[2], 8, 1, 8)]
 """Shapes, the width of the narrowest weights, whether there are codebooks, and the width of activations."""
 
-LARGE = pytest.param(SHAPES[-1], 4, 1, 4, marks=pytest.mark.large)
+LARGE = [pytest.param(*array, marks=pytest.mark.large) for array in ((SHAPES[3], 4, 0, 8), (SHAPES[-1], 4, 1, 4))]
 
 
-@pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), [*ARRAYS, LARGE], ids=str)
+@pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), [*ARRAYS, *LARGE], ids=str)
 @pytest.mark.xdist_group("verilator")
 def test_random_programs_in_every_byte_and_cycle(accelerator, shape, weight_bits, codebooks, act_bits):
     widths = {"weight_bits": weight_bits, "codebooks": codebooks, "act_bits": act_bits, "block_scales": codebooks}
@@ -72,7 +72,7 @@ def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, 
 @pytest.mark.parametrize("widths", list(itertools.product(("", "int4", "ifm_int4"), repeat=2)), ids=str)
 @pytest.mark.parametrize("span", [1, 2, 3, 8, 40])
 def test_early_layer_waits_for_the_last_pass_of_the_one_before(accelerator, span, widths):
-    config = programs.tiny(8, 16, 16, 8, tables=3, weight_bits=4, act_bits=4)
+    config = cores.ARRAYS[5]
     driver = accelerator(config)
     machine = programs.random_memories(config, np.random.default_rng(span))
     shared = {"opcode": isa.Opcode.CONV, "row_pixels": 16, "pixels": 16, "taps_y": 3, "taps_x": 1, "tap_y_step": 50}
@@ -110,8 +110,7 @@ def test_tiles_with_second_operands_end_next_to_the_read_of_the_one_before(accel
 @pytest.mark.xdist_group("verilator")
 @pytest.mark.parametrize("change", [{}, {"table": 1}, {"ofm_int4": 1}, {"lo": 5, "hi": 6}], ids=str)
 def test_short_layer_keeps_its_constants_with_an_early_one_behind(accelerator, change):
-    widths = {"weight_bits": 4, "codebooks": 1, "act_bits": 4, "block_scales": 1}
-    config = programs.tiny(*SHAPES[4], tables=TABLES[SHAPES[4]], **widths)
+    config = cores.ARRAYS[2]
     driver = accelerator(config)
     machine = programs.random_memories(config, np.random.default_rng(0))
     one = dict.fromkeys(("row_pixels", "pixels", "taps_y", "taps_x", "span", "blocks"), 1)
@@ -137,8 +136,7 @@ def test_short_strip_means_nothing_without_strips(accelerator):
 
 @pytest.mark.xdist_group("verilator")
 def test_early_layer_waits_for_one_with_second_operands(accelerator):
-    widths = {"weight_bits": 4, "codebooks": 1, "act_bits": 4, "block_scales": 1, "sum_bytes": 1}
-    config = programs.tiny(*SHAPES[4], tables=TABLES[SHAPES[4]], **widths)
+    config = cores.ARRAYS[2]
     driver = accelerator(config)
     for seed in range(30):
         rng = np.random.default_rng(seed)
