@@ -127,6 +127,18 @@ def test_refusals_name_the_rule_and_write_nothing(changes, error):
         assert (machine.act == before).all()
 
 
+STRIP = {"opcode": isa.Opcode.DEPTHWISE, "strips": 1, "pixels": 4, "row_pixels": 2, "ofm_x_step": 1, "ofm_y_step": 1}
+UNFIT = [{"row_pixels": 3}, {"row_pixels": 1}, {"pixels": 3}, {"taps_x": 2}, {"repeats": 1}, {"taps_y": 4}, {"span": 4}]
+
+
+@pytest.mark.parametrize("change", UNFIT, ids=str)
+def test_strips_have_pairs_of_pixels_and_a_small_kernel(change):
+    machine = Machine(programs.tiny(6, 4, 4, 2))
+    for fields, error in ((STRIP, "NONE"), (STRIP | change, "ILLEGAL_FIELD")):
+        programs.set_program(machine, [isa.complete(LEGAL | fields)])
+        assert machine.run().error.name == error
+
+
 INT4_CASES = [
     ({"last_channels": 8}, "NONE"),
     ({"last_channels": 9}, "ILLEGAL_FIELD"),

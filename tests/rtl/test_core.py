@@ -12,7 +12,17 @@ from hwq.overlap import mark_early
 from tests import programs
 from tests.campaigns import cores
 from tests.rtl.lockstep import compare, load
-from tests.test_machine import ACT_INT4_CASES, CODEBOOK_CASES, INT4_CASES, LEGAL, PRODUCT, SCALED_CASES, blank
+from tests.test_machine import (
+    ACT_INT4_CASES,
+    CODEBOOK_CASES,
+    INT4_CASES,
+    LEGAL,
+    PRODUCT,
+    SCALED_CASES,
+    STRIP,
+    UNFIT,
+    blank,
+)
 
 SHAPES = [(2, 2, 4, 1), (4, 4, 4, 1), (3, 5, 4, 1), (8, 16, 16, 8), (6, 4, 4, 2), (2, 12, 16, 4), (16, 16, 16, 8)]
 """rows, cols, fetch_bytes, lanes: square and not, powers of two and not, every relation of rows to lanes."""
@@ -191,10 +201,6 @@ def test_errors_have_the_machine_s_code_and_the_core_runs_again(accelerator, cha
         driver.start(0)
     driver.clear()
     compare(driver, programs.random_machine(machine.config, np.random.default_rng(3), 3))
-
-
-STRIP = {"opcode": isa.Opcode.DEPTHWISE, "strips": 1, "pixels": 4, "row_pixels": 2, "ofm_x_step": 1, "ofm_y_step": 1}
-UNFIT = [{"row_pixels": 3}, {"row_pixels": 1}, {"pixels": 3}, {"taps_x": 2}, {"repeats": 1}, {"taps_y": 4}, {"span": 4}]
 
 
 @pytest.mark.parametrize("change", [{}, *UNFIT], ids=str)
