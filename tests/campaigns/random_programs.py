@@ -20,9 +20,6 @@ from tests.rtl.lockstep import SPARE_CYCLES, compare, load
 
 MOST_LAYERS = 8
 
-MEMORIES_EVERY = 8
-"""Every so many programs the memories that none writes are compared, which takes longer than all else."""
-
 Layers = tuple[dict[str, int], ...]
 
 
@@ -131,8 +128,7 @@ def _run(case: Case, driver: Driver, machine: Machine) -> list[str]:
     else:
         _fails(case, driver, machine, ended)
         bins.add(f"error: {case.what}")
-    if case.image % MEMORIES_EVERY == 0:
-        memories(driver, machine)
+    memories(driver, machine)
     return sorted(bins.union(*(coverage.of_layer(layer) for layer in seen)))
 
 

@@ -58,7 +58,7 @@ EARLY_SHAPES = ((4, 4, 4, 1), (6, 4, 4, 2), (8, 16, 16, 8))
 EARLY_ARRAYS = [array for array in ARRAYS if array[0] in EARLY_SHAPES]
 
 
-@pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), EARLY_ARRAYS, ids=str)
+@pytest.mark.parametrize(("shape", "weight_bits", "codebooks", "act_bits"), [*EARLY_ARRAYS, LARGE[0]], ids=str)
 @pytest.mark.xdist_group("verilator")
 def test_layers_marked_early_read_what_the_one_before_wrote(accelerator, shape, weight_bits, codebooks, act_bits):
     widths = {"weight_bits": weight_bits, "codebooks": codebooks, "act_bits": act_bits, "block_scales": codebooks}

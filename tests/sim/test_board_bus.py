@@ -42,7 +42,7 @@ def test_a_network_runs_on_a_board_from_pin_to_pin(given):
     with Driver(link, program.config) as driver:
         accelerator = Accelerator(program, driver)
         out = accelerator.run(feeds)
-    assert all(map(np.array_equal, out.values(), expected))
+    assert all(np.array_equal(*pair) for pair in zip(out.values(), expected, strict=True))
     assert accelerator.counters["cycles"] == hwq.estimate(program).cycles_predicted
     assert link.resent == 0
 
