@@ -23,8 +23,8 @@ def delayed(m: Module, value: Value, cycles: int, *, alone: bool = False) -> Val
     cycles : int
         0 or more.
     alone : bool
-        Whether synthesis leaves the registers as they are: it makes one of several that hold the same, wherever they
-        are read.
+        Whether synthesis leaves the registers' names and what is in front of them as they are. Of several that hold
+        the same it makes one all the same.
 
     Raises
     ------
